@@ -1,0 +1,103 @@
+"""The small protocol that every backend speaks; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from ..models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Called with what is being done and how much of it is done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+
+def no_progress(stage: str, fraction: float) -> None:
+    """A Progress that reports nowhere."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a user may ask of a build.
+
+    precision: ``fp32``, ``bf16``, ...; None lets the backend take the fastest that this machine has in hardware.
+    shape: (height, width) to specialise on; None for any size.
+    """
+
+    precision: str | None = None
+    shape: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a session is opened.
+
+    mode: ``latency`` for one frame as soon as possible, ``throughput`` for many frames in flight.
+    threads: CPU threads, None for all cores.
+    cache_dir: where compiled code may be kept between processes, None for nowhere.
+    """
+
+    mode: Literal["latency", "throughput"] = "latency"
+    threads: int | None = None
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a backend made of a network: named payloads that go into a bundle as they are.
+
+    The same network and options give the same payload bytes.
+    """
+
+    backend: str
+    backend_version: str
+    precision: str
+    payloads: Mapping[str, bytes | memoryview] = field(repr=False)
+
+
+class Session(Protocol):
+    """An artefact that is ready to run.
+
+    parallelism: how many threads may be inside :meth:`run` at once to keep the device busy; ``run`` is
+    thread-safe up to that number.
+    """
+
+    parallelism: int
+
+    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """batch: N x H x W x 3 RGB, C-contiguous, uint8 in [0, 255] or float32 in [0, 1]; H and W multiples of the
+        network's granularity and at least its smallest side. Returns the clean batch in the same shape and
+        dtype, in ``out`` if given: float32 as the network gave it (not clamped), uint8 as
+        ``floor(255 * clamp(y, 0, 1) + 0.5)``."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds. Calling it twice is harmless."""
+        ...
+
+
+class Backend(Protocol):
+    """One way of running a network."""
+
+    name: str
+    precisions: tuple[str, ...]
+
+    def unavailable(self) -> str | None:
+        """None where sessions can be opened on this machine, else one sentence: what is missing and how to get it."""
+        ...
+
+    def compile(
+        self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
+    ) -> Artefact:
+        """Raises BuildError, or BackendUnavailable where a build dependency is missing."""
+        ...
+
+    def open(self, artefact: Artefact, options: RunOptions) -> Session:
+        """Raises BackendUnavailable where the device or library is missing, BundleError for a bad payload."""
+        ...
