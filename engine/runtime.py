@@ -1,0 +1,272 @@
+"""From an engine file to clean frames: load, one image or batch, or a stream of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from . import backends, files
+from .backends.base import Artefact, RunOptions, Session
+from .bundle import Manifest, open_bundle
+from .errors import BundleError, InputError
+from .frames import accept, pad_frame, padded_side
+from .tiling import plan_tiles, run_tiled
+
+#: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network
+#: of the house keeps 528 float32 channels alive at full resolution (2.1 kB) and works in about as much.
+_UNKNOWN_BYTES_PER_PIXEL = 4096
+
+_MODES = ("latency", "throughput")
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A network ready to clean images. Threads may share it. A context manager; else call :meth:`close`.
+
+    A frame is padded at the bottom and right to the network's granularity, run and cropped, whatever the
+    backend. Frames too large for the memory are run in overlapping tiles, which for networks with a global
+    receptive field comes close to the whole frame without equalling it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        *,
+        tile: Literal["auto"] | int = "auto",
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        """session: closed by :meth:`close`. manifest: of the engine file that the session was opened from.
+        tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit and no others; a number is the
+            side of the tiles in pixels (rounded up to the granularity), for every frame that is larger;
+            0 never tiles.
+        memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
+            memory that is available now.
+
+        Raises:
+            InputError: a tile that is not larger than twice the manifest's overlap, or a limit below 1.
+        """
+        self.manifest = manifest
+        self._session = session
+        self._granularity = manifest.granularity
+        # Pixels within the receptive field's reach see the tile's edge: with a finite reach they are dropped.
+        self._discard = manifest.exact_tiling_halo or 0
+        self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), self._granularity, 0)
+        self._least_tile = padded_side(2 * self._overlap + 1, self._granularity, manifest.smallest_side)
+        self._tile = self._tile_side(tile)
+        if memory_limit_bytes is not None and memory_limit_bytes < 1:
+            raise InputError(f"A memory limit of {memory_limit_bytes} bytes leaves nothing to work in.")
+        limit = _half_of_available_memory() if memory_limit_bytes is None else memory_limit_bytes
+        bytes_per_pixel = manifest.bytes_per_pixel or _UNKNOWN_BYTES_PER_PIXEL
+        self._pixels_at_once = limit // (bytes_per_pixel * session.parallelism)
+        self._slots = threading.BoundedSemaphore(session.parallelism)
+        self._calls = 0
+        self._calls_changed = threading.Condition()
+        self._closed = False
+
+    def __call__(self, image: T) -> T:
+        """Clean one image or a batch of images of one size, from 1 x 1 pixel up.
+
+        image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
+            float16, float32, float64 in [0, 1]; a NumPy array or another library's array in CPU memory (a
+            PyTorch tensor). It is not changed.
+        Returns a new array of the same type, dtype and shape. Integers are rounded and clamped; floats are
+        computed in float32 and given as the network made them, which may lie a little outside [0, 1].
+
+        Raises:
+            InputError: the image is something else (the message says what to do), or the engine is closed.
+        """
+        with self._in_use():
+            frame = accept(image)
+            padded, (height, width) = pad_frame(frame.batch, self._granularity, self.manifest.smallest_side)
+            return frame.restore(self._clean(padded)[:, :height, :width])
+
+    def stream(self, frames: Iterable[T]) -> Iterator[T]:
+        """Clean frames one after another, in order, several at once where the session can.
+
+        frames: what the engine can be called with, sizes and kinds may change. They are drawn in the caller's
+            thread while earlier ones are being worked on; of those drawn, at most ``parallelism`` + 1 are not
+            yet given back. A drawn frame must not be written to before its result has come.
+        Yields the clean frames. An exception of ``frames``, or of a frame that cannot be worked on, is raised
+        in that frame's place, after the results of all frames before it. Closing or dropping the iterator
+        waits for the frames in work and drops the rest.
+
+        Raises:
+            InputError: the engine is closed.
+        """
+        self._check_open()
+        return self._stream(frames)
+
+    def warmup(self, height: int, width: int) -> None:
+        """Run one black uint8 frame of that size in pixels, so that the first real one need not compile."""
+        self(np.zeros((height, width, 3), np.uint8))
+
+    def close(self) -> None:
+        """Wait for calls that are running, then free the session. Calling it twice is harmless."""
+        with self._calls_changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._calls_changed.wait_for(lambda: self._calls == 0)
+        self._session.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tile_side(self, tile: Literal["auto"] | int) -> int | None:
+        """In pixels; None for what ``"auto"`` decides frame by frame, 0 for never."""
+        if tile == "auto":
+            return None
+        if isinstance(tile, bool) or not isinstance(tile, int) or tile < 0:
+            raise InputError(f"tile is 'auto', 0 for never, or the side of a tile in pixels, not {tile!r}.")
+        if tile == 0:
+            return 0
+        side = padded_side(tile, self._granularity, self.manifest.smallest_side)
+        if side < self._least_tile:
+            raise InputError(
+                f"Tiles of {tile} px are too small for this engine: they must exceed twice its overlap of "
+                f"{self._overlap} px; use at least {self._least_tile}, or 'auto'."
+            )
+        return side
+
+    def _clean(self, padded: np.ndarray) -> np.ndarray:
+        count, height, width = padded.shape[:3]
+        side = self._tile
+        if side is None:
+            if count * height * width <= self._pixels_at_once:
+                return self._run(padded)
+            fitting = int(self._pixels_at_once**0.5) // self._granularity * self._granularity
+            side = max(fitting, self._least_tile)
+            if height * width <= self._pixels_at_once or max(height, width) <= side:
+                return np.concatenate([self._run(padded[i : i + 1]) for i in range(count)])
+        if side == 0 or max(height, width) <= side:
+            return self._run(padded)
+        grid = plan_tiles(
+            height, width, side, granularity=self._granularity, overlap=self._overlap, discard=self._discard
+        )
+        return run_tiled(padded, grid, self._run)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        with self._slots:
+            return self._session.run(batch)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("This engine is closed; load it again.")
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._calls_changed:
+            self._check_open()
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._calls_changed:
+                self._calls -= 1
+                self._calls_changed.notify_all()
+
+    def _stream(self, frames: Iterable[T]) -> Iterator[T]:
+        pending: deque[Future[T]] = deque()
+        failure: Exception | None = None
+        source = iter(frames)
+        threads = self._session.parallelism
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="derain-engine-stream")
+        try:
+            while True:
+                try:
+                    frame = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # held back until the frames before it are given
+                    failure = error
+                    break
+                pending.append(pool.submit(self, frame))
+                del frame
+                while pending and (len(pending) > threads or pending[0].done()):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+            if failure is not None:
+                raise failure
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    mode: Literal["latency", "throughput"] = "latency",
+    threads: int | None = None,
+    tile: Literal["auto"] | int = "auto",
+    memory_limit_bytes: int | None = None,
+    cache: bool = True,
+) -> Engine:
+    """Open an engine file.
+
+    mode: ``latency`` for one frame as soon as possible, ``throughput`` for streams of many frames.
+    threads: CPU threads, None for all cores.
+    tile, memory_limit_bytes: as for :class:`Engine`.
+    cache: keep compiled code in the user's cache folder, so that the next load is faster.
+
+    Raises:
+        BundleError: the file is missing, damaged, of a newer format or for an unknown backend.
+        BackendUnavailable: the library or device that the file needs is not on this machine.
+        InputError: an option out of range.
+    """
+    if mode not in _MODES:
+        raise InputError(f"mode is one of {', '.join(_MODES)}, not {mode!r}.")
+    if threads is not None and threads < 1:
+        raise InputError(f"An engine needs at least one thread, not {threads}.")
+    with open_bundle(path) as bundle:  # mapped payloads outlive it where the session keeps them
+        manifest = bundle.manifest
+        if manifest.backend not in backends.names():
+            raise BundleError(
+                f"{path} needs the backend {manifest.backend!r}, which this derain-engine does not have "
+                f"({', '.join(backends.names())}); upgrade derain-engine, or build the file anew."
+            )
+        backend = backends.get(manifest.backend)
+        artefact = Artefact(
+            backend=backend.name,
+            backend_version=manifest.backend_version,
+            precision=manifest.precision,
+            payloads={name: bundle.read(name) for name in bundle.names},
+        )
+    options = RunOptions(
+        mode=mode, threads=threads, cache_dir=_cache_dir(backend.name, manifest) if cache else None
+    )
+    session = backend.open(artefact, options)
+    try:
+        return Engine(session, manifest, tile=tile, memory_limit_bytes=memory_limit_bytes)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _cache_dir(backend: str, manifest: Manifest) -> Path | None:
+    """A folder for this very artefact; None where there is none to write to, as a cache only saves time."""
+    key = hashlib.sha256()
+    for name, payload in sorted(manifest.payloads.items()):
+        key.update(f"{name}\0{payload['sha256']}\n".encode())
+    with contextlib.suppress(OSError):
+        return files.cache_dir(backend, key.hexdigest()[:32])
+    return None
+
+
+def _half_of_available_memory() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available // 2
