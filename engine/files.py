@@ -22,10 +22,7 @@ def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the target's folder is missing or cannot be written, or the target is a folder.
     """
     target = Path(target)
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; give the name of a file to write.")
-    if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist; create it first.")
+    require_writable(target)
     temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
     try:
         # Made here and exclusively, so that a missing permission shows before any work is done on the content.
@@ -39,6 +36,23 @@ def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def require_writable(target: str | os.PathLike[str]) -> None:
+    """Before minutes of work: the refusals that writing ``target`` would end in.
+
+    Raises:
+        InputError: the target's folder is missing or cannot be written, or the target is a folder.
+    """
+    target = Path(target)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the name of a file to write.")
+    if not target.parent.is_dir():
+        raise InputError(
+            f"{target} cannot be written: the folder {target.parent} does not exist; create it first."
+        )
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{target} cannot be written: no permission to write into {target.parent}.")
 
 
 def cache_dir(*parts: str) -> Path:

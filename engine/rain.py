@@ -72,7 +72,9 @@ def render_streaks(streaks: Streaks, height: int, width: int, rng: np.random.Gen
 
     total = np.zeros((height, width), np.float32)
     for relative, lean, share in _GROUPS:
-        kernel = _streak_kernel(streaks.length * relative, streaks.width, streaks.angle + lean * streaks.spread)
+        kernel = _streak_kernel(
+            streaks.length * relative, streaks.width, streaks.angle + lean * streaks.spread
+        )
         # Seeds also fall outside the picture, so that the streaks do not thin out at its border.
         margin = kernel.shape[0] // 2
         h, w = height + 2 * margin, width + 2 * margin

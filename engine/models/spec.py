@@ -15,8 +15,11 @@ class ModelSpec:
     config: constructor arguments, values that JSON can hold.
     granularity: both sides of a frame are padded to a multiple of this, in pixels.
     smallest_side: both sides of a frame are padded to at least this, in pixels.
-    exact_tiling_halo: overlap in pixels from which tiling equals the whole frame, None where the receptive
-        field is global and tiling is an approximation.
+    exact_tiling_halo: reach of the receptive field in pixels, beyond which tiles equal the whole frame; None where
+        it is global and tiling is an approximation.
+    tile_overlap: overlap of neighbouring tiles in pixels, as measured with trained weights.
+    bytes_per_pixel: what a session keeps in memory for a pixel of a frame, estimated from the configuration for
+        fp32; 0 where nobody knows.
     """
 
     architecture: str
@@ -24,3 +27,5 @@ class ModelSpec:
     granularity: int = 1
     smallest_side: int = 1
     exact_tiling_halo: int | None = None
+    tile_overlap: int = 0
+    bytes_per_pixel: int = 0

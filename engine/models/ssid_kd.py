@@ -24,6 +24,8 @@ from torch import Tensor, nn
 GRANULARITY = 32
 #: Below this side the 8x pool of the quarter scale has no output.
 SMALLEST_SIDE = 32
+#: Overlap of tiles in pixels; the receptive field is global, so this is a measured compromise (see the model card).
+TILE_OVERLAP = 96
 
 _SLOPE = 0.2
 

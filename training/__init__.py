@@ -1,0 +1,1 @@
+"""Training: data and rain synthesis, losses, and the recipes that make weights."""
