@@ -178,6 +178,9 @@ def bytes_per_pixel(config: Mapping[str, Any]) -> int:
     The maps of the encoder layers live until their decoder layers have used them; on top comes what one unit
     works in: the MFFB's 2C and 4C maps or the PFFB's fusion of 4C, with as much again for layout conversion.
     """
-    maps = sum(2 * (u + 1) * c / area for c, u, area in zip(config["channels"], config["units"], (1, 4, 16)))
+    maps = sum(
+        2 * (u + 1) * c / area
+        for c, u, area in zip(config["channels"], config["units"], (1, 4, 16), strict=True)
+    )
     working = 14 * config["channels"][0]
     return math.ceil(4 * (maps + working))

@@ -1,0 +1,17 @@
+"""The weights that come with derain-engine: ``<name>.safetensors`` with its model card ``<name>.md`` beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+
+def shipped_names() -> list[str]:
+    """Names of the shipped weights, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+
+
+def shipped(name: str) -> Path | None:
+    """The file of shipped weights, or None where there are none of that name."""
+    return _FOLDER / f"{name}.safetensors" if name in shipped_names() else None
