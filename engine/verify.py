@@ -1,0 +1,193 @@
+"""Is an engine's output the reference network's? The comparison that every build has to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import frames
+from .errors import VerificationError
+from .rain import Kind, add_rain, sample_rain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .backends.base import Session
+
+#: Maximum absolute error of fp32 paths, relative to max(1, max|reference|).
+FP32_MAX_ABS = 1e-5
+#: Least PSNR in dB (data range 1) and largest absolute error of 16-bit paths.
+HALF_PSNR = 50.0
+HALF_MAX_ABS = 2e-2
+
+#: Names under which a user may accept a missed check.
+CHECKS = ("psnr", "max-abs", "uint8")
+
+#: What is cleaned, from dry to downpour, and the corner (y, x) of the crop of the photograph.
+_PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
+    ("astronaut", "downpour", 0, 128),
+    ("chelsea", "light", 20, 100),
+    ("coffee", "heavy", 80, 180),
+    ("rocket", "drizzle", 100, 200),
+)
+# In pixels: whole for the SSID-KD family, small enough for the largest network's fp32 reference on a CPU.
+_HEIGHT, _WIDTH = 192, 256
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One picture: engine against fp32 reference on the same padded frame, values in [0, 1] before clamping.
+
+    psnr: dB, infinite for equal outputs. max_abs: largest absolute error. largest: max|reference|.
+    uint8_levels: largest difference between 8-bit outputs, in steps of 1/255.
+    """
+
+    picture: str
+    psnr: float
+    max_abs: float
+    largest: float
+    uint8_levels: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome for an engine: the worst of every figure over the pictures, and which checks were missed."""
+
+    precision: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def psnr(self) -> float:
+        return min(c.psnr for c in self.comparisons)
+
+    @property
+    def max_abs(self) -> float:
+        return max(c.max_abs for c in self.comparisons)
+
+    @property
+    def uint8_levels(self) -> int:
+        return max(c.uint8_levels for c in self.comparisons)
+
+    def missed(self) -> list[str]:
+        """Names out of ``CHECKS``, each with its figure and bound: ``"psnr: 43.1 dB, at least 50"``."""
+        out = []
+        if self.precision == "fp32":
+            worst = max(c.max_abs / max(1.0, c.largest) for c in self.comparisons)
+            if not worst <= FP32_MAX_ABS:
+                out.append(f"max-abs: {worst:.2e} of max(1, max|reference|), at most {FP32_MAX_ABS:.0e}")
+            levels = 1
+        else:
+            if not self.psnr >= HALF_PSNR:
+                out.append(f"psnr: {self.psnr:.1f} dB, at least {HALF_PSNR:.0f}")
+            if not self.max_abs <= HALF_MAX_ABS:
+                out.append(f"max-abs: {self.max_abs:.2e}, at most {HALF_MAX_ABS:.0e}")
+            levels = 1 + int(np.ceil(255 * HALF_MAX_ABS))
+        if self.uint8_levels > levels:
+            out.append(f"uint8: {self.uint8_levels} levels, at most {levels}")
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """For a manifest: figures to three digits, so that they repeat."""
+        return {
+            "precision": self.precision,
+            "psnr_db": None if np.isinf(self.psnr) else float(f"{self.psnr:.3g}"),
+            "max_abs": float(f"{self.max_abs:.3g}"),
+            "uint8_levels": self.uint8_levels,
+            "pictures": [c.picture for c in self.comparisons],
+        }
+
+
+def rainy_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.ndarray]:
+    """Four photographs under synthetic rain, by name: height x width x 3 float32 RGB in [0, 1], always the same.
+
+    The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
+    """
+    from skimage import data
+
+    pictures = {}
+    for seed, (name, kind, y, x) in enumerate(_PICTURES):
+        photo = getattr(data, name)()[y : y + height, x : x + width].astype(np.float32) / 255
+        missing = (height - photo.shape[0], width - photo.shape[1])
+        photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+        rng = np.random.default_rng(seed)
+        rainy, _ = add_rain(photo, sample_rain(kind, rng), rng)
+        pictures[f"{name} in {kind}"] = rainy.astype(np.float32)
+    return pictures
+
+
+def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:
+    """The fp32 reference's clean output for a padded batch: N x H x W x 3 float32 in and out, not clamped."""
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+    with torch.inference_mode():
+        clean = network(x).clean
+    return np.ascontiguousarray(clean.numpy().transpose(0, 2, 3, 1))
+
+
+def compare(name: str, output: np.ndarray, output_uint8: np.ndarray, reference: np.ndarray) -> Comparison:
+    """output, reference: float32 of one shape; output_uint8: the session's answer to the same frame in 8 bits.
+
+    Raises:
+        VerificationError: NaN or infinity in the output or the reference.
+    """
+    for what, values in (("The engine", output), ("The reference network", reference)):
+        bad = int(values.size - np.isfinite(values).sum())
+        if bad:
+            raise VerificationError(
+                f"{what} gave {bad} values that are NaN or infinite on {name!r}; such a network is not built. "
+                "Try --precision fp32, or check the weights."
+            )
+    error = np.abs(output.astype(np.float64) - reference)
+    mse = float(np.mean(error**2))
+    levels = np.abs(output_uint8.astype(int) - frames.quantise(reference, np.uint8).astype(int)).max()
+    return Comparison(
+        picture=name,
+        psnr=float("inf") if mse == 0 else float(-10 * np.log10(mse)),
+        max_abs=float(error.max()),
+        largest=float(np.abs(reference).max()),
+        uint8_levels=int(levels),
+    )
+
+
+def verify(
+    session: Session,
+    network: nn.Module,
+    *,
+    granularity: int,
+    smallest_side: int,
+    precision: str,
+    shape: tuple[int, int] | None = None,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> Report:
+    """Run the session and the reference on the rainy pictures, in float and in 8 bits.
+
+    shape: (height, width) in pixels of the only frames that the session takes; None where it takes any.
+
+    Raises:
+        VerificationError: NaN or infinity came out. A miss of another kind is in the report.
+    """
+    comparisons: list[Comparison] = []
+    pictures = rainy_pictures(*(shape or ()))
+    for name, picture in pictures.items():
+        progress(f"Comparing {name}", len(comparisons) / len(pictures))
+        # Steps of 1/255, so that the float and the 8-bit path see the same frame.
+        levels, _ = frames.pad_frame(frames.quantise(picture[None], np.uint8), granularity, smallest_side)
+        batch = frames.to_float(levels)
+        output = session.run(batch)
+        comparisons.append(compare(name, output, session.run(levels), reference_output(network, batch)))
+    progress("Comparing", 1.0)
+    return Report(precision, tuple(comparisons))
+
+
+def check(report: Report, subject: str, accept: Sequence[str] = ()) -> None:
+    """Raises VerificationError naming every missed check that is not accepted by name."""
+    missed = [m for m in report.missed() if m.split(":")[0] not in accept]
+    if missed:
+        raise VerificationError(
+            f"{subject} in {report.precision} is not close enough to its fp32 reference: {'; '.join(missed)}. "
+            "Try --precision fp32, or accept a check by its name."
+        )
