@@ -1,0 +1,280 @@
+"""A PyTorch network as one ONNX file for any batch and any size that the network takes.
+
+The network is traced at one tiny size and then set free of it. Tracing with symbolic sizes gives the same
+function at three times the cost (SID on two cores: minutes), and resizes whose target sizes are computed at
+run time, which other runtimes execute more slowly or refuse. What makes the shortcut sound: sizes can only
+enter the graph as constants, resizes become constant scales, any other constant that is a shape is refused,
+and :func:`check_onnx` runs the result at sizes that were not traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from ..engine.errors import BackendUnavailable, BuildError, InputError
+from ..engine.models.spec import ModelSpec
+
+OPSET = 20
+INPUT = "rainy"
+OUTPUTS = ("clean", "rain", "code")
+
+#: ONNX Runtime against PyTorch, both fp32: largest absolute error, times max(1, max|reference|).
+TOLERANCE = 1e-5
+
+#: Operators whose named input is a shape; a constant there would tie the graph to the traced size.
+_SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
+
+#: The wrapper's attribute for the network; the exporter puts it before every weight's name.
+_PREFIX = "network."
+
+
+def _silent(stage: str, fraction: float) -> None:
+    pass
+
+
+def export_onnx(
+    network: nn.Module,
+    spec: ModelSpec,
+    *,
+    outputs: Sequence[str] = ("clean",),
+    progress: Callable[[str, float], None] = _silent,
+) -> onnx.ModelProto:
+    """The network, weights inside, as a checked ONNX model.
+
+    Input ``rainy``: N x 3 x H x W float32, RGB in [0, 1], any N, H and W multiples of ``spec.granularity``
+    and at least ``spec.smallest_side``. Outputs: those of ``clean`` (as the input, not clamped), ``rain`` and
+    ``code`` that are named in ``outputs``, in that order. Weights keep their state-dict names; one that the
+    network uses many times is stored once, one that no output depends on is left out. The same network gives
+    the same bytes.
+
+    network: in eval mode, fp32; its forward returns the clean image, or a named tuple with the outputs as
+        fields.
+    progress: called with the stage and the fraction done.
+
+    Raises:
+        InputError: ``outputs`` names something that the network does not return.
+        BuildError: the network cannot be exported for any size.
+    """
+    if not outputs or not set(outputs) <= set(OUTPUTS) or len(set(outputs)) != len(outputs):
+        raise InputError(
+            f"ONNX outputs must be some of {', '.join(OUTPUTS)}, each once; got {', '.join(outputs)!r}."
+        )
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    side = _smallest(spec)
+    # Batch, height and width all differ, so that none is taken for another.
+    image = torch.zeros(2, 3, side, side + spec.granularity, device=device)
+    try:
+        with _quiet(), torch.no_grad():
+            progress("tracing the network", 0.0)
+            program = torch.export.export(_Chosen(network, outputs), (image,))
+            progress("translating to ONNX", 0.3)
+            exported = torch.onnx.export(
+                program,
+                (image,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                verbose=False,
+            )
+    except InputError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BuildError(
+            f"The {spec.architecture} network could not be exported to ONNX: {reason}"
+        ) from error
+    assert exported is not None
+    progress("checking the graph", 0.9)
+    model = exported.model_proto
+    _free_sizes(model, spec)
+    _strip(model, spec, network)
+    onnx.checker.check_model(model, full_check=True)
+    progress("exported to ONNX", 1.0)
+    return model
+
+
+def check_onnx(model: onnx.ModelProto, network: nn.Module, spec: ModelSpec) -> float:
+    """Run ``model`` in ONNX Runtime beside ``network`` at two sizes; the largest absolute error.
+
+    Raises:
+        BuildError: an error above ``1e-5 * max(1, max|reference|)``, or ONNX Runtime cannot run the model.
+        BackendUnavailable: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            'Checking an ONNX model needs ONNX Runtime; install it with: pip install "derain-engine[build]"'
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Its idle threads spin, which on a busy machine costs more than these small frames.
+    options.intra_op_num_threads = 1
+    names = [output.name for output in model.graph.output]
+    step, side = spec.granularity, _smallest(spec)
+    random = np.random.default_rng(0)
+    worst = 0.0
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for batch, height, width in ((1, side, side), (3, side + 2 * step, side)):
+            image = random.random((batch, 3, height, width), dtype=np.float32)
+            with torch.inference_mode():
+                expected = _Chosen(network, names)(torch.from_numpy(image))
+            for name, ours, result in zip(names, expected, session.run(names, {INPUT: image}), strict=True):
+                theirs, reference = np.asarray(result), ours.numpy()
+                error = float(np.abs(theirs - reference).max()) if theirs.shape == reference.shape else np.inf
+                # Negated, so that NaN fails too.
+                if not error <= TOLERANCE * max(1.0, float(np.abs(reference).max())):
+                    raise BuildError(
+                        f"The exported ONNX model's {name!r} differs from the network by {error:.3g} at "
+                        f"{batch}x{height}x{width}; at most {TOLERANCE:g} of the value range is allowed."
+                    )
+                worst = max(worst, error)
+    except BuildError:
+        raise
+    except Exception as error:
+        raise BuildError(f"ONNX Runtime cannot run the exported model: {error}") from error
+    return worst
+
+
+class _Chosen(nn.Module):
+    """The network's outputs of the given names, as a plain tuple."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = tuple(names)
+
+    def forward(self, rainy: Tensor) -> tuple[Tensor, ...]:
+        result = self.network(rainy)
+        fields = {"clean": result} if isinstance(result, Tensor) else result._asdict()
+        missing = [name for name in self.names if name not in fields]
+        if missing:
+            raise InputError(
+                f"The network returns {', '.join(fields)}; it has no output {', '.join(missing)}."
+            )
+        return tuple(fields[name] for name in self.names)
+
+
+def _smallest(spec: ModelSpec) -> int:
+    """The smallest side in pixels that needs no padding."""
+    return -(-spec.smallest_side // spec.granularity) * spec.granularity
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter without its warnings, which speak to the authors of exporters, and without pauses of the
+    garbage collector: a trace makes millions of objects that live to its end (a quarter of the time)."""
+    logger = logging.getLogger("torch.onnx")
+    level, collecting = logger.level, gc.isenabled()
+    logger.setLevel(logging.ERROR)
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if collecting:
+            gc.enable()
+
+
+def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Let a graph that was traced at one size run at any, in place."""
+    graph = model.graph
+    known = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*known.input, *known.value_info, *known.output)
+    }
+    constants = {i.name: i for i in graph.initializer if i.data_type == onnx.TensorProto.INT64}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) == 4 and node.input[3]:
+            scales = _scales(shapes[node.input[0]], shapes[node.output[0]], spec)
+            name = "scales_" + "_".join(f"{scale:g}" for scale in scales)
+            if not any(initializer.name == name for initializer in graph.initializer):
+                graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
+            node.input[:] = [node.input[0], "", name]
+        place = _SHAPE_INPUTS.get(node.op_type)
+        if place is not None and node.input[place] in constants:
+            raise BuildError(
+                f"The {spec.architecture} network cannot be exported for any size: its {node.op_type} "
+                f"({node.name}) holds a size as a constant."
+            )
+    used = {name for node in graph.node for name in node.input}
+    kept = [initializer for initializer in graph.initializer if initializer.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]
+    _, _, height, width = shapes[graph.input[0].name]
+    for value in (*graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) != 4:
+            raise BuildError(f"The output {value.name!r} is not a batch of images or maps (N x C x H x W).")
+        dims[0].dim_param = "batch"
+        dims[2].dim_param = _side_label("height", dims[2].dim_value, height)
+        dims[3].dim_param = _side_label("width", dims[3].dim_value, width)
+
+
+def _scales(source: Sequence[int], target: Sequence[int], spec: ModelSpec) -> list[float]:
+    """What a resize multiplies each dimension with. Binary fractions only: with others float32 arithmetic may
+    round the target size down by one pixel."""
+    ratios = [Fraction(t, s) for s, t in zip(source, target, strict=True)]
+    for ratio in ratios:
+        if ratio.denominator & (ratio.denominator - 1):
+            raise BuildError(
+                f"The {spec.architecture} network resizes by {ratio}, which is not exact for every size; "
+                "it cannot be exported for any size."
+            )
+    return [float(ratio) for ratio in ratios]
+
+
+def _side_label(name: str, value: int, whole: int) -> str:
+    ratio = Fraction(value, whole)
+    label = name if ratio.numerator == 1 else f"{ratio.numerator}*{name}"
+    return label if ratio.denominator == 1 else f"{label}/{ratio.denominator}"
+
+
+def _strip(model: onnx.ModelProto, spec: ModelSpec, network: nn.Module) -> None:
+    """Take out what the exporter notes about the tracing (source paths, stack traces: a third of the file),
+    which also differs from machine to machine, and say what the model is instead, in place."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    # A shared tensor comes under the last of its names; the first is the one that is kept in files.
+    first: dict[int, str] = {}
+    named = (
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    )
+    names = {_PREFIX + name: first.setdefault(id(tensor), name) for name, tensor in named}
+    for initializer in graph.initializer:
+        initializer.name = names.get(initializer.name, initializer.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    graph.name = spec.architecture
+    model.producer_name = "derain-engine"
+    model.ClearField("producer_version")
+    facts = {
+        "architecture": spec.architecture,
+        "colour": "RGB",
+        "granularity": str(spec.granularity),
+        "range": "0..1",
+        "smallest_side": str(spec.smallest_side),
+    }
+    onnx.helper.set_model_props(model, facts)
