@@ -1,0 +1,52 @@
+# make demo      an engine file and a before/after picture, in demo-out/
+# make test      the fast tests
+# make test-all  lint and every test
+# make lint      style, types, and who may import whom
+#
+# Each makes .venv first where it is missing or out of date: it needs Python 3.10 or newer (another one than
+# python3 with PYTHON=...) and a package registry, nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+START := $(shell date +%s)
+took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$((s % 60)) s"
+
+.PHONY: demo test test-all lint
+
+demo: .venv/ready
+	mkdir -p demo-out
+	$(BIN)/derain-engine build sid-lite -o demo-out/sid-lite.derain
+	$(BIN)/python -m derain_engine.cli.demo --out demo-out
+	$(took)
+
+test: .venv/ready
+	$(PYTEST) -m "not slow"
+	$(took)
+
+test-all: lint
+	$(PYTEST)
+	$(took)
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+	$(took)
+
+# torch goes first and alone, at the pinned version: whatever depends on it would otherwise bring the newest one.
+# The link lets pyright find `derain_engine`, which no folder is named.
+.venv/ready: setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "derain-engine needs Python 3.10 or newer, and '$(PYTHON)' is not: make PYTHON=/path/to/python3.12 ..." >&2; \
+		exit 1; }
+	@echo "Preparing .venv (a few minutes the first time)"
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	mkdir -p .venv/root-as-package
+	ln -sfn ../.. .venv/root-as-package/derain_engine
+	touch $@
