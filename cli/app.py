@@ -1,0 +1,131 @@
+"""The verbs together, and what the process answers: exit codes, and errors as one line on stderr."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from ..engine.errors import DerainError
+from ..engine.version import __version__
+from . import bench, build, environment, evaluate, export, train
+from . import run as run_verb
+from .terminal import LogToTerminal, note, say
+
+_PROGRAM = "derain-engine"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_INTERRUPTED = 130
+
+_EXAMPLES = """Examples:
+
+\b
+derain-engine run rain.jpg -o clean.jpg
+derain-engine build model.pt -o model.derain
+derain-engine run photos/ -o clean/ -e model.derain
+derain-engine run --help
+"""
+
+
+@dataclass
+class Settings:
+    """What holds for every verb."""
+
+    debug: bool = False
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"{_PROGRAM} {__version__}")
+        raise typer.Exit()
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+) -> None:
+    """Turn a trained deraining network into an engine file, and run that file on pictures."""
+    context.ensure_object(Settings).debug = debug
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def make_app() -> typer.Typer:
+    """All verbs."""
+    app = typer.Typer(
+        # Without markup a path such as [a].png is shown as it is, and help is plain text at any width.
+        rich_markup_mode=None,
+        add_completion=False,
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(epilog=_EXAMPLES)(_top)
+    for module in (build, run_verb, evaluate, export, train, bench, environment):
+        module.register(app)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code."""
+    return answer(make_app(), arguments)
+
+
+def answer(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run ``app`` and turn whatever happens into an exit code and, for errors, one line on stderr."""
+    settings = Settings()
+    logger = logging.getLogger(__package__.partition(".")[0] if __package__ else None)
+    handler = LogToTerminal(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        return app(args=list(arguments), prog_name=_PROGRAM, standalone_mode=False, obj=settings) or 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        if settings.debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        note(message)
+        return code
+    finally:
+        logger.removeHandler(handler)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """(line for the user, exit code)."""
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else _PROGRAM
+        return f"{error.format_message()} See '{path} --help'.", 2
+    full = _disk_full(error)
+    if isinstance(error, DerainError):
+        return str(error), 1 if full else error.exit_code
+    if full is not None:
+        where = f" while {full.filename} was written" if full.filename else ""
+        return f"The disk is full{where}; make room and try again. No half file is left.", 1
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this; try a smaller picture, or smaller tiles with --tile.", 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'A file'}: {error.strerror}.", 1
+    told = f": {error}" if str(error) else ""
+    return (
+        f"Something unforeseen went wrong, {type(error).__name__}{told}. "
+        f"For where it happened, put --debug before the verb: {_PROGRAM} --debug ...",
+        1,
+    )
+
+
+def _disk_full(error: BaseException | None) -> OSError | None:
+    """The error, or what it arose from, where that says that a disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return error
+        error = error.__cause__
+    return None

@@ -1,0 +1,227 @@
+"""``build``, ``inspect``, ``verify`` and ``unpack``: engine files made, looked at, checked and taken apart."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .progress import progress_bar
+from .terminal import file_size, say, show_table
+
+if TYPE_CHECKING:
+    from ..engine.builder import BuildReport
+    from ..engine.verify import Report
+
+_BUILD_EXAMPLES = """Examples:
+
+\b
+derain-engine build -o sid-lite.derain
+derain-engine build model.pt -o model.derain --precision fp32
+derain-engine build model.pt -o model.derain --option pyramid=maxpool
+derain-engine build model.pt -o vga.derain --shape 480x640
+"""
+_INSPECT_EXAMPLES = """Examples:
+
+\b
+derain-engine inspect model.derain
+derain-engine inspect model.pt --json
+"""
+_VERIFY_EXAMPLES = """Examples:
+
+\b
+derain-engine verify sid-lite.derain
+derain-engine verify model.derain model.pt
+"""
+_UNPACK_EXAMPLES = """Examples:
+
+\b
+derain-engine unpack model.derain -o model-files
+"""
+
+_MODEL = "A model file, or the name of shipped weights; a file of that name goes first."
+
+
+def register(app: typer.Typer) -> None:
+    app.command("build", epilog=_BUILD_EXAMPLES)(_build)
+    app.command("inspect", epilog=_INSPECT_EXAMPLES)(_inspect)
+    app.command("verify", epilog=_VERIFY_EXAMPLES)(_verify)
+    app.command("unpack", epilog=_UNPACK_EXAMPLES)(_unpack)
+
+
+def _build(
+    output: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The engine file to write.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)] = "sid-lite",
+    backend: Annotated[
+        str | None, typer.Option(help="What runs the engine; by default the fastest for this machine.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, bf16, ...; by default the fastest that this machine has instructions for."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Height and width in pixels, for an engine of this one size."),
+    ] = None,
+    colour_order: Annotated[
+        Literal["auto", "rgb", "bgr"],
+        typer.Option(help="Channel order of the images that the model was trained on."),
+    ] = "auto",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An option of the network that its weights do not tell, such as pyramid=maxpool; may be repeated.",
+        ),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK",
+            help="Write the engine although it misses this check (psnr, max-abs, uint8); may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Build an engine file from a trained network.
+
+    The engine is compared with the network in fp32 on rainy pictures; one that is not close enough is not
+    written (exit code 4).
+    """
+    from ..engine.builder import build
+
+    options, size = _options(option or []), _size(shape)
+    with progress_bar() as progress:
+        report = build(
+            model,
+            output,
+            backend=backend,
+            precision=precision,
+            shape=size,
+            colour_order=colour_order,
+            options=options,
+            accept=accept or [],
+            progress=progress,
+        )
+    show_table(_card(report))
+
+
+def _inspect(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="An engine file, a model file or the name of shipped weights."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is in an engine file or a model file."""
+    from ..engine.contents import describe
+
+    facts = describe(file)
+    if as_json:
+        say(json.dumps(facts, allow_nan=False))
+    else:
+        show_table(_flat(facts))
+
+
+def _verify(
+    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="An engine file.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The model that it was built from; by default the shipped weights that it names.",
+        ),
+    ] = None,
+) -> None:
+    """Compare an engine file with its network, on this machine.
+
+    A difference beyond the bounds of its precision ends with exit code 4.
+    """
+    from ..engine.builder import verify_engine
+    from ..engine.verify import check
+
+    with progress_bar() as progress:
+        report = verify_engine(engine, model, progress=progress)
+    show_table([("Engine", engine), ("Precision", report.precision), *_figures(report)])
+    check(report, engine)
+
+
+def _unpack(
+    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="An engine file.")],
+    output: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new or empty folder for the files.")
+    ],
+) -> None:
+    """Take an engine file apart into plain files."""
+    from ..engine.bundle import unpack_bundle
+
+    for path in unpack_bundle(engine, output):
+        say(path)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE, such as pyramid=maxpool.")
+        if name in options:
+            raise typer.BadParameter(f"The option {name} is given twice.")
+        try:
+            options[name] = json.loads(text)  # numbers, true, false
+        except (ValueError, RecursionError):
+            options[name] = text
+    return options
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
+    if sides is None:
+        raise typer.BadParameter(f"{text!r} is not HxW in pixels, such as 480x640.")
+    return int(sides[1]), int(sides[2])
+
+
+def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
+    manifest = report.manifest
+    yield "Engine", report.path
+    yield "Network", f"{manifest.source} ({manifest.architecture})"
+    yield from ((f"  {name}", _text(value)) for name, value in manifest.config.items())
+    yield "Parameters", f"{report.parameters:,}"
+    yield "File size", file_size(report.size)
+    yield "Backend", f"{manifest.backend} {manifest.backend_version}"
+    yield "Precision", manifest.precision
+    yield from _figures(report.verification)
+    height, width = report.timed_size
+    yield "Warm frame", f"{report.warm_ms:.3g} ms at {height}x{width}"
+    yield "Built in", f"{report.seconds:.1f} s"
+
+
+def _figures(report: Report) -> Iterator[tuple[str, str]]:
+    psnr = "equal" if math.isinf(report.psnr) else f"{report.psnr:.1f} dB"
+    yield "PSNR to fp32 reference", psnr
+    yield "Largest error", f"{report.max_abs:.1e}"
+    yield "Largest 8-bit error", f"{report.uint8_levels} of 255"
+    for missed in report.missed():
+        yield "Missed", missed
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "-"
+    if isinstance(value, Mapping) or value is None or value == "":
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)

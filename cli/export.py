@@ -1,0 +1,58 @@
+"""``export``: a network in a format for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .progress import progress_bar
+from .terminal import file_size, show_table
+
+_EXAMPLES = """Examples:
+
+\b
+derain-engine export model.pt -o model.onnx
+derain-engine export sid-lite -o sid-lite.onnx --output clean --output rain
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", epilog=_EXAMPLES)(_export)
+
+
+def _export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model file, or the name of shipped weights.")
+    ],
+    file: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.onnx", help="The ONNX file to write.")],
+    outputs: Annotated[
+        list[str],
+        typer.Option("--output", help="What the network gives: clean, rain or code; may be repeated."),
+    ] = ["clean"],  # noqa: B006
+    colour_order: Annotated[
+        Literal["auto", "rgb", "bgr"],
+        typer.Option(help="Channel order of the images that the model was trained on."),
+    ] = "auto",
+) -> None:
+    """Write a network as one ONNX file, weights inside, for frames of any size.
+
+    Its input 'rainy' and its outputs are RGB in [0, 1], batch x channels x height x width. The file is written
+    only if ONNX Runtime gives the reference network's output from it.
+    """
+    from ..engine.convert import export_model
+
+    with progress_bar() as progress:
+        done = export_model(model, file, outputs=outputs, colour_order=colour_order, progress=progress)
+    show_table(
+        [
+            ("File", done.path),
+            ("Size", file_size(done.size)),
+            ("Parameters", f"{done.parameters:,}"),
+            ("Opset", done.opset),
+            ("Input", done.input),
+            ("Outputs", ", ".join(done.outputs)),
+            ("ONNX Runtime against reference", f"{done.max_abs:.1e} largest error"),
+        ]
+    )

@@ -1,0 +1,108 @@
+"""``run``: pictures through an engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from .progress import progress_bar
+from .terminal import note, printable
+
+_EXAMPLES = """Examples:
+
+\b
+derain-engine run rain.jpg -o clean.jpg
+derain-engine run photos/ -o clean/ -e model.derain
+derain-engine run 'photos/*.tif' -o clean/ --tile 1024
+derain-engine run rain.png -o compare.png --side-by-side
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run", epilog=_EXAMPLES)(_run)
+
+
+def _run(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, or patterns.")
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="A file for one picture, else a folder; existing files are replaced.",
+        ),
+    ],
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            "-e",
+            help="An engine file, or the name of shipped weights, whose engine is built at the first use and kept.",
+        ),
+    ] = "sid-lite",
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N|0",
+            help="Side in pixels of the tiles that large pictures are cut into; 0 for never, "
+            "auto for pictures that the memory cannot hold.",
+        ),
+    ] = "auto",
+    mode: Annotated[
+        Literal["latency", "throughput"],
+        typer.Option(help="All cores on one picture, or several pictures at once, which takes more memory."),
+    ] = "latency",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of JPEG and WebP, 1 to 100; 95 unless given.")
+    ] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Write the rainy and the clean picture beside each other.")
+    ] = False,
+    rain_layer: Annotated[
+        bool, typer.Option("--rain-layer", help="Write what was taken away instead of what is left.")
+    ] = False,
+) -> None:
+    """Take the rain out of pictures.
+
+    PNG, JPEG, WebP, TIFF and BMP. Names, bit depth, transparency, colour profile and EXIF data are kept. Pictures
+    that fail are named at the end (exit code 5), the others are finished.
+    """
+    from ..engine.media.clean import Show, clean_pictures
+    from ..engine.media.jobs import find_pictures
+    from ..engine.runtime import load
+    from ..engine.shipped import find_engine
+
+    if side_by_side and rain_layer:
+        raise typer.BadParameter("--side-by-side and --rain-layer exclude each other.")
+    show: Show = "side-by-side" if side_by_side else "rain-layer" if rain_layer else "clean"
+    side = _tile(tile)
+    jobs = find_pictures(inputs, output)
+    with progress_bar() as progress:
+        path = find_engine(
+            engine,
+            progress=progress,
+            building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
+        )
+        with load(path, mode=mode, threads=threads, tile=side) as loaded:
+            failures = clean_pictures(loaded, jobs, show=show, quality=quality, progress=progress)
+    if not failures:
+        return
+    if len(jobs) == 1:
+        raise failures[0].error
+    for failure in failures:
+        note(failure.error)
+    note(f"{len(failures)} of {len(jobs)} pictures failed.")
+    raise typer.Exit(2 if len(failures) == len(jobs) else 5)
+
+
+def _tile(text: str) -> Literal["auto"] | int:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"--tile takes auto, 0 or a number of pixels, not {printable(text)}.")
+    return int(text)

@@ -1,0 +1,82 @@
+"""From a model file to the same network in a format for other tools."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .backends.base import Progress, no_progress
+from .builder import find_model
+from .checkpoint import load_checkpoint
+from .errors import BackendUnavailable, InputError
+from .files import whole_file
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """path, size (bytes): the file. parameters: distinct numbers in the network's weights, those that no output
+    depends on included. opset: of ONNX. input, outputs: names. max_abs: largest absolute error of ONNX Runtime
+    against the fp32 reference network."""
+
+    path: Path
+    size: int
+    parameters: int
+    opset: int
+    input: str
+    outputs: tuple[str, ...]
+    max_abs: float
+
+
+def export_model(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    outputs: Sequence[str] = ("clean",),
+    colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    progress: Progress = no_progress,
+) -> OnnxFile:
+    """Write a network as one ONNX file (``export.onnx`` says what is in it), checked with ONNX Runtime first.
+
+    Args:
+        model: a weights file, or the name of shipped weights; an existing file goes first.
+        outputs: some of ``clean``, ``rain`` and ``code``.
+        colour_order: as for ``load_checkpoint``.
+        progress: told every stage and how much of it is done.
+
+    Raises:
+        InputError: no such model or output, or a place that cannot be written.
+        CheckpointError: the model cannot be read. BuildError: it cannot be exported, or ONNX Runtime gives
+            something else from it.
+        BackendUnavailable: PyTorch, ONNX or ONNX Runtime is not installed.
+    """
+    path, _ = find_model(model)
+    output = Path(output)
+    if output.exists() and output.samefile(path):
+        raise InputError(f"{output} is the model itself; choose another name for the ONNX file.")
+    with whole_file(
+        output
+    ) as temporary:  # opened first, so that a place that cannot be written costs no work
+        progress("loading the model", 0.0)
+        checkpoint = load_checkpoint(path, colour_order=colour_order)
+        try:
+            from ..export.onnx import INPUT, OPSET, check_onnx, export_onnx
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"Exporting needs {error.name}, which is not installed: pip install 'derain-engine[build]'."
+            ) from error
+        exported = export_onnx(checkpoint.network, checkpoint.spec, outputs=outputs, progress=progress)
+        progress("comparing ONNX Runtime with the network", 0.0)
+        max_abs = check_onnx(exported, checkpoint.network, checkpoint.spec)
+        temporary.write_bytes(exported.SerializeToString())
+    return OnnxFile(
+        path=output,
+        size=output.stat().st_size,
+        parameters=sum(p.numel() for p in checkpoint.network.parameters()),
+        opset=OPSET,
+        input=INPUT,
+        outputs=tuple(outputs),
+        max_abs=max_abs,
+    )

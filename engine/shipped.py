@@ -1,0 +1,87 @@
+"""Engine files of the shipped weights, built once for this machine and kept in the user's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from . import backends, builder, environment, files, weights
+from .backends.base import Progress, no_progress
+from .bundle import open_bundle
+from .errors import BundleError, InputError
+from .version import __version__
+
+
+def find_engine(
+    engine: str | os.PathLike[str],
+    *,
+    progress: Progress = no_progress,
+    building: Callable[[str, Path], None] = lambda name, path: None,
+) -> Path:
+    """The engine file that ``engine`` means: a file, or the name of shipped weights where no file has it.
+
+    The engine of shipped weights is built at its first use on a machine, with the backend and the precision
+    that are best there. Two processes that start at once may both build it; the file is whole at any time.
+
+    Args:
+        progress: as for :func:`build`.
+        building: called with the name and the file before a build starts.
+
+    Raises:
+        InputError: there is neither; or the cache folder cannot be written.
+        DerainError: as :func:`build`.
+    """
+    path = Path(engine)
+    if path.exists():
+        return path
+    name = str(engine)
+    model = weights.shipped(name)
+    if model is None:
+        known = ", ".join(weights.shipped_names()) or "none"
+        raise InputError(f"{name} is neither an engine file nor the name of shipped weights ({known}).")
+    try:
+        kept = files.cache_dir("engines") / f"{name}-{_key(model)}.derain"
+    except OSError as error:
+        raise InputError(
+            f"The cache folder {error.filename} cannot be written ({error.strerror}); run `derain-engine build "
+            f"{name} -o {name}.derain` and give that file as the engine."
+        ) from error
+    if not _is_sound(kept):
+        building(name, kept)
+        builder.build(model, kept, progress=progress)
+    return kept
+
+
+def _key(model: Path) -> str:
+    """Everything that decides what a build gives, without importing what is slow to import; the precision follows
+    from backend and CPU."""
+    backend = backends.default_name()
+    version = ""
+    # Backends are called as the distributions that they are made with.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version(backend)
+    cpu = environment.cpu()
+    facts = (
+        hashlib.sha256(model.read_bytes()).hexdigest(),
+        __version__,
+        backend,
+        version,
+        cpu["machine"],
+        " ".join(cpu["features"]),
+    )
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether there is an undamaged engine file; a damaged one in a cache is made anew."""
+    if not path.exists():
+        return False
+    try:
+        open_bundle(path).close()
+    except BundleError:
+        return False
+    return True

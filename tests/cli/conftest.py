@@ -1,0 +1,77 @@
+"""One small model, one engine file built from it, and a way to run command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from derain_engine.cli import app
+from derain_engine.engine.builder import build
+from derain_engine.engine.checkpoint import save_checkpoint
+from derain_engine.engine.models.registry import create, spec_of
+from derain_engine.engine.models.ssid_kd import SSIDKDConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+def save_model(path: Path, seed: int) -> Path:
+    """A small random network that changes its input visibly."""
+    import torch
+
+    torch.manual_seed(seed)
+    network = create(spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1))))
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.data.mul_(1.6)
+    save_checkpoint(path, network, "ssid-kd", metadata={"made": "for a test"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "small.safetensors", 0)
+
+
+@pytest.fixture(scope="session")
+def engine_file(model: Path) -> Path:
+    """For OpenVINO, so that running it needs no PyTorch. Tests that change it take a copy."""
+    path = model.with_name("small.derain")
+    build(model, path, precision="fp32")
+    return path
+
+
+@pytest.fixture(scope="session")
+def reference_file(model: Path) -> Path:
+    """For the reference backend, which is quicker to build."""
+    path = model.with_name("small-reference.derain")
+    build(model, path, backend="reference")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "derain-engine"
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs ``derain-engine ARGUMENTS`` in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = app.run([str(each) for each in arguments])
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return run

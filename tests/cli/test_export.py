@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from derain_engine.engine.checkpoint import load_checkpoint
+from derain_engine.export import onnx as exporter
+
+
+def test_the_file_runs_like_the_model_at_other_sizes_and_figures_are_printed(cli, model, tmp_path):
+    file = tmp_path / "small.onnx"
+    done = cli("export", str(model), "-o", str(file), "--output", "rain", "--output", "clean")
+    assert done.code == 0, done.err
+    written = onnx.load(file)
+    onnx.checker.check_model(written, full_check=True)
+    assert [o.name for o in written.graph.output] == ["rain", "clean"]
+    assert "rain, clean" in done.out and "rainy" in done.out and "largest error" in done.out
+    network = load_checkpoint(model).network
+    assert f"{sum(p.numel() for p in network.parameters()):,}" in done.out
+    image = np.random.default_rng(0).random((1, 3, 96, 160), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    rain, clean = (np.asarray(output) for output in session.run(None, {"rainy": image}))
+    expected = network(torch.from_numpy(image))
+    np.testing.assert_allclose(rain, expected.rain.numpy(), atol=1e-5)
+    np.testing.assert_allclose(clean, expected.clean.numpy(), atol=1e-5)
+
+
+def refuse(*_, **__):
+    raise AssertionError("the network was exported")
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("{model}", [], "is the model itself"),
+        ("{folder}", [], "is a folder"),
+        ("{folder}/missing/x.onnx", [], "does not exist"),
+        ("{folder}/x.onnx", ["--colour-order", "cmy"], "cmy"),
+    ],
+)
+def test_bad_places_are_refused_before_the_work(cli, model, tmp_path, monkeypatch, target, options, message):
+    monkeypatch.setattr(exporter, "export_onnx", refuse)
+    before = model.read_bytes()
+    done = cli("export", str(model), "-o", target.format(model=model, folder=tmp_path), *options)
+    assert done.code == 2 and message in done.err, done.err
+    assert model.read_bytes() == before and not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_miss_and_an_unknown_output_leave_an_existing_file_alone(cli, model, tmp_path, monkeypatch):
+    file = tmp_path / "x.onnx"
+    file.write_bytes(b"before")
+    done = cli("export", str(model), "-o", str(file), "--output", "depth")
+    assert done.code == 2 and "clean, rain, code" in done.err
+    monkeypatch.setattr(exporter, "TOLERANCE", 0.0)
+    done = cli("export", str(model), "-o", str(file))
+    assert done.code == 1 and "differs from the network" in done.err
+    assert file.read_bytes() == b"before" and list(tmp_path.glob("*.onnx")) == [file]
