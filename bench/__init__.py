@@ -1,0 +1,1 @@
+"""Measurements, each with what is needed to repeat and to trust it."""

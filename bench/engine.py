@@ -1,0 +1,298 @@
+"""How fast an engine file is, beside PyTorch eager and ONNX Runtime on the same network in the same run.
+
+All contestants take turns frame by frame, so that a machine that slows down slows all of them, and every one's
+output is compared with the fp32 reference in the run that times it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..engine import environment, frames, verify, weights
+from ..engine.backends.base import Progress, no_progress
+from ..engine.builder import _matching_checkpoint, find_model
+from ..engine.bundle import open_bundle
+from ..engine.checkpoint import Checkpoint
+from ..engine.errors import BackendUnavailable, InputError, VerificationError
+from ..engine.manifest import Manifest
+from ..engine.runtime import Engine, load
+from ..engine.shipped import find_engine
+from . import rivals
+
+#: Frames that take turns as input, so that none is met with its own values still in the caches.
+_INPUTS = 4
+_WARM_UP = 2
+_STREAM_ROUNDS = 3
+#: In seconds, before every timed frame: threads of the contestant before go on spinning for a while.
+_PAUSE = 0.02
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant at one frame size.
+
+    name: the engine file, or what else ran the network. precision: it computed in. height, width: of the
+    uint8 frames, in pixels. threads: CPU threads allowed.
+    open_ms, first_ms: opening, and the first frame, both without compiled code from earlier runs.
+    runs: timed warm frames. median_ms, p95_ms, p99_ms: their latency, padding and conversion included.
+    frames_per_second: of ``Engine.stream``, opened for throughput.
+    verified: the output lay within the bounds of its precision around the fp32 reference's, at this size; None
+    without a reference. psnr_db (None also for equal outputs), max_abs: the figures.
+    """
+
+    name: str
+    backend: str
+    backend_version: str
+    precision: str
+    height: int
+    width: int
+    threads: int
+    open_ms: float
+    first_ms: float
+    runs: int
+    median_ms: float
+    p95_ms: float
+    p99_ms: float
+    frames_per_second: float
+    verified: bool | None
+    psnr_db: float | None
+    max_abs: float | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """rows: by size, then contestant. environment: facts of ``engine.environment``. command, date (UTC, ISO
+    8601): of the run."""
+
+    rows: tuple[Row, ...]
+    environment: dict[str, Any]
+    command: str
+    date: str
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Rows that can be quoted one by one: each repeats where, when and how it was measured."""
+        facts = {"environment": self.environment, "command": self.command, "date": self.date}
+        return [{**asdict(row), **facts} for row in self.rows]
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    name: str
+    manifest: Manifest
+    reference: Checkpoint | None
+    open: Callable[[Literal["latency", "throughput"]], Engine]
+
+
+@dataclass(frozen=True)
+class _Verified:
+    ok: bool | None = None
+    psnr_db: float | None = None
+    max_abs: float | None = None
+
+
+def bench_engines(
+    engines: Sequence[str | os.PathLike[str]],
+    *,
+    sizes: Sequence[tuple[int, int]] = ((512, 512),),
+    runs: int = 30,
+    threads: int | None = None,
+    model: str | os.PathLike[str] | None = None,
+    compare: bool = False,
+    command: str,
+    progress: Progress = no_progress,
+) -> Benchmark:
+    """Time engine files on random uint8 frames.
+
+    Args:
+        engines: engine files, or names of shipped weights for their engines.
+        sizes: (height, width) of frames in pixels.
+        runs: timed warm frames for each contestant and size.
+        threads: CPU threads for every contestant; all that the process may use by default.
+        model: the network that the engines were built from; by default the shipped weights they name as their
+            source. Without it, or without what the reference needs to run, outputs are not verified.
+        compare: also run the network in PyTorch eager and in ONNX Runtime, both fp32.
+        command: the command line, for the record.
+        progress: told every stage and the fraction done of it.
+
+    Raises:
+        InputError: nothing to measure, or ``compare`` without a network.
+        VerificationError: ``model`` is not the network of an engine, or NaN came out.
+        BundleError, CheckpointError, BackendUnavailable: something cannot be run.
+    """
+    if not engines or not sizes or runs < 1 or min(min(size) for size in sizes) < 1:
+        raise InputError("A benchmark needs an engine, a frame size of at least 1x1 and at least one run.")
+    threads = threads or environment.cores()["threads"] or 1
+    paths = [find_engine(engine, progress=progress) for engine in engines]
+    progress("Loading", 0.0)
+    contestants = [_engine_file(path, model, threads, compare) for path in paths]
+    if compare:
+        contestants += _rivals(contestants, threads, progress)
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    rows = [row for size in sizes for row in _measure(contestants, size, runs, threads, progress)]
+    return Benchmark(tuple(rows), environment.collect(), command, date)
+
+
+def _engine_file(
+    path: Path, model: str | os.PathLike[str] | None, threads: int, compare: bool
+) -> _Contestant:
+    with open_bundle(path) as bundle:
+        manifest = bundle.manifest
+    try:
+        reference = _network_of(manifest, path, model)
+    except BackendUnavailable:
+        if compare or model is not None:
+            raise
+        reference = None
+    return _Contestant(
+        path.name,
+        manifest,
+        reference,
+        lambda mode: load(path, mode=mode, threads=threads, tile=0, cache=False),
+    )
+
+
+def _network_of(manifest: Manifest, engine: Path, model: str | os.PathLike[str] | None) -> Checkpoint | None:
+    """What the engine was built from: ``model``, or the shipped weights of its source's name if they are it."""
+    path = weights.shipped(manifest.source) if model is None else find_model(model)[0]
+    if path is None:
+        return None
+    checkpoint = _matching_checkpoint(path, manifest)
+    if checkpoint.weights_sha256 == manifest.weights_sha256:
+        return checkpoint
+    if model is None:
+        return None
+    raise VerificationError(f"{engine} was built from other weights than those in {path}.")
+
+
+def _rivals(engines: Sequence[_Contestant], threads: int, progress: Progress) -> list[_Contestant]:
+    """Two for each network among the engines."""
+    networks = {each.manifest.weights_sha256: each for each in engines}
+    found = []
+    for each in networks.values():
+        if each.reference is None:
+            raise InputError(
+                f"{each.name} was built from {each.manifest.source}; give that model to compare with."
+            )
+        for name, make in (("PyTorch eager", rivals.pytorch_eager), ("ONNX Runtime", rivals.onnx_runtime)):
+            progress(f"Preparing {name}", 0.0)
+            manifest, opener = make(each.reference, each.manifest, threads)
+            label = name if len(networks) == 1 else f"{name} ({manifest.source})"
+            found.append(_Contestant(label, manifest, each.reference, lambda mode, opener=opener: opener()))
+    return found
+
+
+def _measure(
+    contestants: Sequence[_Contestant], size: tuple[int, int], runs: int, threads: int, progress: Progress
+) -> list[Row]:
+    label = f"{size[0]}x{size[1]}"
+    images = np.random.default_rng(0).integers(0, 256, (_INPUTS, *size, 3), dtype=np.uint8)
+    opened: list[Engine] = []
+    starts: list[tuple[float, float]] = []
+    try:
+        for each in contestants:
+            progress(f"{label}: opening", len(opened) / len(contestants))
+            began = time.perf_counter()
+            opened.append(each.open("latency"))
+            open_seconds = time.perf_counter() - began
+            starts.append((open_seconds, _seconds(opened[-1], images[0])))
+        progress(f"{label}: comparing outputs", 0.0)
+        verified = [_verify(*pair, size) for pair in zip(contestants, opened, strict=True)]
+        for engine, image in itertools.product(opened, images[:_WARM_UP]):
+            engine(image)
+        times = np.empty((len(opened), runs))
+        for run in range(runs):
+            progress(f"{label}: latency", run / runs)
+            for i, engine in enumerate(opened):
+                time.sleep(_PAUSE)
+                times[i, run] = _seconds(engine, images[run % _INPUTS])
+    finally:
+        for engine in opened:
+            engine.close()
+    rates = _stream(contestants, images, runs, lambda done: progress(f"{label}: stream", done))
+    rows = []
+    for each, start, check, seconds, rate in zip(contestants, starts, verified, times, rates, strict=True):
+        median, p95, p99 = (float(value) for value in 1000 * np.percentile(seconds, (50, 95, 99)))
+        rows.append(
+            Row(
+                name=each.name,
+                backend=each.manifest.backend,
+                backend_version=each.manifest.backend_version,
+                precision=each.manifest.precision,
+                height=size[0],
+                width=size[1],
+                threads=threads,
+                open_ms=1000 * start[0],
+                first_ms=1000 * start[1],
+                runs=runs,
+                median_ms=median,
+                p95_ms=p95,
+                p99_ms=p99,
+                frames_per_second=rate,
+                verified=check.ok,
+                psnr_db=check.psnr_db,
+                max_abs=check.max_abs,
+            )
+        )
+    return rows
+
+
+def _seconds(engine: Engine, image: np.ndarray) -> float:
+    began = time.perf_counter()
+    engine(image)
+    return time.perf_counter() - began
+
+
+def _stream(
+    contestants: Sequence[_Contestant], images: np.ndarray, runs: int, progress: Callable[[float], None]
+) -> list[float]:
+    """Frames a second of each contestant, over rounds in which all take turns."""
+    count = -(-runs // _STREAM_ROUNDS)
+    opened: list[Engine] = []
+    seconds = np.zeros(len(contestants))
+    try:
+        for each in contestants:
+            opened.append(each.open("throughput"))
+            opened[-1](images[0])
+        for round_ in range(_STREAM_ROUNDS):
+            progress(round_ / _STREAM_ROUNDS)
+            for i, engine in enumerate(opened):
+                time.sleep(_PAUSE)
+                began = time.perf_counter()
+                for _ in engine.stream(images[n % _INPUTS] for n in range(count)):
+                    pass
+                seconds[i] += time.perf_counter() - began
+    finally:
+        for engine in opened:
+            engine.close()
+    return [float(rate) for rate in _STREAM_ROUNDS * count / seconds]
+
+
+def _verify(contestant: _Contestant, engine: Engine, size: tuple[int, int]) -> _Verified:
+    """The engine against the fp32 reference on one rainy picture, mirrored to the size that is timed."""
+    if contestant.reference is None:
+        return _Verified()
+    name, picture = next(iter(verify.rainy_pictures().items()))
+    missing = [(0, max(0, side - have)) for side, have in zip(size, picture.shape, strict=False)]
+    image = np.pad(picture, [*missing, (0, 0)], mode="symmetric")[: size[0], : size[1]]
+    levels = frames.quantise(image, np.uint8)
+    spec = contestant.reference.spec
+    padded, (height, width) = frames.pad_frame(
+        frames.to_float(levels)[None], spec.granularity, spec.smallest_side
+    )
+    reference = verify.reference_output(contestant.reference.network, padded)[0, :height, :width]
+    comparison = verify.compare(name, engine(frames.to_float(levels)), engine(levels), reference)
+    report = verify.Report(contestant.manifest.precision, (comparison,))
+    return _Verified(
+        ok=not report.missed(),
+        psnr_db=comparison.psnr if np.isfinite(comparison.psnr) else None,
+        max_abs=comparison.max_abs,
+    )

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from derain_engine.engine.checkpoint import load_checkpoint
+from derain_engine.engine.errors import CheckpointError, InputError
+from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
+from derain_engine.training import sid
+from derain_engine.training.sid import Phase, SidRun, learning_rate, train_sid
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
+    monkeypatch.setitem(PRESETS, "other", SSIDKDConfig((4, 4, 8), (1, 1, 1)))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Five smooth pictures in colour."""
+    folder = tmp_path_factory.mktemp("photos")
+    y, x = np.mgrid[:40, :48] / 10
+    for i in range(5):
+        picture = [127 + 120 * np.sin(y * (1 + i / 5) + x * c + i) for c in (0.5, 1.0, 1.5)]
+        Image.fromarray(np.stack(picture, -1).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def run(photos, tmp_path):
+    return SidRun(
+        "tiny",
+        photos,
+        tmp_path / "run",
+        phases=(Phase(8, 32, 2), Phase(4, 40, 1)),
+        learning_rate=5e-3,
+        warmup_steps=2,
+        ema_decay=0.5,
+        validation_photos=2,
+        validate_every=3,
+        workers=0,
+        precision="fp32",
+        device="cpu",
+    )
+
+
+def training_state(run):
+    state = torch.load(run.output / "last.pt", weights_only=True)
+    optimiser = state["optimiser"]["state"]
+    moments = {f"{i}.{k}": torch.as_tensor(v) for i, s in optimiser.items() for k, v in s.items()}
+    return {**state["network"], **{f"average.{k}": v for k, v in state["average"].items()}, **moments}
+
+
+def test_a_run_lowers_the_loss_and_keeps_its_best_weights(run):
+    reports = []
+    best = train_sid(run, report=lambda progress: reports.append(replace(progress)))
+    assert [r.step for r in reports] == list(range(1, 13)) and reports[-1].steps == 12
+    losses = [r.loss for r in reports]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.1
+    with (run.output / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["step"], r["patch"]) for r in rows] == [("3", "32"), ("6", "32"), ("9", "40"), ("12", "40")]
+    assert max(float(r["psnr"]) for r in rows) == pytest.approx(reports[-1].best_psnr, abs=1e-4)
+    checkpoint = load_checkpoint(best)
+    assert checkpoint.colour_order == "rgb" and checkpoint.spec.config["channels"] == [4, 4, 4]
+    of_best = max(rows, key=lambda r: float(r["psnr"]))
+    assert checkpoint.metadata == {
+        "step": of_best["step"],
+        "validation_psnr": of_best["psnr"],
+        "validation_ssim": of_best["ssim"],
+    }
+    assert {path.name for path in run.output.iterdir()} == {"best.safetensors", "last.pt", "log.csv"}
+
+
+def test_the_best_weights_are_those_that_were_validated(run):
+    best = train_sid(run)
+    training, held_out = sid.split_photos(sid.find_photos(run.photos), 2, run.seed)
+    assert len(training) == 3
+    pairs = sid.validation_pairs(sid.load_photos(held_out), run.seed)
+    checkpoint = load_checkpoint(best)
+    psnr, ssim = sid.validate(checkpoint.network, pairs, torch.device("cpu"))
+    assert psnr == pytest.approx(float(checkpoint.metadata["validation_psnr"]), abs=1e-3)
+    assert ssim == pytest.approx(float(checkpoint.metadata["validation_ssim"]), abs=1e-4)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [4, 9], ids=["between validations", "in the second phase"])
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path, after):
+    whole, parted = (replace(run, output=tmp_path / name) for name in ("whole", "parted"))
+    train_sid(whole)
+
+    def interrupt(progress):
+        if progress.step == after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train_sid(parted, report=interrupt)
+    steps = []
+    # Neither workers nor places decide what is computed.
+    train_sid(replace(parted, workers=1), resume=True, report=lambda p: steps.append(p.step))
+    assert steps == list(range(after // 3 * 3 + 1, 13))
+    expected, found = training_state(whole), training_state(parted)
+    assert expected.keys() == found.keys() and len(expected) > 100
+    for key, tensor in expected.items():
+        assert torch.equal(tensor, found[key]), key
+    assert (whole.output / "best.safetensors").read_bytes() == (
+        parted.output / "best.safetensors"
+    ).read_bytes()
+
+
+def test_a_finished_run_stays_as_it_is(run):
+    short = replace(run, phases=(Phase(2, 32, 1),))
+    train_sid(short)
+    files = {path: path.read_bytes() for path in short.output.iterdir()}
+    with pytest.raises(InputError, match="already holds a training"):
+        train_sid(short)
+    assert train_sid(short, resume=True) == short.output / "best.safetensors"
+    assert files == {path: path.read_bytes() for path in short.output.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 67}, "seed"),
+        ({"phases": (Phase(8, 32, 2), Phase(5, 40, 1))}, "phases"),
+        ({"learning_rate": 1e-3}, "learning_rate"),
+        ({"preset": "other"}, "preset"),
+        ({"precision": "auto"}, "precision"),
+    ],
+)
+def test_other_settings_are_not_resumed(run, changes, named):
+    short = replace(run, phases=(Phase(2, 32, 1),))
+    train_sid(short)
+    before = (short.output / "last.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=f"another {named}"):
+        train_sid(replace(short, **changes), resume=True)
+    assert (short.output / "last.pt").read_bytes() == before
+
+
+def test_nothing_or_damage_is_not_resumed(run):
+    with pytest.raises(CheckpointError, match="no training to resume"):
+        train_sid(run, resume=True)
+    run.output.mkdir()
+    for content in (b"", b"not a training", b"PK\x03\x04broken"):
+        (run.output / "last.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match="no training state"):
+            train_sid(run, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "huge"}, "preset 'huge'"),
+        ({"precision": "fp8"}, "precision 'fp8'"),
+        ({"validation_photos": 5}, "too few photographs"),
+    ],
+)
+def test_runs_that_cannot_start_are_refused_and_leave_nothing(run, changes, message):
+    with pytest.raises(InputError, match=message):
+        train_sid(replace(run, **changes))
+    assert not run.output.exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(run, monkeypatch):
+    monkeypatch.setattr(sid.SidTrainer, "step", lambda *_: math.nan)
+    with pytest.raises(CheckpointError, match="loss became nan"):
+        train_sid(run)
+    assert not (run.output / "best.safetensors").exists()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_end(run):
+    long = replace(run, phases=(Phase(100, 32, 1),), warmup_steps=10)
+    rates = [learning_rate(long, step) for step in range(100)]
+    assert rates[0] == pytest.approx(5e-4) and max(rates) == pytest.approx(5e-3)
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx((5e-3 + 1e-5) / 2, rel=1e-6)
+    assert learning_rate(long, 100) == pytest.approx(1e-5)
