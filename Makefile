@@ -17,8 +17,6 @@ took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$(
 .PHONY: demo test test-all lint
 
 demo: .venv/ready
-	mkdir -p demo-out
-	$(BIN)/derain-engine build sid-lite -o demo-out/sid-lite.derain
 	$(BIN)/python -m derain_engine.cli.demo --out demo-out
 	$(took)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..engine import environment, frames, verify, weights
 from ..engine.backends.base import Progress, no_progress
-from ..engine.builder import _matching_checkpoint, find_model
+from ..engine.builder import find_model, matching_checkpoint
 from ..engine.bundle import open_bundle
 from ..engine.checkpoint import Checkpoint
 from ..engine.errors import BackendUnavailable, InputError, VerificationError
@@ -130,14 +130,14 @@ def bench_engines(
     """
     if not engines or not sizes or runs < 1 or min(min(size) for size in sizes) < 1:
         raise InputError("A benchmark needs an engine, a frame size of at least 1x1 and at least one run.")
-    threads = threads or environment.cores()["threads"] or 1
+    count: int = threads or environment.cores()["threads"] or 1
     paths = [find_engine(engine, progress=progress) for engine in engines]
     progress("Loading", 0.0)
-    contestants = [_engine_file(path, model, threads, compare) for path in paths]
+    contestants = [_engine_file(path, model, count, compare) for path in paths]
     if compare:
-        contestants += _rivals(contestants, threads, progress)
+        contestants += _rivals(contestants, count, progress)
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    rows = [row for size in sizes for row in _measure(contestants, size, runs, threads, progress)]
+    rows = [row for size in sizes for row in _measure(contestants, size, runs, count, progress)]
     return Benchmark(tuple(rows), environment.collect(), command, date)
 
 
@@ -165,11 +165,9 @@ def _network_of(manifest: Manifest, engine: Path, model: str | os.PathLike[str] 
     path = weights.shipped(manifest.source) if model is None else find_model(model)[0]
     if path is None:
         return None
-    checkpoint = _matching_checkpoint(path, manifest)
-    if checkpoint.weights_sha256 == manifest.weights_sha256:
+    checkpoint = matching_checkpoint(path, manifest)
+    if checkpoint is not None or model is None:
         return checkpoint
-    if model is None:
-        return None
     raise VerificationError(f"{engine} was built from other weights than those in {path}.")
 
 

@@ -24,6 +24,7 @@ class OnnxRuntimeSession:
     """A session (``engine.backends.base.Session``) of ONNX Runtime on the CPU, fp32."""
 
     parallelism = 1
+    precision = "fp32"
 
     def __init__(self, model: bytes, threads: int) -> None:
         import onnxruntime

@@ -161,8 +161,8 @@ def verify_engine(
             raise InputError(f"{engine} was built from {manifest.source}; give that model to compare with.")
         path, _ = find_model(manifest.source if model is None else model)
         progress("Loading", 0.0)
-        checkpoint = _matching_checkpoint(path, manifest)
-        if checkpoint.weights_sha256 != manifest.weights_sha256:
+        checkpoint = matching_checkpoint(path, manifest)
+        if checkpoint is None:
             raise VerificationError(f"{engine} was built from other weights than those in {path}.")
         artefact = Artefact(
             manifest.backend,
@@ -188,13 +188,15 @@ def _only_size(manifest: Manifest) -> tuple[int, int] | None:
             raise BundleError(f"An engine's frame size of {other!r} is not [height, width] in pixels.")
 
 
-def _matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint:
-    """The model with the engine's configuration, in whichever colour order gives the engine's weights."""
-    checkpoint = load_checkpoint(path, options=manifest.config)
-    if checkpoint.weights_sha256 == manifest.weights_sha256:
-        return checkpoint
-    other = "rgb" if checkpoint.colour_order == "bgr" else "bgr"
-    return load_checkpoint(path, colour_order=other, options=manifest.config)
+def matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint | None:
+    """The model with the engine's configuration, in whichever colour order gives the engine's weights; None where
+    its weights are others. Raises as :func:`load_checkpoint` does."""
+    orders: tuple[Literal["auto", "rgb", "bgr"], ...] = ("auto", "rgb", "bgr")
+    for order in orders:
+        checkpoint = load_checkpoint(path, colour_order=order, options=manifest.config)
+        if checkpoint.weights_sha256 == manifest.weights_sha256:
+            return checkpoint
+    return None
 
 
 def _verified(

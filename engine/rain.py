@@ -108,7 +108,8 @@ def add_rain(clean: np.ndarray, rain: Rain, rng: np.random.Generator) -> tuple[n
     clean = np.asarray(clean, np.float32)
     if not rain.layers:
         return clean.copy(), clean
-    layer = render_rain(rain.layers, *clean.shape[:2], rng)[..., None] * np.asarray(rain.tint, np.float32)
+    height, width = clean.shape[:2]
+    layer = render_rain(rain.layers, height, width, rng)[..., None] * np.asarray(rain.tint, np.float32)
     if rain.blend == "screen":
         return 1 - (1 - clean) * (1 - np.minimum(layer, 1)), clean
     if rain.blend == "additive":

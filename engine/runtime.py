@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -91,7 +91,7 @@ class Engine:
             padded, (height, width) = pad_frame(frame.batch, self._granularity, self.manifest.smallest_side)
             return frame.restore(self._clean(padded)[:, :height, :width])
 
-    def stream(self, frames: Iterable[T]) -> Iterator[T]:
+    def stream(self, frames: Iterable[T]) -> Generator[T, None, None]:
         """Clean frames one after another, in order, several at once where the session can.
 
         frames: what the engine can be called with, sizes and kinds may change. They are drawn in the caller's
@@ -179,7 +179,7 @@ class Engine:
                 self._calls -= 1
                 self._calls_changed.notify_all()
 
-    def _stream(self, frames: Iterable[T]) -> Iterator[T]:
+    def _stream(self, frames: Iterable[T]) -> Generator[T, None, None]:
         pending: deque[Future[T]] = deque()
         failure: Exception | None = None
         source = iter(frames)

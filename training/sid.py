@@ -23,7 +23,7 @@ from ..engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
 from .data import RainPatches, find_photos, load_photos, split_photos, validation_pairs
 from .losses import negative_ssim_l1
 
-_LOG_FIELDS = ("step", "patch", "loss", "lr", "seconds", "psnr", "ssim")
+_LOG_FIELDS: tuple[str, ...] = ("step", "patch", "loss", "lr", "seconds", "psnr", "ssim")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ class SidTrainer:
         self.autocast = _autocast(run, self.device)
         torch.manual_seed(run.seed)
         self.config: SSIDKDConfig = PRESETS[run.preset]
-        self.network = SSIDKD(self.config).to(self.device, memory_format=torch.channels_last)
+        self.network = SSIDKD(self.config).to(self.device)
+        # torch's stubs leave this overload out.
+        self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=run.learning_rate)
         self.progress = Progress(0, run.steps, math.nan)
@@ -156,7 +158,7 @@ class SidTrainer:
         """One optimiser step on a batch; returns the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.run, self.progress.step)
-        rainy = rainy.to(self.device, memory_format=torch.channels_last)
+        rainy = rainy.to(self.device).contiguous(memory_format=torch.channels_last)
         with self.autocast:
             output = self.network(rainy).clean
         loss = negative_ssim_l1(output.float(), clean.to(self.device), self.run.l1_weight)
@@ -207,11 +209,7 @@ def _logged(log: Path, step: int) -> list[dict[str, str]]:
     if not log.exists():
         return []
     with log.open(newline="", encoding="utf-8") as f:
-        return [
-            row
-            for row in csv.DictReader(f, _LOG_FIELDS)
-            if row["step"].isdigit() and int(row["step"]) <= step
-        ]
+        return [dict(row) for row in csv.DictReader(f) if row["step"].isdigit() and int(row["step"]) <= step]
 
 
 def train_sid(
@@ -251,8 +249,13 @@ def train_sid(
         for patch, rainy, clean in _batches(run, photos, progress.step):
             lr = learning_rate(run, progress.step)
             loss = trainer.step(rainy, clean)
-            row = {"step": progress.step, "patch": patch, "loss": f"{loss:.5f}", "lr": f"{lr:.3e}"}
-            row["seconds"] = f"{time.monotonic() - started:.1f}"
+            row = {
+                "step": str(progress.step),
+                "patch": str(patch),
+                "loss": f"{loss:.5f}",
+                "lr": f"{lr:.3e}",
+                "seconds": f"{time.monotonic() - started:.1f}",
+            }
             if not math.isfinite(loss):
                 raise CheckpointError(
                     f"the loss became {loss} at step {progress.step}; lower the learning rate."

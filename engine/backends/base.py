@@ -66,9 +66,11 @@ class Session(Protocol):
 
     parallelism: how many threads may be inside :meth:`run` at once to keep the device busy; ``run`` is
     thread-safe up to that number.
+    precision: what it computes in: the artefact's, or a more exact one where the device lacks that.
     """
 
     parallelism: int
+    precision: str
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """batch: N x H x W x 3 RGB, C-contiguous, uint8 in [0, 255] or float32 in [0, 1]; H and W multiples of the

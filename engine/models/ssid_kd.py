@@ -133,8 +133,10 @@ class PFFB(nn.Module):
             self.entry = nn.Sequential(ConvAct(c, c, 3), ResidualBlock(c))
         else:
             self.entry = nn.Identity()
-        for scale in (8, 4, 2, 1):
-            setattr(self, f"scale{scale}", nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4))))
+        self.scale8 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
+        self.scale4 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
+        self.scale2 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
+        self.scale1 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
         self.fusion84 = ConvAct(2 * c, c, 1)
         self.fusion42 = ConvAct(2 * c, c, 1)
         self.fusion21 = ConvAct(2 * c, c, 1)

@@ -54,7 +54,13 @@ def test_a_miss_and_an_unknown_output_leave_an_existing_file_alone(cli, model, t
     file.write_bytes(b"before")
     done = cli("export", str(model), "-o", str(file), "--output", "depth")
     assert done.code == 2 and "clean, rain, code" in done.err
-    monkeypatch.setattr(exporter, "TOLERANCE", 0.0)
+    image = onnx.helper.make_tensor_value_info("rainy", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+    clean = onnx.helper.make_tensor_value_info("clean", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+    copy = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["rainy"], ["clean"])], "x", [image], [clean]
+    )
+    wrong = onnx.helper.make_model(copy, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    monkeypatch.setattr(exporter, "export_onnx", lambda *_, **__: wrong)
     done = cli("export", str(model), "-o", str(file))
     assert done.code == 1 and "differs from the network" in done.err
     assert file.read_bytes() == b"before" and list(tmp_path.glob("*.onnx")) == [file]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from derain_engine.cli.app import app
+from derain_engine.cli.app import make_app
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -22,7 +22,7 @@ def commands(command: object, name: str = "") -> Iterator[tuple[str, object]]:
         yield from commands(each, f"{name} {child}".strip())
 
 
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = dict(commands(typer.main.get_command(make_app())))
 
 
 def section(name: str) -> str:

@@ -20,7 +20,8 @@ from derain_engine.engine.evaluate import evaluate, find_pairs
 def folders(tmp_path):
     """Three smooth pictures of odd sizes with bright one-pixel streaks, and without."""
     rainy, clean = tmp_path / "rainy", tmp_path / "clean"
-    rainy.mkdir(), clean.mkdir()
+    rainy.mkdir()
+    clean.mkdir()
     for i, (height, width) in enumerate(((33, 47), (64, 32), (40, 65))):
         y, x = np.mgrid[:height, :width]
         picture = np.stack([2 * y, x + y, 2 * x], -1).astype(np.uint8) + np.uint8(20 * i)

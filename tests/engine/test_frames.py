@@ -136,7 +136,7 @@ def test_floats_are_not_clamped_and_integers_are():
 
 
 def test_every_integer_survives_the_way_through_float():
-    for dtype in ("uint8", "uint16"):
+    for dtype in (np.uint8, np.uint16):
         values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
         np.testing.assert_array_equal(quantise(to_float(values), dtype), values)
         assert to_float(values).dtype == np.float32 and to_float(values)[-1] == 1.0

@@ -25,6 +25,8 @@ PATIENCE = 20  # seconds until a test that hangs gives up
 class FakeSession:
     """`gain * x + offset` as a session would compute it; records what it is given and how many are inside."""
 
+    precision = "fp32"
+
     def __init__(self, gain=0.9, offset=0.03, parallelism=1):
         self.parallelism = parallelism
         self.gain, self.offset = np.float32(gain), np.float32(offset)

@@ -35,9 +35,15 @@ def blur(batch: np.ndarray, reach: int) -> np.ndarray:
 )
 def test_plans_keep_their_promises(granularity, height, width, side, overlap, discard):
     assume(side > 2 * overlap and 2 * discard <= overlap * granularity)
-    sides = [n * granularity for n in (height, width)]
+    height, width = height * granularity, width * granularity
+    sides = (height, width)
     grid = plan_tiles(
-        *sides, side * granularity, granularity=granularity, overlap=overlap * granularity, discard=discard
+        height,
+        width,
+        side * granularity,
+        granularity=granularity,
+        overlap=overlap * granularity,
+        discard=discard,
     )
     for axis, length in zip((grid.rows, grid.columns), sides, strict=True):
         assert axis.size == min(length, side * granularity)
@@ -78,7 +84,7 @@ def test_pointwise_networks_do_not_notice_tiles(shape):
         seen.append(tile)
         return 0.7 * tile + 0.1
 
-    grid = plan_tiles(*shape, 96, granularity=32, overlap=32)
+    grid = plan_tiles(shape[0], shape[1], 96, granularity=32, overlap=32)
     np.testing.assert_allclose(run_tiled(batch, grid, network), 0.7 * batch + 0.1, atol=1e-6)
     assert {tile.shape for tile in seen} == {(1, 96, 96, 3)}
     assert all(tile.dtype == np.float32 and tile.flags.c_contiguous for tile in seen)

@@ -20,6 +20,7 @@ class Darken(nn.Module):
 
 class FakeSession:
     parallelism = 1
+    precision = "fp32"
 
     def __init__(self, error: float = 0.0, at: int | None = None, levels: int = 0) -> None:
         self.error, self.at, self.levels = error, at, levels

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,8 +43,10 @@ def test_ssim_is_the_windowed_formula_with_zero_padding():
 def test_away_from_the_border_it_is_scikit_images_ssim():
     """On a picture so large that the border, where padding differs, hardly counts: within its share of the area."""
     a, b = images(count=1, height=300, width=280, noise=0.1)
-    theirs = structural_similarity(
-        *(t[0].permute(1, 2, 0).double().numpy() for t in (a, b)),
+    first, second = (t[0].permute(1, 2, 0).double().numpy() for t in (a, b))
+    theirs: Any = structural_similarity(
+        first,
+        second,
         channel_axis=2,
         data_range=1.0,
         gaussian_weights=True,

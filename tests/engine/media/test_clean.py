@@ -41,6 +41,8 @@ MANIFEST = Manifest(
 class Halving:
     """Halves its input; cannot work on frames of ``refused`` padded pixels in width."""
 
+    precision = "fp32"
+
     def __init__(self, parallelism: int = 1, refused: int = 0, error: Exception | None = None) -> None:
         self.parallelism, self.refused = parallelism, refused
         self.error = error or InputError("this engine is for other sizes")
