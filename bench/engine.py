@@ -217,14 +217,15 @@ def _measure(
             engine.close()
     rates = _stream(contestants, images, runs, lambda done: progress(f"{label}: stream", done))
     rows = []
-    for each, start, check, seconds, rate in zip(contestants, starts, verified, times, rates, strict=True):
+    measured = zip(contestants, opened, starts, verified, times, rates, strict=True)
+    for each, engine, start, check, seconds, rate in measured:
         median, p95, p99 = (float(value) for value in 1000 * np.percentile(seconds, (50, 95, 99)))
         rows.append(
             Row(
                 name=each.name,
                 backend=each.manifest.backend,
                 backend_version=each.manifest.backend_version,
-                precision=each.manifest.precision,
+                precision=engine.precision,
                 height=size[0],
                 width=size[1],
                 threads=threads,
@@ -288,7 +289,7 @@ def _verify(contestant: _Contestant, engine: Engine, size: tuple[int, int]) -> _
     )
     reference = verify.reference_output(contestant.reference.network, padded)[0, :height, :width]
     comparison = verify.compare(name, engine(frames.to_float(levels)), engine(levels), reference)
-    report = verify.Report(contestant.manifest.precision, (comparison,))
+    report = verify.Report(engine.precision, (comparison,))
     return _Verified(
         ok=not report.missed(),
         psnr_db=comparison.psnr if np.isfinite(comparison.psnr) else None,

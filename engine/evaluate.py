@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ import numpy as np
 from . import frames, metrics, verify
 from .backends.base import Progress, no_progress
 from .builder import find_model
-from .bundle import MANIFEST
 from .checkpoint import load_checkpoint
+from .contents import is_engine
 from .errors import InputError, VerificationError
 from .media.images import SUFFIXES, read_picture
 from .runtime import load
@@ -180,13 +179,13 @@ def _open_subject(
         if native:
             raise InputError(f"{BASELINE} is no network; evaluate it without the native option.")
         yield f"morphological opening, {_BASELINE_SIDE}x{_BASELINE_SIDE}", _opening
-    elif (exists and _is_engine(Path(model))) or (not exists and not native):
+    elif (exists and is_engine(model)) or (not exists and not native):
         if native:
             raise InputError(
                 f"{model} is an engine file, which always pads its frames; give its model for the native option."
             )
         with load(find_engine(model, progress=progress)) as engine:
-            yield f"engine, {engine.manifest.backend} in {engine.manifest.precision}", engine
+            yield f"engine, {engine.manifest.backend} in {engine.precision}", engine
     else:
         checkpoint = load_checkpoint(find_model(model)[0], colour_order=colour_order)
         spec = checkpoint.spec
@@ -211,14 +210,6 @@ def _opening(image: np.ndarray) -> np.ndarray:
     import cv2
 
     return cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((_BASELINE_SIDE, _BASELINE_SIDE), np.uint8))
-
-
-def _is_engine(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return MANIFEST in archive.namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return False
 
 
 def _pictures_by_stem(folder: Path) -> dict[str, Path]:

@@ -57,6 +57,8 @@ class Engine:
             InputError: a tile that is not larger than twice the manifest's overlap, or a limit below 1.
         """
         self.manifest = manifest
+        #: What the engine computes in: the manifest's precision, or fp32 where the device lacks that.
+        self.precision = session.precision
         self._session = session
         self._granularity = manifest.granularity
         # Pixels within the receptive field's reach see the tile's edge: with a finite reach they are dropped.

@@ -2,9 +2,9 @@
 
 The network is traced at one tiny size and then set free of it. Tracing with symbolic sizes gives the same
 function at three times the cost (SID on two cores: minutes), and resizes whose target sizes are computed at
-run time, which other runtimes execute more slowly or refuse. What makes the shortcut sound: sizes can only
-enter the graph as constants, resizes become constant scales, any other constant that is a shape is refused,
-and :func:`check_onnx` runs the result at sizes that were not traced.
+run time, which other runtimes execute more slowly or refuse. What makes the shortcut sound: resizes become
+constant scales, every other operator that is told a shape is refused, and :func:`check_onnx` runs the result at
+sizes that were not traced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ..engine.errors import BackendUnavailable, BuildError, InputError
+from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
 from ..engine.models.spec import ModelSpec
 
 OPSET = 20
@@ -32,7 +32,7 @@ OUTPUTS = ("clean", "rain", "code")
 #: ONNX Runtime against PyTorch, both fp32: largest absolute error, times max(1, max|reference|).
 TOLERANCE = 1e-5
 
-#: Operators whose named input is a shape; a constant there would tie the graph to the traced size.
+#: Operators whose named input is a shape; in a trace it may hold the traced size.
 _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 
 #: The wrapper's attribute for the network; the exporter puts it before every weight's name.
@@ -86,21 +86,23 @@ def export_onnx(
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(outputs),
+                # Half of the translation's time, for what _free_sizes takes out anyway.
+                optimize=False,
                 verbose=False,
             )
-    except InputError:
+        assert exported is not None
+        progress("checking the graph", 0.9)
+        model = exported.model_proto
+        _free_sizes(model, spec)
+        _strip(model, spec, network)
+        onnx.checker.check_model(model, full_check=True)
+    except DerainError:
         raise
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BuildError(
             f"The {spec.architecture} network could not be exported to ONNX: {reason}"
         ) from error
-    assert exported is not None
-    progress("checking the graph", 0.9)
-    model = exported.model_proto
-    _free_sizes(model, spec)
-    _strip(model, spec, network)
-    onnx.checker.check_model(model, full_check=True)
     progress("exported to ONNX", 1.0)
     return model
 
@@ -201,7 +203,6 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*known.input, *known.value_info, *known.output)
     }
-    constants = {i.name: i for i in graph.initializer if i.data_type == onnx.TensorProto.INT64}
     for node in graph.node:
         if node.op_type == "Resize" and len(node.input) == 4 and node.input[3]:
             scales = _scales(shapes[node.input[0]], shapes[node.output[0]], spec)
@@ -209,16 +210,15 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
             if not any(initializer.name == name for initializer in graph.initializer):
                 graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
             node.input[:] = [node.input[0], "", name]
+    _drop_unused(graph)
+    sizeless = _sizeless(graph)
+    for node in graph.node:
         place = _SHAPE_INPUTS.get(node.op_type)
-        if place is not None and node.input[place] in constants:
+        if place is not None and node.input[place] not in sizeless:
             raise BuildError(
                 f"The {spec.architecture} network cannot be exported for any size: its {node.op_type} "
                 f"({node.name}) holds a size as a constant."
             )
-    used = {name for node in graph.node for name in node.input}
-    kept = [initializer for initializer in graph.initializer if initializer.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
     del graph.value_info[:]
     _, _, height, width = shapes[graph.input[0].name]
     for value in (*graph.input, *graph.output):
@@ -228,6 +228,35 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
         dims[0].dim_param = "batch"
         dims[2].dim_param = _side_label("height", dims[2].dim_value, height)
         dims[3].dim_param = _side_label("width", dims[3].dim_value, width)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Take out nodes and weights that no output depends on, in place."""
+    used = {output.name for output in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not used.isdisjoint(node.output):
+            nodes.append(node)
+            used.update(node.input)
+    weights = [initializer for initializer in graph.initializer if initializer.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(weights)
+
+
+def _sizeless(graph: onnx.GraphProto) -> set[str]:
+    """Names of integer constants that say nothing of the traced size: only -1 (the rest), 0 (as it was) and 1."""
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            value = onnx.helper.get_attribute_value(node.attribute[0])
+            whole = isinstance(value, onnx.TensorProto)
+            constants[node.output[0]] = numpy_helper.to_array(value) if whole else np.asarray(value)
+    return {
+        name
+        for name, value in constants.items()
+        if value.dtype == np.int64 and np.isin(value, (-1, 0, 1)).all()
+    }
 
 
 def _scales(source: Sequence[int], target: Sequence[int], spec: ModelSpec) -> list[float]:

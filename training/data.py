@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..engine.errors import InputError
 from ..engine.media.images import read_picture
+from ..engine.models.ssid_kd import SMALLEST_SIDE
 from .rain import rainy_pair
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -55,11 +56,13 @@ def load_photos(paths: Iterable[Path]) -> list[np.ndarray]:
     """The photographs as H x W x 3 uint8 RGB. 16-bit files keep their upper byte.
 
     Raises:
-        MediaError: a file cannot be read.
+        MediaError: a file cannot be read. InputError: a picture is too small to train on.
     """
     photos = []
     for path in paths:
         pixels = read_picture(path).pixels
+        if min(pixels.shape[:2]) < SMALLEST_SIDE:
+            raise InputError(f"{path} has a side below {SMALLEST_SIDE} pixels; leave it out.")
         photos.append(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
     return photos
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 from ..engine import metrics
 from ..engine.checkpoint import save_checkpoint
-from ..engine.errors import CheckpointError, InputError
+from ..engine.errors import BackendUnavailable, CheckpointError, DerainError, InputError
 from ..engine.files import whole_file
-from ..engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
+from ..engine.models.ssid_kd import PRESETS, SMALLEST_SIDE, SSIDKD, SSIDKDConfig
 from .data import RainPatches, find_photos, load_photos, split_photos, validation_pairs
 from .losses import negative_ssim_l1
 
@@ -33,6 +33,13 @@ class Phase:
     steps: int
     patch: int
     batch: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1 or self.patch < SMALLEST_SIDE:
+            raise InputError(
+                f"A phase of {self.steps} steps with {self.batch} patches of {self.patch} pixels cannot be trained; "
+                f"steps and batch start at 1, patches at {SMALLEST_SIDE}."
+            )
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,10 @@ class SidTrainer:
         self.run = run
         name = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
         self.device = torch.device(name)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise BackendUnavailable(
+                f"{name} was asked for and PyTorch finds no CUDA GPU; train on cpu or auto."
+            )
         self.autocast = _autocast(run, self.device)
         torch.manual_seed(run.seed)
         self.config: SSIDKDConfig = PRESETS[run.preset]
@@ -222,6 +233,7 @@ def train_sid(
 
     Raises:
         InputError, MediaError: the photographs cannot be used. CheckpointError: nothing to resume from.
+        BackendUnavailable: the device is not there. DerainError: the loss became NaN or infinite.
     """
     last, best, log = (run.output / name for name in ("last.pt", "best.safetensors", "log.csv"))
     if last.exists() and not resume:
@@ -257,9 +269,7 @@ def train_sid(
                 "seconds": f"{time.monotonic() - started:.1f}",
             }
             if not math.isfinite(loss):
-                raise CheckpointError(
-                    f"the loss became {loss} at step {progress.step}; lower the learning rate."
-                )
+                raise DerainError(f"The loss became {loss} at step {progress.step}; lower the learning rate.")
             if progress.step % run.validate_every == 0 or progress.step == run.steps:
                 progress.psnr, progress.ssim = validate(trainer.average.module, pairs, trainer.device)
                 row |= {"psnr": f"{progress.psnr:.4f}", "ssim": f"{progress.ssim:.5f}"}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from derain_engine.engine.checkpoint import load_checkpoint
-from derain_engine.engine.errors import CheckpointError, InputError
+from derain_engine.engine.errors import BackendUnavailable, CheckpointError, DerainError, InputError
 from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.training import sid
 from derain_engine.training.sid import Phase, SidRun, learning_rate, train_sid
@@ -171,9 +171,41 @@ def test_runs_that_cannot_start_are_refused_and_leave_nothing(run, changes, mess
     assert not run.output.exists()
 
 
+@pytest.mark.parametrize("numbers", [(0, 32, 1), (1, 31, 1), (1, 32, 0)])
+def test_phases_that_cannot_be_trained(numbers):
+    with pytest.raises(InputError, match="cannot be trained"):
+        Phase(*numbers)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_a_gpu_that_is_not_there_is_named(run):
+    with pytest.raises(BackendUnavailable, match="no CUDA GPU"):
+        train_sid(replace(run, device="cuda"))
+
+
+def test_a_photograph_that_is_too_small_is_named(run):
+    small = run.photos / "small.png"
+    Image.new("RGB", (31, 64)).save(small)
+    try:
+        with pytest.raises(InputError, match=r"small\.png has a side below 32"):
+            train_sid(run)
+    finally:
+        small.unlink()
+
+
+def test_a_resumed_log_tells_every_step_once(run):
+    first = replace(run, validate_every=6)
+    train_sid(first)
+    log = run.output / "log.csv"
+    whole = log.read_text()
+    log.write_text(whole + "13,40,0.1,1e-3,9.9,,\n")
+    train_sid(first, resume=True)
+    assert log.read_text() == whole
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(run, monkeypatch):
     monkeypatch.setattr(sid.SidTrainer, "step", lambda *_: math.nan)
-    with pytest.raises(CheckpointError, match="loss became nan"):
+    with pytest.raises(DerainError, match="loss became nan"):
         train_sid(run)
     assert not (run.output / "best.safetensors").exists()
 
