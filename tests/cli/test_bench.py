@@ -97,6 +97,8 @@ def test_bad_options_are_one_line_and_two(cli, options, message):
 class Recorder:
     """Stands for an engine; notes its calls."""
 
+    precision = "fp32"
+
     def __init__(self, name, mode, calls):
         self.name, self.mode, self.calls, self.closed = name, mode, calls, False
 

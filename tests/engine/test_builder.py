@@ -74,7 +74,7 @@ def test_progress_names_every_stage(model: Path, tmp_path: Path) -> None:
 def test_the_built_engine_runs_the_network_in_rgb(tmp_path: Path) -> None:
     network = small_network(3)
     save_official(tmp_path / "net_latest", network)
-    report = derain_engine.build(tmp_path / "net_latest", tmp_path / "e.derain", precision="fp32")
+    report = derain_engine.build(tmp_path / "net_latest", tmp_path / "e.derain", backend="reference")
     image = np.random.default_rng(0).random((64, 96, 3), dtype=np.float32)
     with derain_engine.load(report.path) as engine:
         clean = engine(image)
@@ -88,12 +88,12 @@ def test_a_miss_writes_nothing_and_keeps_what_was_there(
 ) -> None:
     target = tmp_path / "e.derain"
     target.write_bytes(b"an older engine")
-    monkeypatch.setattr(verify, "FP32_MAX_ABS", 0.0)
+    monkeypatch.setattr(verify, "FP32_MAX_ABS", -1.0)
     with pytest.raises(VerificationError, match=r"small in fp32 .* max-abs"):
-        derain_engine.build(model, target, precision="fp32")
+        derain_engine.build(model, target, backend="reference")
     assert target.read_bytes() == b"an older engine"
     assert [p.name for p in tmp_path.iterdir()] == ["e.derain"]
-    derain_engine.build(model, target, precision="fp32", accept=["max-abs"])
+    derain_engine.build(model, target, backend="reference", accept=["max-abs"])
     assert target.read_bytes() != b"an older engine"
 
 
@@ -101,7 +101,12 @@ def test_a_network_that_overflows_is_refused(tmp_path: Path) -> None:
     network = small_network(gain=1e8)
     save_checkpoint(tmp_path / "hot.safetensors", network, "ssid-kd", metadata={})
     with pytest.raises(VerificationError, match="NaN or infinite"):
-        derain_engine.build(tmp_path / "hot.safetensors", tmp_path / "e.derain", accept=list(builder.CHECKS))
+        derain_engine.build(
+            tmp_path / "hot.safetensors",
+            tmp_path / "e.derain",
+            backend="reference",
+            accept=list(builder.CHECKS),
+        )
     assert not (tmp_path / "e.derain").exists()
 
 
@@ -153,7 +158,7 @@ def test_verify_engine_knows_the_weights(built: builder.BuildReport, model: Path
 def test_verify_engine_finds_the_colour_order_again(tmp_path: Path) -> None:
     save_official(tmp_path / "net_latest", small_network(5))
     path = tmp_path / "e.derain"
-    derain_engine.build(tmp_path / "net_latest", path, colour_order="rgb", precision="fp32")
+    derain_engine.build(tmp_path / "net_latest", path, colour_order="rgb", backend="reference")
     assert builder.verify_engine(path, tmp_path / "net_latest").missed() == []
 
 

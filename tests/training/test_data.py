@@ -89,9 +89,9 @@ def test_the_berkeley_photographs_leave_398_beside_the_test_pairs(shared_data):
 
 
 def test_photographs_are_read_as_8_bit_rgb(tmp_path):
-    cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 5, 3), (3 << 8, 2 << 8, (1 << 8) + 255), np.uint16))
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((40, 50, 3), (3 << 8, 2 << 8, (1 << 8) + 255), np.uint16))
     (photo,) = load_photos([tmp_path / "deep.png"])
-    assert photo.shape == (4, 5, 3) and photo.dtype == np.uint8
+    assert photo.shape == (40, 50, 3) and photo.dtype == np.uint8
     assert (photo == (1, 2, 3)).all()
     (tmp_path / "x.png").write_bytes(b"nothing")
     with pytest.raises(MediaError, match=r"x\.png"):
