@@ -18,12 +18,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engine import environment, frames, verify, weights
-from ..engine.backends.base import Progress, no_progress
 from ..engine.builder import find_model, matching_checkpoint
 from ..engine.bundle import open_bundle
 from ..engine.checkpoint import Checkpoint
 from ..engine.errors import BackendUnavailable, InputError, VerificationError
 from ..engine.manifest import Manifest
+from ..engine.progress import Progress, no_progress
 from ..engine.runtime import Engine, load
 from ..engine.shipped import find_engine
 from . import rivals

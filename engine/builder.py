@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import backends, files, frames, verify, weights
-from .backends.base import Artefact, CompileOptions, Progress, RunOptions, no_progress
+from .backends.base import Artefact, CompileOptions, RunOptions
 from .bundle import Manifest, open_bundle, write_bundle
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BackendUnavailable, BundleError, InputError, VerificationError
+from .progress import Progress, no_progress
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .backends.base import Progress, no_progress
 from .builder import find_model
 from .checkpoint import load_checkpoint
 from .errors import BackendUnavailable, InputError
 from .files import whole_file
+from .progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from . import frames, metrics, verify
-from .backends.base import Progress, no_progress
 from .builder import find_model
 from .checkpoint import load_checkpoint
 from .contents import is_engine
 from .errors import InputError, VerificationError
 from .media.images import SUFFIXES, read_picture
+from .progress import Progress, no_progress
 from .runtime import load
 from .shipped import find_engine
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import backends, builder, environment, files, weights
-from .backends.base import Progress, no_progress
 from .bundle import open_bundle
 from .errors import BundleError, InputError
+from .progress import Progress, no_progress
 from .version import __version__
 
 

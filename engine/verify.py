@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from . import frames
 from .errors import VerificationError
+from .progress import Progress, no_progress
 from .rain import Kind, add_rain, sample_rain
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def verify(
     smallest_side: int,
     precision: str,
     shape: tuple[int, int] | None = None,
-    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Run the session and the reference on the rainy pictures, in float and in 8 bits.
 

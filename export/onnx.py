@@ -13,7 +13,7 @@ import contextlib
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
 from ..engine.models.spec import ModelSpec
+from ..engine.progress import Progress, no_progress
 
 OPSET = 20
 INPUT = "rainy"
@@ -39,16 +40,12 @@ _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 _PREFIX = "network."
 
 
-def _silent(stage: str, fraction: float) -> None:
-    pass
-
-
 def export_onnx(
     network: nn.Module,
     spec: ModelSpec,
     *,
     outputs: Sequence[str] = ("clean",),
-    progress: Callable[[str, float], None] = _silent,
+    progress: Progress = no_progress,
 ) -> onnx.ModelProto:
     """The network, weights inside, as a checked ONNX model.
 

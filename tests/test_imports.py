@@ -29,7 +29,7 @@ ROWS = (
     {"checkpoint"},
     {"models"},
     {"kernels"},
-    {"files", "weights"},
+    {"files", "progress", "weights"},
     {"errors", "version"},
 )
 #: Files of engine/ that belong to a part of another name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from ..models.spec import ModelSpec
+from ..progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: Called with what is being done and how much of it is done, 0 to 1.
-Progress = Callable[[str, float], None]
-
-
-def no_progress(stage: str, fraction: float) -> None:
-    """A Progress that reports nowhere."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
 from ..models.spec import ModelSpec
-from .base import Artefact, CompileOptions, Progress, RunOptions, no_progress
+from ..progress import Progress, no_progress
+from .base import Artefact, CompileOptions, RunOptions
 from .batches import output_for
 
 if TYPE_CHECKING:

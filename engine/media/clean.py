@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..backends.base import Progress, no_progress
 from ..errors import DerainError, InputError, MediaError
+from ..progress import Progress, no_progress
 from ..runtime import Engine
 from .images import Picture, rain_layer, read_picture, side_by_side, write_picture
 from .jobs import Job
