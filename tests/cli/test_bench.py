@@ -7,18 +7,10 @@ import numpy as np
 import pytest
 
 from derain_engine.bench import engine as bench
-from derain_engine.engine import builder
 from derain_engine.engine.backends.reference import ReferenceSession
 
 
-@pytest.fixture(scope="session")
-def plain_engine(model):
-    """An engine of PyTorch itself: quick to open."""
-    path = model.with_name("plain.derain")
-    builder.build(model, path, backend="reference")
-    return path
-
-
+@pytest.mark.slow
 def test_engines_and_rivals_are_measured_and_verified_in_one_run(cli, engine_file, model):
     done = cli(
         *("bench", "engine", str(engine_file), "--size", "32x64", "--size", "33x40"),
@@ -44,18 +36,18 @@ def test_engines_and_rivals_are_measured_and_verified_in_one_run(cli, engine_fil
         assert row["date"].endswith("+00:00") and row["environment"]["cpu"]["model"]
 
 
-def test_without_the_model_the_table_says_that_nothing_was_verified(cli, plain_engine):
-    done = cli("bench", "engine", str(plain_engine), "--size", "32x32", "--runs", "1")
+def test_without_the_model_the_table_says_that_nothing_was_verified(cli, reference_file):
+    done = cli("bench", "engine", str(reference_file), "--size", "32x32", "--runs", "1")
     assert done.code == 0, done.err
-    row = next(line for line in done.out.splitlines() if plain_engine.name in line)
+    row = next(line for line in done.out.splitlines() if reference_file.name in line)
     assert row.rstrip().endswith("no model") and "reference fp32" in row and "32x32" in row
     for head in ("Median ms", "Frames/s", "Device", "Threads", "Versions", "Date", "Command"):
         assert head in done.out
-    done = cli("bench", "engine", str(plain_engine), "--compare")
+    done = cli("bench", "engine", str(reference_file), "--compare")
     assert done.code == 2 and "give that model" in done.err
 
 
-def test_a_wrong_output_is_shown_and_leaves_with_four(cli, plain_engine, model, monkeypatch):
+def test_a_wrong_output_is_shown_and_leaves_with_four(cli, reference_file, model, monkeypatch):
     right = ReferenceSession.run
 
     def wrong(self, batch, out=None):
@@ -64,19 +56,19 @@ def test_a_wrong_output_is_shown_and_leaves_with_four(cli, plain_engine, model, 
 
     monkeypatch.setattr(ReferenceSession, "run", wrong)
     done = cli(
-        *("bench", "engine", str(plain_engine), "--model", str(model), "--size", "32x32", "--runs", "1")
+        *("bench", "engine", str(reference_file), "--model", str(model), "--size", "32x32", "--runs", "1")
     )
-    assert done.code == 4 and f"{plain_engine.name} at 32x32" in done.err
+    assert done.code == 4 and f"{reference_file.name} at 32x32" in done.err
     assert "NO, 60.0 dB" in done.out
 
 
-def test_another_networks_model_is_refused(cli, plain_engine, model, tmp_path):
+def test_another_networks_model_is_refused(cli, reference_file, model, tmp_path):
     from derain_engine.engine.checkpoint import load_checkpoint, save_checkpoint
 
     network = load_checkpoint(model).network
     next(network.parameters()).data.mul_(1.01)
     save_checkpoint(tmp_path / "other.safetensors", network, "ssid-kd", metadata={})
-    done = cli("bench", "engine", str(plain_engine), "--model", str(tmp_path / "other.safetensors"))
+    done = cli("bench", "engine", str(reference_file), "--model", str(tmp_path / "other.safetensors"))
     assert done.code == 4 and "other weights" in done.err
 
 
