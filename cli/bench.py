@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import say, show_table
+from .values import Size, frame_size
 
 if TYPE_CHECKING:
     from ..bench.engine import Benchmark, Row
@@ -23,21 +24,6 @@ derain-engine bench engine sid-lite --compare
 derain-engine bench engine a.derain b.derain --size 512x512 --size 1080x1920 --runs 50
 derain-engine bench engine model.derain --model model.pt --json > speed.json
 """
-
-
-class _Size(NamedTuple):
-    height: int
-    width: int
-
-
-def _size(text: str) -> _Size:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH, such as 512x512.") from None
-    if min(height, width) < 1:
-        raise typer.BadParameter(f"{text!r} has a side below 1.")
-    return _Size(height, width)
 
 
 def register(app: typer.Typer) -> None:
@@ -52,10 +38,10 @@ def _bench_engine(
         list[str], typer.Argument(metavar="ENGINE", help="Engine files, or names of shipped weights.")
     ],
     sizes: Annotated[
-        list[_Size] | None,
+        list[Size] | None,
         typer.Option(
             "--size",
-            parser=_size,
+            parser=frame_size,
             metavar="HxW",
             help="Height and width of the frames in pixels; may be repeated.",
             show_default="512x512",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +12,7 @@ import typer
 
 from .progress import progress_bar
 from .terminal import file_size, say, show_table
+from .values import Size, frame_size
 
 if TYPE_CHECKING:
     from ..engine.builder import BuildReport
@@ -65,8 +65,12 @@ def _build(
         typer.Option(help="fp32, bf16, ...; by default the fastest that this machine has instructions for."),
     ] = None,
     shape: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Height and width in pixels, for an engine of this one size."),
+        Size | None,
+        typer.Option(
+            parser=frame_size,
+            metavar="HxW",
+            help="Height and width in pixels, for an engine of this one size.",
+        ),
     ] = None,
     colour_order: Annotated[
         Literal["auto", "rgb", "bgr"],
@@ -94,14 +98,14 @@ def _build(
     """
     from ..engine.builder import build
 
-    options, size = _options(option or []), _size(shape)
+    options = _options(option or [])
     with progress_bar() as progress:
         report = build(
             model,
             output,
             backend=backend,
             precision=precision,
-            shape=size,
+            shape=shape,
             colour_order=colour_order,
             options=options,
             accept=accept or [],
@@ -176,15 +180,6 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         except (ValueError, RecursionError):
             options[name] = text
     return options
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    sides = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
-    if sides is None:
-        raise typer.BadParameter(f"{text!r} is not HxW in pixels, such as 480x640.")
-    return int(sides[1]), int(sides[2])
 
 
 def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:

@@ -75,7 +75,7 @@ def test_another_networks_model_is_refused(cli, reference_file, model, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--size", "512"], "HEIGHTxWIDTH"),
+        (["--size", "512"], "not HxW"),
         (["--size", "0x4"], "below 1"),
         (["--runs", "0"], "--runs"),
         (["--threads", "0"], "--threads"),

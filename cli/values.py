@@ -1,0 +1,26 @@
+"""Values of options that several verbs take."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import typer
+
+
+class Size(NamedTuple):
+    """Of a frame, in pixels."""
+
+    height: int
+    width: int
+
+
+def frame_size(text: str) -> Size:
+    """``HxW``. Raises typer.BadParameter for anything else."""
+    sides = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
+    if sides is None:
+        raise typer.BadParameter(f"{text!r} is not HxW in pixels, such as 480x640.")
+    size = Size(int(sides[1]), int(sides[2]))
+    if min(size) < 1:
+        raise typer.BadParameter(f"{text!r} has a side below 1.")
+    return size
