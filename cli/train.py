@@ -15,6 +15,8 @@ _EXAMPLES = """Examples:
 \b
 derain-engine train sid --photos photos/ -o runs/lite
 derain-engine train sid --photos photos/ -o runs/lite --resume
+derain-engine train sid --photos photos/ -o runs/finer --from runs/lite/best.safetensors \\
+    --learning-rate 2e-4 --phase 4000:128:8
 derain-engine train sid --photos bsds500/ --exclude overlap.csv -o runs/sid --preset sid \\
     --phase 20000:64:16 --phase 10000:128:16 --device cuda
 """
@@ -61,6 +63,10 @@ def _train_sid(
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size of the network: sid or sid-lite.")] = "sid-lite",
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Weights to begin with; random ones without."),
+    ] = None,
     phases: Annotated[
         list[_Phase] | None,
         typer.Option(
@@ -71,6 +77,10 @@ def _train_sid(
             "several, one after the other.",
             show_default="12000:64:8, then 6000:128:8",
         ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Highest rate of the schedule: a warm-up, then half a cosine.", show_default="0.001"),
     ] = None,
     validation_photos: Annotated[
         int | None,
@@ -118,6 +128,7 @@ def _train_sid(
         torch.set_num_threads(threads)
     asked: dict[str, Any] = {
         "phases": tuple(Phase(*phase) for phase in phases) if phases else None,
+        "learning_rate": learning_rate,
         "validation_photos": validation_photos,
         "validate_every": validate_every,
         "seed": seed,
@@ -128,6 +139,7 @@ def _train_sid(
         photos,
         out,
         exclude=exclude,
+        start=start,
         precision=precision,
         device=device,
         **{name: value for name, value in asked.items() if value is not None},

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from ..engine import metrics
-from ..engine.checkpoint import save_checkpoint
+from ..engine.checkpoint import load_checkpoint, save_checkpoint
 from ..engine.errors import BackendUnavailable, CheckpointError, DerainError, InputError
 from ..engine.files import whole_file
 from ..engine.models.ssid_kd import PRESETS, SMALLEST_SIDE, SSIDKD, SSIDKDConfig
@@ -48,6 +48,8 @@ class SidRun:
 
     preset: a name of ``engine.models.ssid_kd.PRESETS``.
     photos: folder of clean photographs. exclude: table of photographs to leave out.
+    start: weights to begin with instead of random ones, a file of the preset's network; a run that is resumed has
+        its own.
     phases: small patches first, larger ones at the end.
     precision: ``fp32``, or ``bf16`` autocast, or ``auto``: bf16 where the device computes in it.
     """
@@ -56,6 +58,7 @@ class SidRun:
     photos: Path
     output: Path
     exclude: Path | None = None
+    start: Path | None = None
     phases: tuple[Phase, ...] = (Phase(12000, 64, 8), Phase(6000, 128, 8))
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
@@ -158,12 +161,23 @@ class SidTrainer:
         self.autocast = _autocast(run, self.device)
         torch.manual_seed(run.seed)
         self.config: SSIDKDConfig = PRESETS[run.preset]
-        self.network = SSIDKD(self.config).to(self.device)
+        self.network = SSIDKD(self.config)
+        if run.start is not None:
+            self.network.load_state_dict(self._start(run.start))
+        self.network.to(self.device)
         # torch's stubs leave this overload out.
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=run.learning_rate)
         self.progress = Progress(0, run.steps, math.nan)
+
+    def _start(self, path: Path) -> dict[str, Tensor]:
+        network = load_checkpoint(path).network
+        if not isinstance(network, SSIDKD) or network.config != self.config:
+            raise CheckpointError(
+                f"{path} is no {self.run.preset} network; start from such weights or choose their preset."
+            )
+        return network.state_dict()
 
     def step(self, rainy: Tensor, clean: Tensor) -> float:
         """One optimiser step on a batch; returns the loss."""
@@ -198,7 +212,7 @@ class SidTrainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             theirs, ours = state["run"], {k: str(v) for k, v in asdict(self.run).items()}
-            may_differ = {"output", "photos", "exclude", "workers", "device"}
+            may_differ = {"output", "photos", "exclude", "start", "workers", "device"}
             other = [k for k in ours if k not in may_differ and theirs.get(k) != ours[k]]
             if other:
                 raise CheckpointError(
@@ -232,7 +246,8 @@ def train_sid(
     Best is by PSNR of the moving average on synthetic validation pairs, made once from held-out photographs.
 
     Raises:
-        InputError, MediaError: the photographs cannot be used. CheckpointError: nothing to resume from.
+        InputError, MediaError: the photographs cannot be used. CheckpointError: nothing to resume from, or no weights
+        of this network to start from.
         BackendUnavailable: the device is not there. DerainError: the loss became NaN or infinite.
     """
     last, best, log = (run.output / name for name in ("last.pt", "best.safetensors", "log.csv"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,6 +58,7 @@ def test_options_reach_the_run_and_others_keep_the_recipe(cli, photos, tmp_path,
     table = tmp_path / "out.csv"
     assert cli("train", "sid", "--photos", str(photos), "-o", str(tmp_path)).code == 0
     more = ["--seed", "7", "--threads", "1", "--exclude", str(table), "--resume", "--phase", "5:64:3"]
+    more += ["--from", "before.safetensors", "--learning-rate", "2e-4"]
     assert cli(*arguments(photos, tmp_path, *more)).code == 0
     assert threads == [1]
     assert runs[0] == (SidRun("sid-lite", photos, tmp_path), False)
@@ -65,6 +68,8 @@ def test_options_reach_the_run_and_others_keep_the_recipe(cli, photos, tmp_path,
             photos,
             tmp_path,
             exclude=table,
+            start=Path("before.safetensors"),
+            learning_rate=2e-4,
             phases=(Phase(5, 64, 3),),
             seed=7,
             validation_photos=1,
@@ -80,7 +85,7 @@ def test_help_tells_the_recipes_own_defaults(cli):
     shown = " ".join(cli("train", "sid", "--help").out.split())
     run = SidRun("sid-lite", None, None)  # type: ignore[arg-type]
     assert ", then ".join(f"{p.steps}:{p.patch}:{p.batch}" for p in run.phases) in shown
-    for value in (run.validation_photos, run.validate_every, run.seed, run.workers):
+    for value in (run.learning_rate, run.validation_photos, run.validate_every, run.seed, run.workers):
         assert f"default: ({value})" in shown
 
 
@@ -95,6 +100,7 @@ def test_help_tells_the_recipes_own_defaults(cli):
         (["--device", "tpu"], "tpu"),
         (["--validation-photos", "4"], "too few photographs"),
         (["--exclude", "no-such.csv"], "no-such.csv"),
+        (["--from", "no-such.pt"], "no-such.pt"),
         (["--resume"], "no training to resume"),
     ],
 )

@@ -118,6 +118,19 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path, 
     ).read_bytes()
 
 
+def test_a_run_starts_from_given_weights_and_another_networks_are_refused(run, tmp_path):
+    best = train_sid(run)
+    onward = replace(run, output=tmp_path / "onward", start=best)
+    began, found = sid.SidTrainer(onward).network, load_checkpoint(best).network.state_dict()
+    assert began.state_dict().keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in began.state_dict().items())
+    assert all(parameter.requires_grad for parameter in began.parameters())
+    train_sid(onward)
+    train_sid(replace(onward, start=None), resume=True)
+    with pytest.raises(CheckpointError, match=r"best\.safetensors is no other network"):
+        train_sid(replace(onward, preset="other", output=tmp_path / "other"))
+
+
 def test_a_finished_run_stays_as_it_is(run):
     short = replace(run, phases=(Phase(2, 32, 1),))
     train_sid(short)
