@@ -24,8 +24,8 @@ test: .venv/ready
 	$(PYTEST) -m "not slow"
 	$(took)
 
-test-all: lint
-	$(PYTEST)
+test-all: lint test
+	$(PYTEST) -m slow
 	$(took)
 
 lint: .venv/ready

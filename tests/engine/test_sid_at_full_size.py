@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from derain_engine.engine.models.registry import spec_of
 from derain_engine.engine.models.ssid_kd import SSIDKD
 from derain_engine.engine.runtime import Engine
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR, reference_output
-from derain_engine.export.onnx import export_onnx
+from derain_engine.export.onnx import check_onnx, export_onnx
 
 pytestmark = pytest.mark.slow
 
@@ -93,19 +95,29 @@ def test_engine_equals_the_reference(engine: Engine, network: SSIDKD, size: tupl
 
 
 @pytest.fixture(scope="module")
-def with_code(network: SSIDKD) -> bytes:
+def with_code(network: SSIDKD) -> onnx.ModelProto:
     """The network with its innermost map as a second output, as ONNX."""
-    return export_onnx(network, spec_of("ssid-kd", {}), outputs=("clean", "code")).SerializeToString()
+    return export_onnx(network, spec_of("ssid-kd", {}), outputs=("clean", "code"))
+
+
+def test_the_onnx_file_holds_what_is_alive_once(network: SSIDKD, with_code: onnx.ModelProto) -> None:
+    graph = with_code.graph
+    numbers = sum(math.prod(i.dims) for i in graph.initializer if not i.name.startswith("scales_"))
+    assert numbers == 4_433_779 - 30_584
+    assert sum(node.op_type == "Conv" for node in graph.node) == 42 * 25 + 42 - 5 + 10
+    assert check_onnx(with_code, network, spec_of("ssid-kd", {})) <= 1e-5
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_inner_code_equals_the_reference(network: SSIDKD, with_code: bytes, precision: str) -> None:
+def test_the_inner_code_equals_the_reference(
+    network: SSIDKD, with_code: onnx.ModelProto, precision: str
+) -> None:
     import openvino
 
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16 instructions")
-    model = core.read_model(with_code)
+    model = core.read_model(with_code.SerializeToString())
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     image = photo(128, 128).transpose(2, 0, 1)[None]

@@ -18,7 +18,7 @@ from torch import nn
 from derain_engine.engine.errors import BuildError, InputError
 from derain_engine.engine.models.registry import create, spec_of
 from derain_engine.engine.models.spec import ModelSpec
-from derain_engine.engine.models.ssid_kd import MFFB, PFFB, PRESETS, Derained, SSIDKDConfig
+from derain_engine.engine.models.ssid_kd import MFFB, PFFB, Derained, SSIDKDConfig
 from derain_engine.export.onnx import check_onnx, export_onnx
 
 # MFFB alone: an eighth of the graph. Two full-scale units, so that there are weights to share.
@@ -237,15 +237,3 @@ def test_is_quiet_and_leaves_the_process_as_it_was(
     assert not recwarn.list and not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert logging.getLogger("torch.onnx").level == level and gc.isenabled()
     assert all(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.slow
-def test_the_published_network() -> None:
-    spec = spec_of("ssid-kd", PRESETS["sid"])
-    torch.manual_seed(0)
-    network = strong(create(spec))
-    model = export_onnx(network, spec, outputs=("clean", "code"))
-    numbers = sum(math.prod(i.dims) for i in model.graph.initializer if not i.name.startswith("scales_"))
-    assert numbers == 4_433_779 - 30_584
-    assert sum(node.op_type == "Conv" for node in model.graph.node) == 42 * 25 + 42 - 5 + 10
-    assert check_onnx(model, network, spec) <= 1e-5
