@@ -2,6 +2,7 @@
 # make test      the fast tests
 # make test-all  lint and every test
 # make lint      style, types, and who may import whom
+# make native    the CUDA C++ library, in build/native/; needs CMake and nvcc, no GPU, and none of what follows
 #
 # Each makes .venv first where it is missing or out of date: it needs Python 3.10 or newer (another one than
 # python3 with PYTHON=...) and a package registry, nothing else.
@@ -10,11 +11,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+NATIVE ?= build/native
+CMAKE ?= cmake
+NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc 2>/dev/null),/usr/local/cuda/bin/nvcc)
 
 START := $(shell date +%s)
 took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$((s % 60)) s"
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint native
 
 demo: .venv/ready
 	$(BIN)/python -m derain_engine.cli.demo --out demo-out
@@ -33,6 +37,15 @@ lint: .venv/ready
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest --quiet tests/test_imports.py
+	$(took)
+
+native:
+	@command -v $(CMAKE) >/dev/null || { echo "make native needs CMake 3.25 or newer, and '$(CMAKE)' is not there: \
+	install it, or make native CMAKE=/path/to/cmake" >&2; exit 1; }
+	@command -v $(NVCC) >/dev/null || { echo "make native needs nvcc 12.8 or newer (the CUDA toolkit), and '$(NVCC)' \
+	is not there: install it, or make native NVCC=/path/to/nvcc" >&2; exit 1; }
+	$(CMAKE) -S . -B $(NATIVE) -DCMAKE_CUDA_COMPILER=$(NVCC)
+	$(CMAKE) --build $(NATIVE) --parallel
 	$(took)
 
 # torch goes first and alone, at the pinned version: whatever depends on it would otherwise bring the newest one.
