@@ -1,0 +1,28 @@
+"""How a kernel is cut: pixels of a program, inner block, warps, pipeline stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """tile_h, tile_w: output pixels of a program. block_k: taps times channels of one step of the inner loop.
+    All three are powers of two. warps: of a program. stages: loads in flight of the software pipeline."""
+
+    tile_h: int = 8
+    tile_w: int = 16
+    block_k: int = 32
+    warps: int = 4
+    stages: int = 3
+
+
+def heuristic(kernel: str, channels: int) -> Config:
+    """A configuration that spills nowhere, for GPUs that were not tuned for."""
+    if kernel == "pffb.pyramid":
+        return Config(16, 16, 32, 4, 2)
+    if kernel.startswith("pixels."):
+        return Config(8, 32, 4, 4, 1)
+    if kernel == "resample.bilinear":
+        return Config(8, 16, 16, 4, 1)
+    return Config()

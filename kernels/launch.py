@@ -1,0 +1,79 @@
+"""One launch as data: which kernel, with which constants, over which tiles.
+
+Plans hold launches in this form, and so do engine files: a program that runs kernels compiled ahead of time needs
+neither Triton nor PyTorch to know a launch's grid and arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..engine.errors import InputError
+from .config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """kernel: ``file.function`` of this package, without ``_kernel``.
+    constants: the kernel's compile-time arguments but those of the configuration.
+    planes: programs along the grid's second axis, for kernels that do one thing to several maps.
+
+    A kernel's run-time arguments are pointers, then 32-bit sizes, of which the first two are the height and width (in
+    pixels) that the tiles of its grid cover.
+    """
+
+    kernel: str
+    constants: Mapping[str, int | float | bool]
+    config: Config
+    planes: int = 1
+
+    def grid(self, height: int, width: int) -> tuple[int, int, int]:
+        return -(-height // self.config.tile_h) * -(-width // self.config.tile_w), self.planes, 1
+
+    def compile_time(self) -> dict[str, int | float | bool]:
+        """Every constant by name, the configuration's with the others."""
+        config = self.config
+        tile = {"TILE_H": config.tile_h, "TILE_W": config.tile_w, "BLOCK_K": config.block_k}
+        return {**self.constants, **tile}
+
+
+def launch(kernel: Any, call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    """Run a Triton kernel over a map of sizes[0] x sizes[1] pixels."""
+    kernel[call.grid(sizes[0], sizes[1])](
+        *pointers, *sizes, **call.compile_time(), num_warps=call.config.warps, num_stages=call.config.stages
+    )
+
+
+def check_maps(
+    maps: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+) -> tuple[int, int, int]:
+    """(height, width, channels) of the first map, after a check that all are H x W x C, contiguous, of one dtype on
+    one device, and that the weights lie there too and are of that dtype or fp32.
+
+    Raises:
+        InputError: they are not.
+    """
+    import torch
+
+    first = next(iter(maps.values()))
+    if first.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise InputError(f"The fused kernels compute in fp16, bf16 or fp32, not in {first.dtype}.")
+    for name, tensor in maps.items():
+        if tensor.ndim != 3 or not tensor.numel() or not tensor.is_contiguous():
+            raise InputError(f"{name} must be a contiguous map of height x width x channels, none of them 0.")
+        if tensor.dtype != first.dtype or tensor.device != first.device:
+            raise InputError(
+                f"{name} is {tensor.dtype} on {tensor.device}, not {first.dtype} on {first.device}."
+            )
+    for name, tensor in (weights or {}).items():
+        if tensor.dtype not in (first.dtype, torch.float32) or tensor.device != first.device:
+            raise InputError(
+                f"The weights {name} are {tensor.dtype} on {tensor.device}, not {first.dtype} on {first.device}."
+            )
+    height, width, channels = first.shape
+    return height, width, channels

@@ -1,0 +1,196 @@
+"""Frames to the network's padded maps and back.
+
+    frame_in    picture, 3 channels of uint8 or float  ->  map H x W x 4 in [0, 1], the fourth channel 0
+    frame_out   picture, rain layer H x W x 3          ->  clean = picture - rain (eq. 1), of the picture's kind
+
+The picture is h x w x 3 (NHWC) or 3 x h x w (NCHW), RGB or BGR. Below and to the right it is padded to H x W by
+reflection without repeating the edge, or by the edge where a side is not longer than its padding; frame_out crops. uint8
+is divided by 255 and comes back as floor(255 * clamp(y, 0, 1) + 0.5), NaN as 0; floats come and go as they are.
+The subtraction is done in fp32 from the picture itself, so half precision touches the rain layer alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..engine.errors import InputError
+from .config import Config, heuristic
+from .gemm import tile_pixels
+from .launch import Call, check_maps, launch
+
+#: Channels of the padded map: three colours and one of zeros, so that a pixel is read at once.
+MAP_CHANNELS = 4
+
+
+@triton.jit
+def _padded(at, size, padded_size):
+    """The picture's row (or column) that a padded row shows."""
+    beyond = tl.where(size > padded_size - size, 2 * (size - 1) - at, size - 1)
+    return tl.where(at < size, at, beyond)
+
+
+@triton.jit
+def _address(y, column, colour, h, w, PLANAR: tl.constexpr, BGR: tl.constexpr):
+    if BGR:
+        colour = 2 - colour
+    if PLANAR:
+        return colour * (h * w) + y * w + column
+    else:
+        return (y * w + column) * 3 + colour
+
+
+@triton.jit(do_not_specialize=["H", "W", "FRAME_H", "FRAME_W"])
+def frame_in_kernel(
+    frame, out, H, W, FRAME_H, FRAME_W,
+    PLANAR: tl.constexpr, BGR: tl.constexpr, BYTES: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    across = tl.cdiv(W, TILE_W)
+    y, column = tile_pixels(0, tl.arange(0, TILE_H * TILE_W), TILE_W)
+    y += tl.program_id(0) // across * TILE_H
+    column += tl.program_id(0) % across * TILE_W
+    colour = tl.arange(0, BLOCK_K)[None, :]
+    inside = ((y < H) & (column < W))[:, None]
+    from_y, from_column = _padded(y, FRAME_H, H)[:, None], _padded(column, FRAME_W, W)[:, None]
+    at = _address(from_y, from_column, colour, FRAME_H, FRAME_W, PLANAR, BGR)
+    value = tl.load(frame + at, mask=inside & (colour < 3), other=0).to(tl.float32)
+    if BYTES:
+        value = value / 255.0
+    tl.store(out + (y * W + column)[:, None] * BLOCK_K + colour, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["H", "W", "PADDED_W"])
+def frame_out_kernel(
+    frame, rain, out, H, W, PADDED_W,
+    PLANAR: tl.constexpr, BGR: tl.constexpr, BYTES: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    across = tl.cdiv(W, TILE_W)
+    y, column = tile_pixels(0, tl.arange(0, TILE_H * TILE_W), TILE_W)
+    y += tl.program_id(0) // across * TILE_H
+    column += tl.program_id(0) % across * TILE_W
+    colour = tl.arange(0, BLOCK_K)[None, :]
+    live = ((y < H) & (column < W))[:, None] & (colour < 3)
+    at = _address(y[:, None], column[:, None], colour, H, W, PLANAR, BGR)
+    value = tl.load(frame + at, mask=live, other=0).to(tl.float32)
+    if BYTES:
+        value = value / 255.0
+    value -= tl.load(rain + (y * PADDED_W + column)[:, None] * 3 + colour, mask=live, other=0.0).to(
+        tl.float32
+    )
+    if BYTES:
+        value = tl.where(value == value, tl.minimum(tl.maximum(value, 0.0), 1.0), 0.0)
+        value = tl.floor(value * 255.0 + 0.5)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=live)
+
+
+def _constants(planar: bool, bgr: bool, bytes_: bool) -> dict[str, bool]:
+    return {"PLANAR": planar, "BGR": bgr, "BYTES": bytes_}
+
+
+def frame_in_call(planar: bool, bgr: bool, bytes_: bool, config: Config) -> Call:
+    """Pointers: frame, out. Sizes: H, W, then the frame's. The configuration's inner block is 4."""
+    return Call("pixels.frame_in", _constants(planar, bgr, bytes_), config)
+
+
+def frame_out_call(planar: bool, bgr: bool, bytes_: bool, config: Config) -> Call:
+    """Pointers: frame, rain, out. Sizes: the frame's, then the rain layer's width. The inner block is 4."""
+    return Call("pixels.frame_out", _constants(planar, bgr, bytes_), config)
+
+
+def _frame_size(frame: Tensor, planar: bool) -> tuple[int, int]:
+    sides = frame.shape[1:] if planar else frame.shape[:2]
+    if frame.ndim != 3 or frame.shape[0 if planar else 2] != 3 or not frame.is_contiguous() or not min(sides):
+        raise InputError(
+            f"A frame must be contiguous, {'3 x height x width' if planar else 'height x width x 3'}."
+        )
+    if frame.dtype not in (torch.uint8, torch.float16, torch.bfloat16, torch.float32):
+        raise InputError(f"A frame must be of uint8 or floats of at most 32 bits, not {frame.dtype}.")
+    return sides[0], sides[1]
+
+
+def frame_in(
+    frame: Tensor,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    *,
+    planar: bool = False,
+    bgr: bool = False,
+    config: Config | None = None,
+) -> Tensor:
+    """The frame as a map of height x width x 4 in ``dtype``.
+
+    Raises:
+        InputError: not a frame, or one that is larger than height x width.
+    """
+    frame_height, frame_width = _frame_size(frame, planar)
+    if frame_height > height or frame_width > width:
+        raise InputError(f"A frame of {frame_width}x{frame_height} does not fit into {width}x{height}.")
+    out = torch.empty(height, width, MAP_CHANNELS, dtype=dtype, device=frame.device)
+    call = frame_in_call(
+        planar, bgr, frame.dtype == torch.uint8, config or heuristic("pixels.frame_in", MAP_CHANNELS)
+    )
+    launch(frame_in_kernel, call, [frame, out], (height, width, frame_height, frame_width))
+    return out
+
+
+def frame_out(
+    frame: Tensor, rain: Tensor, *, planar: bool = False, bgr: bool = False, config: Config | None = None
+) -> Tensor:
+    """frame - rain, of the frame's shape, dtype, layout and colour order. rain: H x W x 3, RGB, at least as large.
+
+    Raises:
+        InputError: not a frame, or a rain layer that does not cover it.
+    """
+    height, width = _frame_size(frame, planar)
+    rain_height, rain_width, channels = check_maps({"rain": rain})
+    if rain_height < height or rain_width < width or channels != 3 or rain.device != frame.device:
+        raise InputError(f"The rain layer must be at least {height} x {width} x 3, beside the frame.")
+    out = torch.empty_like(frame)
+    call = frame_out_call(
+        planar, bgr, frame.dtype == torch.uint8, config or heuristic("pixels.frame_out", MAP_CHANNELS)
+    )
+    launch(frame_out_kernel, call, [frame, rain, out], (height, width, rain_width))
+    return out
+
+
+def reference_in(
+    frame: Tensor, height: int, width: int, *, planar: bool = False, bgr: bool = False
+) -> Tensor:
+    """:func:`frame_in` in fp32 by PyTorch's padding."""
+    image = frame if planar else frame.permute(2, 0, 1)
+    image = image.flip(0) if bgr else image
+    image = image.float() / 255 if frame.dtype == torch.uint8 else image.float()
+    for axis, size in ((1, height), (2, width)):
+        more = size - image.shape[axis]
+        mode = "reflect" if image.shape[axis] > more else "replicate"
+        image = F.pad(image, (0, more) if axis == 2 else (0, 0, 0, more), mode=mode)
+    return F.pad(image, (0, 0, 0, 0, 0, 1)).permute(1, 2, 0).contiguous()
+
+
+def reference_out(frame: Tensor, rain: Tensor, *, planar: bool = False, bgr: bool = False) -> Tensor:
+    """:func:`frame_out` in fp32 by PyTorch's operators."""
+    height, width = _frame_size(frame, planar)
+    layer = rain[:height, :width].float()
+    layer = layer.flip(2) if bgr else layer
+    layer = layer.permute(2, 0, 1) if planar else layer
+    if frame.dtype != torch.uint8:
+        return (frame.float() - layer).to(frame.dtype)
+    clean = (frame.float() / 255 - layer).nan_to_num(0, 1, 0).clamp(0, 1)
+    return (clean * 255 + 0.5).floor().to(torch.uint8)
+
+
+def flops(height: int, width: int) -> int:
+    """Of either: a division or subtraction a value, and the rounding."""
+    return 3 * 4 * height * width
+
+
+def bytes_moved(height: int, width: int, frame_itemsize: int, itemsize: int = 2) -> tuple[int, int]:
+    """Of frame_in and frame_out, to and from memory."""
+    pixels = height * width
+    return (3 * frame_itemsize + 4 * itemsize) * pixels, (6 * frame_itemsize + 3 * itemsize) * pixels

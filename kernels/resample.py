@@ -1,0 +1,108 @@
+"""Bilinear resizing of a stack of maps, half-pixel centres, edges clamped, no antialiasing (PyTorch's
+``interpolate(mode="bilinear", align_corners=False)``).
+
+source is slabs x h x w x C, the result slabs x H x W x C in one buffer, or part of the channels of one wider map. NHWC
+(one picture) in fp16, bf16 or fp32. Halving is the mean of 2x2 pixels, quartering the mean of the inner 2x2 of 4x4.
+All maps of a stack are resized by one launch, before the convolution that reads them: a 3x3 window that resized as it
+read would read four values for every one of its nine.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..engine.errors import InputError
+from .config import Config, heuristic
+from .gemm import tile_pixels
+from .launch import Call, check_maps, launch
+
+
+@triton.jit
+def _sources(at, to_size, from_size):
+    """The two source rows (or columns) of output rows, and the share of the second."""
+    place = tl.maximum((at + 0.5) * (from_size.to(tl.float32) / to_size.to(tl.float32)) - 0.5, 0.0)
+    first = tl.minimum(place.to(tl.int32), from_size - 1)
+    return first, tl.minimum(first + 1, from_size - 1), place - first
+
+
+@triton.jit(do_not_specialize=["H", "W", "FROM_H", "FROM_W"])
+def bilinear_kernel(
+    source, out, H, W, FROM_H, FROM_W,
+    C: tl.constexpr, PIXEL: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    BM: tl.constexpr = TILE_H * TILE_W
+    across = tl.cdiv(W, TILE_W)
+    y, column = tile_pixels(0, tl.arange(0, BM), TILE_W)
+    y += tl.program_id(0) // across * TILE_H
+    column += tl.program_id(0) % across * TILE_W
+    plane = tl.program_id(1).to(tl.int64)
+    top, bottom, v = _sources(y, H, FROM_H)
+    left, right, u = _sources(column, W, FROM_W)
+    inside = ((y < H) & (column < W))[:, None]
+    source += plane * FROM_H * FROM_W * C
+    out += plane * H * W * PIXEL
+    for first in range(0, C, BLOCK_K):
+        c = (first + tl.arange(0, BLOCK_K))[None, :]
+        live = inside & (c < C)
+        a = tl.load(source + (top * FROM_W + left)[:, None] * C + c, mask=live, other=0.0).to(tl.float32)
+        b = tl.load(source + (top * FROM_W + right)[:, None] * C + c, mask=live, other=0.0).to(tl.float32)
+        d = tl.load(source + (bottom * FROM_W + left)[:, None] * C + c, mask=live, other=0.0).to(tl.float32)
+        e = tl.load(source + (bottom * FROM_W + right)[:, None] * C + c, mask=live, other=0.0).to(tl.float32)
+        upper = a * (1 - u)[:, None] + b * u[:, None]
+        lower = d * (1 - u)[:, None] + e * u[:, None]
+        value = upper * (1 - v)[:, None] + lower * v[:, None]
+        tl.store(out + (y * W + column)[:, None] * PIXEL + c, value.to(out.dtype.element_ty), mask=live)
+
+
+def bilinear_call(channels: int, slabs: int, config: Config, pixel: int = 0) -> Call:
+    """Pointers: source, out. Sizes: H, W, then the source's. ``pixel``: elements from one pixel of out to the next
+    where it is a part of wider pixels."""
+    return Call("resample.bilinear", {"C": channels, "PIXEL": pixel or channels}, config, planes=slabs)
+
+
+def bilinear(
+    source: Tensor, height: int, width: int, out: Tensor | None = None, config: Config | None = None
+) -> Tensor:
+    """source: slabs x h x w x C. out: slabs x height x width x C; with one slab it may be some channels of wider
+    pixels. Returns ``out``.
+
+    Raises:
+        InputError: shapes, strides, dtypes or devices that the kernel does not take.
+    """
+    if source.ndim != 4 or not source.is_contiguous():
+        raise InputError("source must be contiguous, slabs x height x width x channels.")
+    slabs, from_height, from_width, channels = source.shape
+    out = source.new_empty(slabs, height, width, channels) if out is None else out
+    check_maps({"source": source[0]})
+    pixel = out.stride(2)
+    if out.shape != (slabs, height, width, channels) or out.stride()[1:] != (width * pixel, pixel, 1):
+        raise InputError(f"out must be {(slabs, height, width, channels)}, rows of pixels without gaps.")
+    if (slabs > 1 and pixel != channels) or out.dtype != source.dtype or out.device != source.device:
+        raise InputError(
+            "out must be in the source's dtype, beside it, and whole where there are several slabs."
+        )
+    call = bilinear_call(channels, slabs, config or heuristic("resample.bilinear", channels), pixel)
+    launch(bilinear_kernel, call, [source, out], (height, width, from_height, from_width))
+    return out
+
+
+def reference(source: Tensor, height: int, width: int) -> Tensor:
+    """The same by PyTorch, in the precision of its argument."""
+    image = F.interpolate(source.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False)
+    return image.permute(0, 2, 3, 1).contiguous()
+
+
+def flops(height: int, width: int, channels: int, slabs: int) -> int:
+    """Two multiplications and an addition for each of three interpolations."""
+    return 9 * height * width * channels * slabs
+
+
+def bytes_moved(
+    size: tuple[int, int], source: tuple[int, int], channels: int, slabs: int, itemsize: int = 2
+) -> int:
+    """To and from memory with every map touched once."""
+    return itemsize * channels * slabs * (size[0] * size[1] + source[0] * source[1])
