@@ -5,6 +5,7 @@ from setuptools import setup
 SUBPACKAGES = [
     "engine",
     "engine.backends",
+    "engine.device",
     "engine.media",
     "engine.models",
     "engine.weights",

@@ -1,0 +1,1 @@
+"""CUDA without PyTorch: what a deployed engine needs of the driver, through cuda-python alone."""
