@@ -2,10 +2,10 @@
 # make test      the fast tests
 # make test-all  lint and every test
 # make lint      style, types, and who may import whom
-# make native    the CUDA C++ library, in build/native/; needs CMake and nvcc, no GPU, and none of what follows
+# make native    the CUDA C++ library, in build/native/: needs CMake and nvcc, no GPU
 #
-# Each makes .venv first where it is missing or out of date: it needs Python 3.10 or newer (another one than
-# python3 with PYTHON=...) and a package registry, nothing else.
+# All but the last make .venv first where it is missing or out of date: it needs Python 3.10 or newer (another one
+# than python3 with PYTHON=...) and a package registry, nothing else.
 
 PYTHON ?= python3
 BIN := .venv/bin
