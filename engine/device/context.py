@@ -53,7 +53,7 @@ class Context:
     def current(self) -> Iterator[None]:
         """Make this context the calling thread's for a block; what was current before is so after it."""
         cuda = driver.bindings()
-        driver.check(cuda.cuCtxPushCurrent(self.handle), f"using GPU {self.gpu.index}")
+        driver.check(cuda.cuCtxPushCurrent(self.handle), "using the GPU")
         try:
             yield
         finally:
@@ -88,8 +88,11 @@ class Resource:
     def __init__(self, context: Context, handle: Any, free: Callable[[Any], Any] | None) -> None:
         self.context = context
         self._handle = handle
-        self._release = weakref.finalize(self, _free, context, free, handle)
-        context._resources.add(self)
+        self._closed = False
+        self._release = None
+        if free is not None:
+            self._release = weakref.finalize(self, _free, context, free, handle)
+            context._resources.add(self)
 
     @property
     def handle(self) -> Any:
@@ -103,12 +106,14 @@ class Resource:
 
     def check_open(self) -> None:
         """Raise an InputError after :meth:`close`."""
-        if not self._release.alive:
+        if self._closed:
             raise InputError(f"This {type(self).__name__} is closed.")
 
     def close(self) -> None:
         """Free it. Closing twice does nothing."""
-        self._release()
+        self._closed = True
+        if self._release is not None:
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -117,9 +122,8 @@ class Resource:
         self.close()
 
 
-def _free(context: Context, free: Callable[[Any], Any] | None, handle: Any) -> None:
+def _free(context: Context, free: Callable[[Any], Any], handle: Any) -> None:
     # Freeing fails only where the context was lost, and what lost it was raised when it happened: an error from
     # here would hide that one, or come out of the garbage collector.
-    if free is not None:
-        with contextlib.suppress(DerainError), context.current():
-            free(handle)
+    with contextlib.suppress(DerainError), context.current():
+        free(handle)

@@ -73,8 +73,8 @@ def initialise() -> None:
     # What the bindings raise where there is no library to call.
     except RuntimeError as error:
         raise BackendUnavailable(
-            f"CUDA needs the NVIDIA driver, which is not on this machine ({_first_line(error)}). Install it; "
-            "a container sees it only when it was started with GPUs (docker run --gpus all)."
+            "CUDA needs the NVIDIA driver, which is not on this machine. Install it; a container sees it only when "
+            "it was started with GPUs (docker run --gpus all)."
         ) from error
     if status:
         name, meaning = _describe(status)
@@ -171,7 +171,7 @@ def _read_gpu(index: int) -> Gpu:
 
     return Gpu(
         index=index,
-        name=check(cuda.cuDeviceGetName(256, device), doing).rstrip(b"\0").decode(),
+        name=check(cuda.cuDeviceGetName(256, device), doing).partition(b"\0")[0].decode(),
         capability=(attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")),
         memory=check(cuda.cuDeviceTotalMem(device), doing),
         shared_memory=attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
@@ -192,7 +192,3 @@ def _memory_left() -> str:
     """For the message of an allocation that failed; nothing where the driver does not tell."""
     status, *memory = bindings().cuMemGetInfo()
     return "" if status else " ({} MiB of {} MiB are free)".format(*(size >> 20 for size in memory))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

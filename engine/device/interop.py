@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DerainError, InputError
+from ..errors import InputError
 from . import dlpack, driver
 from .context import Context
 from .memory import DeviceMemory, Region
@@ -158,6 +158,8 @@ def view(array: Any, stream: Stream) -> DeviceArray:
 
 
 def _from_dlpack(array: Any, stream: Stream) -> DeviceArray:
+    # Before it is asked: its library would take our stream's number for one of that GPU.
+    _check_index(array.__dlpack_device__()[1], stream.context)
     try:
         capsule = array.__dlpack__(stream=stream.number)
     # Libraries refuse with whatever they like: PyTorch a BufferError for tensors that require gradients, for one.
@@ -210,12 +212,9 @@ def _check_place(array: DeviceArray) -> None:
     cuda, context = driver.bindings(), array.context
     kind = cuda.CUpointer_attribute
     status, index = cuda.cuPointerGetAttribute(kind.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, array.pointer)
-    if status:
+    if getattr(status, "name", "") == "CUDA_ERROR_INVALID_VALUE":
         raise InputError(f"The array's address {array.pointer:#x} is not in the memory of a GPU.")
-    if index != context.gpu.index:
-        raise InputError(
-            f"The array lies on GPU {index}, the engine on GPU {context.gpu.index}; move one of them."
-        )
+    _check_index(driver.check((status, index), "looking where an array lies"), context)
     status, owner = cuda.cuPointerGetAttribute(kind.CU_POINTER_ATTRIBUTE_CONTEXT, array.pointer)
     if not status and int(owner) not in (0, int(context.handle)):
         raise InputError(
@@ -224,5 +223,12 @@ def _check_place(array: DeviceArray) -> None:
         )
 
 
-def _unknown_dtype(found: str) -> DerainError:
-    return InputError(f"Arrays of {found} are not understood; convert it to {', '.join(_FORMATS)}.")
+def _check_index(index: int, context: Context) -> None:
+    if index != context.gpu.index:
+        raise InputError(
+            f"The array lies on GPU {index}, the engine on GPU {context.gpu.index}; move one of them."
+        )
+
+
+def _unknown_dtype(found: str) -> InputError:
+    return InputError(f"Arrays of {found} are not understood; convert them to {', '.join(_FORMATS)}.")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import importlib.util
 import itertools
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +29,7 @@ class _Capture:
     """A graph in the making. unjoined: forked streams whose work the first stream has not waited for."""
 
     origin: int
-    steps: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    steps: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
     streams: set[int] = field(default_factory=set)
     unjoined: set[int] = field(default_factory=set)
 
@@ -116,10 +119,10 @@ class StandIn:
         self.modules: dict[int, bytes] = {}
         self.streams: dict[int, Any] = {}
         self.events: dict[int, dict[str, Any]] = {}
-        self.graphs: dict[int, list[tuple[str, Callable[[], None]]]] = {}
-        self.executables: dict[int, list[tuple[str, Callable[[], None]]]] = {}
+        self.graphs: dict[int, list[tuple[str, Callable[[], object]]]] = {}
+        self.executables: dict[int, list[tuple[str, Callable[[], object]]]] = {}
         self.captures: dict[int, _Capture] = {}
-        self._failures: dict[str, tuple[int, str]] = {}
+        self._failures: dict[str, tuple[int, str | None]] = {}
         self._numbers = itertools.count(1000)
         self._functions: dict[int, str] = {}
         self._time = itertools.count()
@@ -150,13 +153,10 @@ class StandIn:
         self.contexts_of[pointer] = context
 
     def _injected(self, name: str) -> str | None:
-        if name not in self._failures:
-            return None
-        after, code = self._failures.pop(name)
+        after, code = self._failures.pop(name, (0, None))
         if after:
             self._failures[name] = (after - 1, code)
-            return None
-        return code
+        return None if after else code
 
     def _holder(self, pointer: int, nbytes: int = 1) -> int:
         for start, memory in self.allocations.items():
@@ -168,7 +168,7 @@ class StandIn:
         if table.pop(int(handle), None) is None:
             raise _Refusal("INVALID_HANDLE")
 
-    def _enqueue(self, stream: Any, kind: str, step: Callable[[], None]) -> None:
+    def _enqueue(self, stream: Any, kind: str, step: Callable[[], object]) -> None:
         number = int(stream)
         if number not in self.streams and number not in (1, 2):
             raise _Refusal("INVALID_HANDLE")
@@ -187,7 +187,8 @@ class StandIn:
     cuDeviceGetCount = _answering("cuDeviceGetCount", lambda self: len(self.names))
     cuDeviceGet = _answering("cuDeviceGet", lambda self, index: self.CUdevice(index))
     cuDeviceGetName = _answering(
-        "cuDeviceGetName", lambda self, length, device: self.names[int(device)].encode().ljust(length, b"\0")
+        "cuDeviceGetName",
+        lambda self, length, device: (self.names[int(device)].encode() + b"\0").ljust(length),
     )
     cuDeviceTotalMem = _answering("cuDeviceTotalMem", lambda self, device: self.total)
     cuFuncSetAttribute = _idle("cuFuncSetAttribute")
@@ -283,9 +284,7 @@ class StandIn:
 
     @_function(1)
     def cuStreamCreate(self, flags: int) -> Any:
-        handle = self.CUstream(next(self._numbers))
-        self.streams[int(handle)] = handle
-        return handle
+        return self.streams.setdefault(number := next(self._numbers), self.CUstream(number))
 
     @_function()
     def cuStreamWaitEvent(self, stream: Any, event: Any, flags: int) -> None:
@@ -341,10 +340,10 @@ class StandIn:
         self._enqueue(stream, "KERNEL", lambda: body((x, y, z), *values))
 
     @_function(2)
-    def cuGraphGetNodes(self, graph: Any, count: int = 0) -> tuple[list[Any] | None, int]:
+    def cuGraphGetNodes(self, graph: Any, count: int = 0) -> tuple[list[str], int]:
         steps = self.graphs[int(graph)]
         # A node's kind stands for the node.
-        return [kind for kind, _ in steps[:count]] or None, count or len(steps)
+        return [kind for kind, _ in steps[:count]], count or len(steps)
 
     @_function(1)
     def cuGraphNodeGetType(self, node: str) -> Any:
@@ -369,7 +368,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     stand_in = StandIn(real)
     monkeypatch.setattr(driver, "bindings", lambda: stand_in)
     yield stand_in
-    gc.collect()
+    if stand_in.left():
+        gc.collect()
     assert stand_in.left() == {}
 
 
@@ -391,10 +391,11 @@ def cubin() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture
-def gpu() -> Iterator[Context]:
-    """A context on a real GPU, current."""
-    if (reason := driver.unavailable()) is not None:
-        pytest.skip(reason)
-    with Context() as opened, opened.current():
-        yield opened
+@pytest.fixture(scope="session")
+def assemblers() -> list[str]:
+    """ptxas of a CUDA toolkit and of Triton, whose versions differ; those that are here."""
+    found = [shutil.which("ptxas", path="/usr/local/cuda/bin") or shutil.which("ptxas")]
+    if (triton := importlib.util.find_spec("triton")) and triton.origin:
+        folder = Path(triton.origin).parent / "backends" / "nvidia" / "bin"
+        found += [str(path) for path in sorted(folder.glob("ptxas*"))]
+    return [path for path in found if path]

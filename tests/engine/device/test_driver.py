@@ -37,7 +37,7 @@ def test_a_machine_without_a_driver_says_so():
     assert (done.returncode, done.stderr) == (0, "")
     if done.stdout == "a driver is here\n":
         pytest.skip("this machine has a driver")
-    assert done.stdout.startswith("CUDA needs the NVIDIA driver, which is not on this machine (")
+    assert done.stdout.startswith("CUDA needs the NVIDIA driver, which is not on this machine. ")
     assert done.stdout.count("\n") == 1
 
 
@@ -93,7 +93,9 @@ def test_check_unpacks_what_comes_beside_the_status(cuda):
     assert driver.check((good,), "x") is None
     assert driver.check((good, 0), "x") == 0
     assert driver.check((good, 1, 2), "x") == (1, 2)
-    with pytest.raises(DerainError, match=r"^CUDA failed while counting: meaning of 1 \(CUDA_ERROR_INVALID_VALUE\)\.$"):
+    with pytest.raises(
+        DerainError, match=r"^CUDA failed while counting: meaning of 1 \(CUDA_ERROR_INVALID_VALUE\)\.$"
+    ):
         driver.check((cuda.CUresult.CUDA_ERROR_INVALID_VALUE, None), "counting")
 
 

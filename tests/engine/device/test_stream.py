@@ -86,8 +86,8 @@ def test_events_measure_time_only_when_made_for_it(context):
 def test_work_that_failed_is_told_when_it_is_waited_for(cuda, context):
     stream, event = Stream(context), Event(context)
     cuda.fail("cuStreamSynchronize", "ILLEGAL_ADDRESS")
-    with pytest.raises(DerainError, match="waiting for the GPU.*started again"):
+    with pytest.raises(DerainError, match=r"waiting for the GPU.*started again"):
         stream.synchronise()
     cuda.fail("cuEventSynchronize", "LAUNCH_FAILED")
-    with pytest.raises(DerainError, match="waiting for the GPU.*started again"):
+    with pytest.raises(DerainError, match=r"waiting for the GPU.*started again"):
         event.synchronise()
