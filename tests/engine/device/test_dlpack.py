@@ -68,6 +68,13 @@ def test_arrays_of_numpy_are_read_with_their_strides():
         assert (taken.pointer, taken.shape, taken.strides) == (each.ctypes.data, each.shape, strides)
 
 
+def test_a_tensor_may_start_behind_its_address():
+    array = np.zeros(6, np.float32)
+    capsule = array.__dlpack__()
+    dlpack._Managed.from_address(dlpack._get_pointer(capsule, b"dltensor")).tensor.byte_offset = 8
+    assert dlpack.take(capsule).pointer == array.ctypes.data + 8
+
+
 def test_a_tensor_lives_as_long_as_its_taker():
     array = np.zeros(3, np.float32)
     alive = weakref.ref(array)
