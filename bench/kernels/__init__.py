@@ -1,0 +1,1 @@
+"""Kernels beside what PyTorch does for the same."""
