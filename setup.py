@@ -8,10 +8,13 @@ SUBPACKAGES = [
     "engine.device",
     "engine.media",
     "engine.models",
+    "engine.plan",
     "engine.weights",
+    "kernels",
     "export",
     "training",
     "bench",
+    "bench.kernels",
     "cli",
 ]
 

@@ -20,7 +20,9 @@ class Config:
 def heuristic(kernel: str, channels: int) -> Config:
     """A configuration that spills nowhere, for GPUs that were not tuned for."""
     if kernel == "pffb.pyramid":
-        return Config(16, 16, 32, 4, 2)
+        return Config(16, 16, 32, 4 if channels < 48 else 8, 2)
+    if kernel == "mffb.stage2":
+        return Config(warps=4 if channels < 32 else 8)
     if kernel.startswith("pixels."):
         return Config(8, 32, 4, 4, 1)
     if kernel == "resample.bilinear":

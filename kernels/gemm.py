@@ -12,7 +12,6 @@ fp32 operands are multiplied in fp32, not in TF32.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -39,6 +38,11 @@ def split_columns(columns: int) -> tuple[int, int]:
             "on, such as 16, 24, 32 or 48. Build with another backend."
         )
     return first, second
+
+
+def power_of_two(count: int) -> int:
+    """``count`` up to a power of two."""
+    return 1 << (count - 1).bit_length()
 
 
 def padded_k(rows: int) -> int:

@@ -18,8 +18,7 @@ A 1x1 convolution of a concatenation is the sum of its shares, and a share commu
 - the first convolution of a finer scale reads act(q + up(t)) as it loads;
 - the last convolution of the full scale ends in y.
 
-``chain`` runs 1, 2 or 4 of a scale's convolutions in one launch: a program makes its tile with the halo that the
-following convolutions need (2 pixels for each), through scratch memory of its own that stays in the cache.
+chain.py runs 1, 2 or 4 of a scale's convolutions in one launch.
 """
 
 from __future__ import annotations
@@ -33,15 +32,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ..engine.errors import InputError
+from .chain import SLOPE, chain_call, chain_kernel, scratch_elements
 from .config import Config, heuristic
 from .gemm import (
     K_PADDING,
-    inner_taps,
-    leaky,
     multiply,
     pack_matrix,
-    padded_k,
-    patches,
+    power_of_two,
     split_columns,
     taps_first,
     with_bias,
@@ -49,14 +46,8 @@ from .gemm import (
 )
 from .launch import Call, check_maps, launch
 
-SLOPE = 0.2
-#: What the first convolution of a launch reads, and what the last one writes.
-READS = {"map": 0, "fusion": 1}
-WRITES = {"map": 0, "shares": 1, "sum": 2}
 #: How the four convolutions of a scale are cut into launches where nothing better is known: nine launches in all.
 DEFAULT_LENGTHS: Mapping[int, tuple[int, ...]] = {8: (4,), 4: (4,), 2: (2, 2), 1: (1, 1, 1, 1)}
-#: Most pixels that a chain multiplies at once.
-MOST_ROWS = 128
 
 
 @triton.jit
@@ -118,151 +109,12 @@ def pyramid_kernel(
     tl.store(p8 + pixel * C + c, v, mask=inside & (c < C))
 
 
-@triton.jit
-def _above(y, size, DIVISOR: tl.constexpr, EXACT: tl.constexpr):
-    """The row (or column) of the map DIVISOR times smaller that nearest upsampling shows at y."""
-    if EXACT:
-        return y // DIVISOR
-    else:
-        return y * (size // DIVISOR) // size
-
-
-@triton.jit
-def _fused_patches(
-    q,
-    shares,
-    y,
-    column,
-    dy,
-    dx,
-    channel,
-    live,
-    H,
-    W,
-    C: tl.constexpr,
-    SLOPE: tl.constexpr,
-    EXACT: tl.constexpr,
-):
-    """As ``patches``, of act(q + up(t)), t the first C channels of the coarser map's shares."""
-    ys = y[:, None] + dy[None, :]
-    xs = column[:, None] + dx[None, :]
-    inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :]
-    fine = tl.load(q + (ys * W + xs) * C + channel[None, :], mask=inside, other=0.0)
-    at = _above(ys, H, 2, EXACT) * (W // 2) + _above(xs, W, 2, EXACT)
-    coarse = tl.load(shares + at * (2 * C) + channel[None, :], mask=inside, other=0.0)
-    # Zero outside the picture stays zero.
-    return leaky(fine.to(tl.float32) + coarse.to(tl.float32), SLOPE).to(q.dtype.element_ty)
-
-
-@triton.jit
-def _plus_shares(
-    acc, s2, s4, s8, x, y, column, inside, H, W,
-    FIRST: tl.constexpr, COUNT: tl.constexpr, C: tl.constexpr, SLOPE: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    """act(acc + up(u2) + up(u4) + up(u8)) + x; u are the last C channels of the shares."""
-    n = (FIRST + tl.arange(0, COUNT))[None, :]
-    at = _above(y, H, 2, EXACT) * (W // 2) + _above(column, W, 2, EXACT)
-    acc += tl.load(s2 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
-    at = _above(y, H, 4, EXACT) * (W // 4) + _above(column, W, 4, EXACT)
-    acc += tl.load(s4 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
-    at = _above(y, H, 8, EXACT) * (W // 8) + _above(column, W, 8, EXACT)
-    acc += tl.load(s8 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
-    return leaky(acc, SLOPE) + tl.load(x + (y * W + column)[:, None] * C + n, mask=inside, other=0.0)
-
-
-@triton.jit(do_not_specialize=["H", "W"])
-def chain_kernel(
-    source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out, H, W,
-    C: tl.constexpr, LENGTH: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr, EXACT: tl.constexpr,
-    N0: tl.constexpr, N1: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, SLOPE: tl.constexpr,
-    BLOCK_M: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    across = tl.cdiv(W, TILE_W)
-    top, left = tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
-    kind = out.dtype.element_ty
-    ROOM: tl.constexpr = (TILE_H + 2 * LENGTH - 2) * (TILE_W + 2 * LENGTH - 2) * C
-    scratch += tl.program_id(0).to(tl.int64) * (2 * ROOM)
-    for step in tl.static_range(LENGTH):
-        HALO: tl.constexpr = LENGTH - 1 - step
-        WIDE: tl.constexpr = TILE_W + 2 * HALO
-        AREA: tl.constexpr = (TILE_H + 2 * HALO) * WIDE
-        for start in range(0, AREA, BLOCK_M):
-            m = start + tl.arange(0, BLOCK_M)
-            y, column = top - HALO + m // WIDE, left - HALO + m % WIDE
-            # The matrix units want a power of two where the ending multiplies by this map.
-            LAST: tl.constexpr = step == LENGTH - 1 and WRITE > 0
-            P0: tl.constexpr = K if LAST else N0
-            P1: tl.constexpr = 0 if LAST else N1
-            a0, a1 = zeros(BLOCK_M, P0, P1)
-            for first in range(0, 9 * C, BLOCK_K):
-                k = first + tl.arange(0, BLOCK_K)
-                dy, dx = inner_taps(k // C)
-                channel, live = k % C, k < 9 * C
-                if step > 0:
-                    # The region before this one is a pixel wider on every side.
-                    ys, xs = y[:, None] + dy[None, :], column[:, None] + dx[None, :]
-                    inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :] & (m < AREA)[:, None]
-                    at = (ys - top + HALO + 1) * (WIDE + 2) + xs - left + HALO + 1
-                    before = scratch + (step - 1) % 2 * ROOM
-                    a = tl.load(before + at * C + channel[None, :], mask=inside, other=0.0)
-                elif READ == 1:
-                    a = _fused_patches(
-                        source, shares, y, column, dy, dx, channel, live, H, W, C, SLOPE, EXACT
-                    )
-                else:
-                    a = patches(source, y, column, dy, dx, channel, live, H, W, C)
-                a0, a1 = multiply(a, weights + step * ROWS * K, k, a0, a1, 0, K, P0, P1)
-            a0 = leaky(with_bias(a0, bias, step * K, P0), SLOPE)
-            if P1 > 0:
-                a1 = leaky(with_bias(a1, bias, step * K + P0, P1), SLOPE)
-            inside = ((y >= 0) & (y < H) & (column >= 0) & (column < W) & (m < AREA))[:, None]
-            pixel = (y * W + column)[:, None]
-            if step < LENGTH - 1 or WRITE == 0:
-                if step < LENGTH - 1:
-                    to = scratch + step % 2 * ROOM + m[:, None] * C
-                else:
-                    to = out + pixel * C
-                tl.store(to + tl.arange(0, P0)[None, :], a0.to(kind), mask=inside)
-                if P1 > 0:
-                    tl.store(to + (P0 + tl.arange(0, P1))[None, :], a1.to(kind), mask=inside)
-            else:
-                s = a0.to(kind)
-                rows = tl.arange(0, K)
-                if WRITE == 1:
-                    for half in tl.static_range(2):
-                        c0, c1 = zeros(BLOCK_M, N0, N1)
-                        c0, c1 = multiply(s, ending, rows, c0, c1, half * C, 2 * C, N0, N1)
-                        to = out + pixel * (2 * C) + half * C
-                        tl.store(to + tl.arange(0, N0)[None, :], c0.to(kind), mask=inside)
-                        if N1 > 0:
-                            tl.store(to + (N0 + tl.arange(0, N1))[None, :], c1.to(kind), mask=inside)
-                else:
-                    c0, c1 = zeros(BLOCK_M, N0, N1)
-                    c0, c1 = multiply(s, ending, rows, c0, c1, 0, C, N0, N1)
-                    c0 = with_bias(c0, ending_bias, 0, N0)
-                    c0 = _plus_shares(c0, s2, s4, s8, x, y, column, inside, H, W, 0, N0, C, SLOPE, EXACT)
-                    tl.store(out + pixel * C + tl.arange(0, N0)[None, :], c0.to(kind), mask=inside)
-                    if N1 > 0:
-                        c1 = with_bias(c1, ending_bias, N0, N1)
-                        c1 = _plus_shares(c1, s2, s4, s8, x, y, column, inside, H, W, N0, N1, C, SLOPE, EXACT)
-                        at = pixel * C + (N0 + tl.arange(0, N1))[None, :]
-                        tl.store(out + at, c1.to(kind), mask=inside)
-        if step < LENGTH - 1:
-            # What this program wrote to its scratch memory is read by its other threads next.
-            tl.debug_barrier()
-
-
-def _columns(channels: int) -> int:
-    """``channels`` up to a power of two."""
-    return 1 << (channels - 1).bit_length()
-
-
 def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """A PFFB's state dict (``scale8.0.0.weight``, ``fusion84.0.weight`` ...) as the kernels read it: ``pyramid`` with
     the fusions' shares of the finer maps; for every scale k the four convolutions ``chain_k`` and what its last one
     ends in, ``ending_k``; biases in fp32 beside each."""
     channels = state["fusion_all.0.bias"].shape[0]
-    columns = _columns(channels)
+    columns = power_of_two(channels)
 
     def matrix(name: str, share: int) -> Tensor:
         weight = state[f"{name}.0.weight"][:, share * channels : (share + 1) * channels]
@@ -296,39 +148,8 @@ def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 def pyramid_call(channels: int, config: Config) -> Call:
     """Pointers: x, pyramid, pyramid_bias, q1, q2, q4, p8. Sizes: H, W. The tile is a square of 16 or 32."""
     n0, n1 = split_columns(channels)
-    constants = {"C": channels, "K": _columns(channels), "N0": n0, "N1": n1, "ROWS": K_PADDING}
+    constants = {"C": channels, "K": power_of_two(channels), "N0": n0, "N1": n1, "ROWS": K_PADDING}
     return Call("pffb.pyramid", constants, config)
-
-
-def chain_call(channels: int, length: int, reads: str, writes: str, exact: bool, config: Config) -> Call:
-    """Pointers: source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out; those that a launch
-    does not use may be any. Sizes: H, W of the scale.
-
-    Args:
-        length: convolutions in this launch.
-        reads: ``map`` (H x W x C) or ``fusion`` (act(source + up(shares))).
-        writes: ``map``; ``shares`` (H x W x 2C: for the next finer fusion, for fusion_all); ``sum`` (y).
-        exact: H and W are multiples of 8, so that nearest upsampling is a shift.
-    """
-    n0, n1 = split_columns(channels)
-    constants = {
-        "C": channels,
-        "LENGTH": length,
-        "READ": READS[reads],
-        "WRITE": WRITES[writes],
-        "EXACT": exact,
-    }
-    constants |= {"N0": n0, "N1": n1, "K": _columns(channels), "ROWS": padded_k(9 * channels), "SLOPE": SLOPE}
-    region = (config.tile_h + 2 * length - 2) * (config.tile_w + 2 * length - 2)
-    constants |= {"BLOCK_M": min(MOST_ROWS, _columns(region))}
-    return Call("pffb.chain", constants, config)
-
-
-def scratch_elements(call: Call, height: int, width: int) -> int:
-    """Of the scratch memory of a chain over H x W pixels."""
-    config, more = call.config, 2 * int(call.constants["LENGTH"]) - 2
-    room = (config.tile_h + more) * (config.tile_w + more) * int(call.constants["C"])
-    return call.grid(height, width)[0] * 2 * room if more else 0
 
 
 def pffb(
@@ -362,7 +183,7 @@ def pffb(
             last = first + length == 4
             reads = "fusion" if first == 0 and scale < 8 else "map"
             writes = "map" if not last else "sum" if scale == 1 else "shares"
-            config = (configs or {}).get("chain") or heuristic("pffb.chain", channels)
+            config = (configs or {}).get("chain") or heuristic("chain.chain", channels)
             exact = not (sizes[scale][0] % 8 or sizes[scale][1] % 8)
             call = chain_call(channels, length, reads, writes, exact, config)
             scratch = x.new_empty(max(1, scratch_elements(call, *sizes[scale])))

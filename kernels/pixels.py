@@ -4,8 +4,8 @@
     frame_out   picture, rain layer H x W x 3          ->  clean = picture - rain (eq. 1), of the picture's kind
 
 The picture is h x w x 3 (NHWC) or 3 x h x w (NCHW), RGB or BGR. Below and to the right it is padded to H x W by
-reflection without repeating the edge, or by the edge where a side is not longer than its padding; frame_out crops. uint8
-is divided by 255 and comes back as floor(255 * clamp(y, 0, 1) + 0.5), NaN as 0; floats come and go as they are.
+reflection without repeating the edge, or by the edge where a side is not longer than its padding; frame_out crops.
+uint8 is divided by 255 and comes back as floor(255 * clamp(y, 0, 1) + 0.5), NaN as 0; floats come and go as they are.
 The subtraction is done in fp32 from the picture itself, so half precision touches the rain layer alone.
 """
 

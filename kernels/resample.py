@@ -9,7 +9,6 @@ read would read four values for every one of its nine.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl

@@ -1,0 +1,218 @@
+"""A run of 3x3 convolutions of a PFFB in one launch, with the fusions before and after it.
+
+    act(conv3x3( ... act(conv3x3(source))))                        LENGTH of them, C -> C
+
+A program makes its tile with the halo that the following convolutions need (2 pixels for each), through scratch memory
+of its own that stays in the cache: on small maps that costs less than a launch for every convolution. The first one
+may read act(source + up(t)) instead of a map, the last one end in products of its map (see pffb.py). All maps are H x
+W x C, or 2C where they hold two shares, NHWC.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .config import Config
+from .gemm import (
+    inner_taps,
+    leaky,
+    multiply,
+    padded_k,
+    patches,
+    power_of_two,
+    split_columns,
+    with_bias,
+    zeros,
+)
+from .launch import Call
+
+SLOPE = 0.2
+#: What the first convolution of a launch reads, and what the last one writes.
+READS = {"map": 0, "fusion": 1}
+WRITES = {"map": 0, "shares": 1, "sum": 2}
+#: Most pixels that a program multiplies at once.
+MOST_ROWS = 128
+
+
+@triton.jit
+def _above(y, size, DIVISOR: tl.constexpr, EXACT: tl.constexpr):
+    """The row (or column) of the map DIVISOR times smaller that nearest upsampling shows at y."""
+    if EXACT:
+        return y // DIVISOR
+    else:
+        return y * (size // DIVISOR) // size
+
+
+@triton.jit
+def _fused_patches(
+    q,
+    shares,
+    y,
+    column,
+    dy,
+    dx,
+    channel,
+    live,
+    H,
+    W,
+    C: tl.constexpr,
+    SLOPE: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    """As ``patches``, of act(q + up(t)), t the first C channels of the coarser map's shares."""
+    ys = y[:, None] + dy[None, :]
+    xs = column[:, None] + dx[None, :]
+    inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :]
+    fine = tl.load(q + (ys * W + xs) * C + channel[None, :], mask=inside, other=0.0)
+    at = _above(ys, H, 2, EXACT) * (W // 2) + _above(xs, W, 2, EXACT)
+    coarse = tl.load(shares + at * (2 * C) + channel[None, :], mask=inside, other=0.0)
+    # Zero outside the picture stays zero.
+    return leaky(fine.to(tl.float32) + coarse.to(tl.float32), SLOPE).to(q.dtype.element_ty)
+
+
+@triton.jit
+def _plus_shares(
+    acc, s2, s4, s8, x, y, column, inside, H, W,
+    FIRST: tl.constexpr, COUNT: tl.constexpr, C: tl.constexpr, SLOPE: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """act(acc + up(u2) + up(u4) + up(u8)) + x; u are the last C channels of the shares."""
+    n = (FIRST + tl.arange(0, COUNT))[None, :]
+    at = _above(y, H, 2, EXACT) * (W // 2) + _above(column, W, 2, EXACT)
+    acc += tl.load(s2 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
+    at = _above(y, H, 4, EXACT) * (W // 4) + _above(column, W, 4, EXACT)
+    acc += tl.load(s4 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
+    at = _above(y, H, 8, EXACT) * (W // 8) + _above(column, W, 8, EXACT)
+    acc += tl.load(s8 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
+    return leaky(acc, SLOPE) + tl.load(x + (y * W + column)[:, None] * C + n, mask=inside, other=0.0)
+
+
+@triton.jit
+def _store(to, part0, part1, inside, N0: tl.constexpr, N1: tl.constexpr):
+    kind = to.dtype.element_ty
+    tl.store(to + tl.arange(0, N0)[None, :], part0.to(kind), mask=inside)
+    if N1 > 0:
+        tl.store(to + (N0 + tl.arange(0, N1))[None, :], part1.to(kind), mask=inside)
+
+
+@triton.jit
+def _step(
+    source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out, top, left, H, W,
+    STEP: tl.constexpr, C: tl.constexpr, LENGTH: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
+    EXACT: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr,
+    SLOPE: tl.constexpr, BLOCK_M: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One convolution of a chain over the tile and the halo that the convolutions after it need."""
+    LAST: tl.constexpr = STEP == LENGTH - 1
+    HALO: tl.constexpr = LENGTH - 1 - STEP
+    WIDE: tl.constexpr = TILE_W + 2 * HALO
+    AREA: tl.constexpr = (TILE_H + 2 * HALO) * WIDE
+    ROOM: tl.constexpr = (TILE_H + 2 * LENGTH - 2) * (TILE_W + 2 * LENGTH - 2) * C
+    # An ending multiplies by this map: the matrix units want a power of two of its channels.
+    P0: tl.constexpr = K if LAST and WRITE > 0 else N0
+    P1: tl.constexpr = 0 if LAST and WRITE > 0 else N1
+    kind = out.dtype.element_ty
+    for start in range(0, AREA, BLOCK_M):
+        m = start + tl.arange(0, BLOCK_M)
+        y, column = top - HALO + m // WIDE, left - HALO + m % WIDE
+        a0, a1 = zeros(BLOCK_M, P0, P1)
+        for first in range(0, 9 * C, BLOCK_K):
+            k = first + tl.arange(0, BLOCK_K)
+            dy, dx = inner_taps(k // C)
+            channel, live = k % C, k < 9 * C
+            if STEP > 0:
+                # The region of the step before is a pixel wider on every side.
+                ys, xs = y[:, None] + dy[None, :], column[:, None] + dx[None, :]
+                inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :] & (m < AREA)[:, None]
+                at = (ys - top + HALO + 1) * (WIDE + 2) + xs - left + HALO + 1
+                before = scratch + (STEP - 1) % 2 * ROOM
+                a = tl.load(before + at * C + channel[None, :], mask=inside, other=0.0)
+            elif READ == 1:
+                a = _fused_patches(source, shares, y, column, dy, dx, channel, live, H, W, C, SLOPE, EXACT)
+            else:
+                a = patches(source, y, column, dy, dx, channel, live, H, W, C)
+            a0, a1 = multiply(a, weights + STEP * ROWS * K, k, a0, a1, 0, K, P0, P1)
+        a0 = leaky(with_bias(a0, bias, STEP * K, P0), SLOPE)
+        inside = ((y >= 0) & (y < H) & (column >= 0) & (column < W) & (m < AREA))[:, None]
+        pixel = (y * W + column)[:, None]
+        if LAST and WRITE == 1:
+            c0, c1 = zeros(BLOCK_M, N0, N1)
+            c0, c1 = multiply(a0.to(kind), ending, tl.arange(0, K), c0, c1, 0, 2 * C, N0, N1)
+            d0, d1 = zeros(BLOCK_M, N0, N1)
+            d0, d1 = multiply(a0.to(kind), ending, tl.arange(0, K), d0, d1, C, 2 * C, N0, N1)
+            to = out + pixel * (2 * C)
+            _store(to, c0, c1, inside, N0, N1)
+            _store(to + C, d0, d1, inside, N0, N1)
+        elif LAST and WRITE == 2:
+            c0, c1 = zeros(BLOCK_M, N0, N1)
+            c0, c1 = multiply(a0.to(kind), ending, tl.arange(0, K), c0, c1, 0, C, N0, N1)
+            c0 = with_bias(c0, ending_bias, 0, N0)
+            c0 = _plus_shares(c0, s2, s4, s8, x, y, column, inside, H, W, 0, N0, C, SLOPE, EXACT)
+            if N1 > 0:
+                c1 = with_bias(c1, ending_bias, N0, N1)
+                c1 = _plus_shares(c1, s2, s4, s8, x, y, column, inside, H, W, N0, N1, C, SLOPE, EXACT)
+            _store(out + pixel * C, c0, c1, inside, N0, N1)
+        else:
+            if N1 > 0:
+                a1 = leaky(with_bias(a1, bias, STEP * K + N0, N1), SLOPE)
+            if LAST:
+                _store(out + pixel * C, a0, a1, inside, N0, N1)
+            else:
+                _store(scratch + STEP % 2 * ROOM + m[:, None] * C, a0, a1, inside, N0, N1)
+
+
+@triton.jit(do_not_specialize=["H", "W"])
+def chain_kernel(
+    source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out, H, W,
+    C: tl.constexpr, LENGTH: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr, EXACT: tl.constexpr,
+    N0: tl.constexpr, N1: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, SLOPE: tl.constexpr,
+    BLOCK_M: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    across = tl.cdiv(W, TILE_W)
+    top, left = tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
+    scratch += tl.program_id(0).to(tl.int64) * (2 * (TILE_H + 2 * LENGTH - 2) * (TILE_W + 2 * LENGTH - 2) * C)
+    for step in tl.static_range(LENGTH):
+        _step(
+            source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out, top, left, H, W,
+            step, C, LENGTH, READ, WRITE, EXACT, N0, N1, K, ROWS, SLOPE, BLOCK_M, TILE_H, TILE_W, BLOCK_K,
+        )  # fmt: skip
+        if step < LENGTH - 1:
+            # What this program wrote to its scratch memory is read by its other threads next.
+            tl.debug_barrier()
+
+
+def chain_call(channels: int, length: int, reads: str, writes: str, exact: bool, config: Config) -> Call:
+    """Pointers: source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out; those that a launch
+    does not use may be any. Sizes: H, W of the scale.
+
+    Args:
+        length: convolutions in this launch.
+        reads: ``map`` (H x W x C) or ``fusion`` (act(source + up(shares))).
+        writes: ``map``; ``shares`` (H x W x 2C: for the next finer fusion, for fusion_all); ``sum`` (y).
+        exact: H and W are multiples of 8, so that nearest upsampling is a shift.
+    """
+    n0, n1 = split_columns(channels)
+    constants = {
+        "C": channels,
+        "LENGTH": length,
+        "READ": READS[reads],
+        "WRITE": WRITES[writes],
+        "EXACT": exact,
+    }
+    constants |= {
+        "N0": n0,
+        "N1": n1,
+        "K": power_of_two(channels),
+        "ROWS": padded_k(9 * channels),
+        "SLOPE": SLOPE,
+    }
+    region = (config.tile_h + 2 * length - 2) * (config.tile_w + 2 * length - 2)
+    constants |= {"BLOCK_M": min(MOST_ROWS, power_of_two(region))}
+    return Call("chain.chain", constants, config)
+
+
+def scratch_elements(call: Call, height: int, width: int) -> int:
+    """Of the scratch memory of a chain over H x W pixels."""
+    config, more = call.config, 2 * int(call.constants["LENGTH"]) - 2
+    room = (config.tile_h + more) * (config.tile_w + more) * int(call.constants["C"])
+    return call.grid(height, width)[0] * 2 * room if more else 0
