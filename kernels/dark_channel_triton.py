@@ -141,10 +141,11 @@ def column_kernel(
 @triton.jit
 def column_gather_kernel(
     grad, index, sums, sources, rows, height, width, out_height, out_width,
-    stride_n, stride_h, stride_w, window, padding,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    stride_n, stride_h, stride_w, padding,
+    WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """S, and the index that it belongs to (-1: none)."""
+    # WINDOW is a constant since Triton 3.6's interpreter cannot loop to a run-time bound under recent numpy.
     strips = tl.cdiv(out_width, COLUMNS)
     pid = tl.program_id(0)
     row = (pid // strips).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -154,7 +155,7 @@ def column_gather_kernel(
     plane = height * width
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     source = tl.full((ROWS, COLUMNS), -1, tl.int32)
-    for step in range(window):
+    for step in range(WINDOW):
         out = y + padding - step
         inside = there & (out >= 0) & (out < out_height)
         winner = tl.load(index + (n * out_height + out) * out_width + column, inside, other=-1)
@@ -170,8 +171,8 @@ def column_gather_kernel(
 
 @triton.jit
 def row_gather_kernel(
-    sums, sources, out, rows, height, width, out_width, window, padding,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    sums, sources, out, rows, height, width, out_width, padding,
+    WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """dX: at most one channel of a pixel is a source, the first that holds its maximum."""
     strips = tl.cdiv(width, COLUMNS)
@@ -181,7 +182,7 @@ def row_gather_kernel(
     there = (row < rows) & (x < width)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     source = tl.full((ROWS, COLUMNS), -1, tl.int32)
-    for step in range(window):
+    for step in range(WINDOW):
         column = x + padding - step
         inside = there & (column >= 0) & (column < out_width)
         winner = tl.load(sources + row * out_width + column, inside, other=-1)
@@ -260,19 +261,19 @@ def box_maximum_backward(
     sources = torch.empty_like(sums, dtype=torch.int32)
     row_strips = triton.cdiv(n * height, _GATHER_ROWS)
     strides = grad.stride(0), grad.stride(2), grad.stride(3)
-    tile = {"ROWS": _GATHER_ROWS, "COLUMNS": _GATHER_COLUMNS}
+    constants = {"WINDOW": window, "ROWS": _GATHER_ROWS, "COLUMNS": _GATHER_COLUMNS}
     _launch(
         column_gather_kernel,
         row_strips * triton.cdiv(out_width, _GATHER_COLUMNS),
         *(grad, index, sums, sources, n * height, height, width, out_height, out_width),
-        *(*strides, window, padding),
-        **tile,
+        *(*strides, padding),
+        **constants,
     )
     _launch(
         row_gather_kernel,
         row_strips * triton.cdiv(width, _GATHER_COLUMNS),
-        *(sums, sources, out, n * height, height, width, out_width, window, padding),
-        **tile,
+        *(sums, sources, out, n * height, height, width, out_width, padding),
+        **constants,
     )
     return out
 
