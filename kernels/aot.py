@@ -1,0 +1,340 @@
+"""Kernels compiled ahead of time: a launch's specialisation for a named GPU, as a cubin and what it says of itself.
+
+A specialisation is a kernel with its constants and its configuration; a network has some dozens (a plan's calls). No
+GPU is needed. The same inputs give the same bytes on any machine: nothing of line numbers or paths is in a cubin, and
+Triton's own cache on disk saves the second compilation.
+
+Types of a kernel's arguments follow from their names: names in capitals are sizes (i32); ``...bias`` is fp32; pictures
+(``frame``, and frame_out's ``out``) are uint8, or fp32 where BYTES is not set; all other pointers are to the plan's
+type. Plans align their pointers to 16 bytes, which the kernels are told; pictures come from outside and may lie
+anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ..engine.errors import BuildError, InputError
+from ..engine.files import whole_file
+from .config import heuristic
+from .launch import Call
+
+#: GPU -> most bytes of shared memory of one block (CUDA Programming Guide, "Technical Specifications per Compute
+#: Capability").
+_SHARED_MEMORY = MappingProxyType(
+    {
+        "sm_80": 163 << 10,
+        "sm_86": 99 << 10,
+        "sm_89": 99 << 10,
+        "sm_90": 227 << 10,
+        "sm_100": 227 << 10,
+        "sm_120": 99 << 10,
+    }
+)
+#: What ``all`` means: Ampere, Ada, Hopper and Blackwell.
+TARGETS = tuple(_SHARED_MEMORY)
+DTYPES = ("fp16", "bf16", "fp32")
+#: Files of kernels that multiply no matrices.
+_WITHOUT_PRODUCTS = {"pixels", "resample"}
+_ALIGNMENT = [["tt.divisibility", 16]]
+_SIZES = {"*": 8, "i": 4}
+_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
+_PARAMETER = re.compile(r"Ordinal\s*:\s*0x([0-9a-f]+)\s+Offset\s*:\s*0x[0-9a-f]+\s+Size\s*:\s*0x([0-9a-f]+)")
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]*MMA)\b", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """call, dtype, target: what was compiled. cubin: the file. symbol: the kernel's name in it.
+
+    arguments: types of all arguments, as the device layer packs them; the last ones are scratch memory of Triton's,
+        which these kernels do not use: null.
+    warps: of a block. shared: dynamic shared memory of a block in bytes. registers: of a thread.
+    spilled: bytes of a thread's local memory, which is where registers go that there are too few of.
+    matrix: how many instructions of the matrix units there are, by name (HMMA; HGMMA on sm_90, UTCHMMA on sm_100).
+    triton: the compiler's version.
+    """
+
+    call: Call
+    dtype: str
+    target: str
+    cubin: bytes
+    symbol: str
+    arguments: tuple[str, ...]
+    warps: int
+    shared: int
+    registers: int
+    spilled: int
+    matrix: Mapping[str, int]
+    triton: str
+
+    def faults(self) -> list[str]:
+        """What makes this kernel slow or impossible to launch, in words; none is what is wanted."""
+        found = []
+        if self.spilled:
+            found.append(f"spills {self.spilled} bytes a thread")
+        if self.shared > _SHARED_MEMORY.get(self.target, self.shared):
+            found.append(f"needs {self.shared} bytes of shared memory of {_SHARED_MEMORY[self.target]}")
+        multiplies = self.call.kernel.partition(".")[0] not in _WITHOUT_PRODUCTS
+        if multiplies and self.dtype != "fp32" and not self.matrix:
+            found.append("multiplies matrices without matrix instructions")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the cubin, of which there are size and SHA-256, as JSON's types."""
+        return {
+            "kernel": self.call.kernel,
+            "constants": self.call.compile_time(),
+            "precision": self.dtype,
+            "target": self.target,
+            "symbol": self.symbol,
+            "arguments": list(self.arguments),
+            "warps": self.warps,
+            "stages": self.call.config.stages,
+            "registers": self.registers,
+            "shared_bytes": self.shared,
+            "spilled_bytes": self.spilled,
+            "matrix_instructions": dict(self.matrix),
+            "triton": self.triton,
+            "cubin_bytes": len(self.cubin),
+            "cubin_sha256": hashlib.sha256(self.cubin).hexdigest(),
+        }
+
+
+def parse_targets(text: str, current: str | None = None) -> tuple[str, ...]:
+    """The GPUs that ``--gpu`` names: ``all``, ``current``, or a list such as ``sm_80,sm_90``.
+
+    Args:
+        current: the GPU of this machine, where it has one.
+
+    Raises:
+        InputError: an unknown GPU, or ``current`` where there is none.
+    """
+    if text == "all":
+        return TARGETS
+    if text == "current":
+        if current is None:
+            raise InputError(f"This machine has no GPU that could be meant by current; {_known()}.")
+        return (current,)
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in TARGETS:
+            raise InputError(f"{name!r} is not a GPU that kernels are compiled for; {_known()}.")
+    return tuple(dict.fromkeys(names))
+
+
+def _known() -> str:
+    return f"give all, or some of {', '.join(TARGETS)}"
+
+
+def specialisation(call: Call) -> str:
+    """A name that launches share if and only if they share their code: kernel, constants, configuration."""
+    constants = " ".join(f"{name}={value}" for name, value in call.compile_time().items())
+    return f"{call.kernel} {constants} warps={call.config.warps} stages={call.config.stages}"
+
+
+def distinct(calls: Iterable[Call]) -> list[Call]:
+    """One call of every specialisation, in the order given."""
+    found: dict[str, Call] = {}
+    for call in calls:
+        found.setdefault(specialisation(call), call)
+    return list(found.values())
+
+
+def picture_calls() -> list[Call]:
+    """The kernels between pictures and maps, for every layout of pictures."""
+    from . import pixels
+
+    layouts = [
+        (planar, bgr, bytes_) for planar in (False, True) for bgr in (False, True) for bytes_ in (True, False)
+    ]
+    return [
+        builder(*layout, heuristic(name, pixels.MAP_CHANNELS))
+        for name, builder in (
+            ("pixels.frame_in", pixels.frame_in_call),
+            ("pixels.frame_out", pixels.frame_out_call),
+        )
+        for layout in layouts
+    ]
+
+
+def write_cubins(kernels: Iterable[Compiled], folder: str | os.PathLike[str]) -> None:
+    """Write ``TARGET/KERNEL-PRECISION-HASH.cubin`` for every kernel, the hash that of its specialisation, and
+    ``kernels.json``: what :meth:`Compiled.to_json` says of each, with its ``file``.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder, rows = Path(folder), []
+    for kernel in kernels:
+        name = hashlib.sha256(specialisation(kernel.call).encode()).hexdigest()[:12]
+        file = Path(kernel.target, f"{kernel.call.kernel}-{kernel.dtype}-{name}.cubin")
+        make_folder(folder / kernel.target)
+        with whole_file(folder / file) as temporary:
+            temporary.write_bytes(kernel.cubin)
+        rows.append({"file": file.as_posix(), **kernel.to_json()})
+    with whole_file(folder / "kernels.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for cubins where there is none.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+
+
+def compile_call(call: Call, dtype: str, target: str) -> Compiled:
+    """One specialisation, compiled in this process.
+
+    Args:
+        dtype: of the plan: ``fp16``, ``bf16`` or ``fp32``.
+        target: a GPU such as ``sm_90``.
+
+    Raises:
+        InputError: an unknown kernel, dtype or target.
+        BuildError: the compiler refuses, or what it gives is not launched as plans launch kernels.
+    """
+    import triton
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    arch = re.fullmatch(r"sm_(\d{2,3})", target)
+    if arch is None or dtype not in DTYPES:
+        raise InputError(
+            f"Kernels are compiled in {', '.join(DTYPES)} for GPUs such as {TARGETS[0]}, not in {dtype} for {target}."
+        )
+    kernel, constants = _kernel(call), call.compile_time()
+    types = {name: _type(name, call, dtype) for name in kernel.arg_names if name not in constants}
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        attrs={(i,): _ALIGNMENT for i, name in enumerate(kernel.arg_names) if _is_aligned(name, call, types)},
+    )
+    options = {"num_warps": call.config.warps, "num_stages": call.config.stages, "enable_fp_fusion": True}
+    try:
+        with knobs.compilation.scope():
+            # Paths and line numbers of the source would be in the cubin.
+            knobs.compilation.disable_line_info = True
+            compiled = triton.compile(source, target=GPUTarget("cuda", int(arch[1]), 32), options=options)
+    except Exception as error:  # of Triton's front end, MLIR, LLVM or ptxas
+        raise BuildError(f"{title(call, dtype, target)} was not compiled: {_told(error)}.") from error
+    cubin, metadata = compiled.asm["cubin"], compiled.metadata
+    facts = _read_cubin(cubin)
+    expected = tuple(_SIZES[kind[0]] for kind in types.values())
+    scratch = facts.parameters[len(expected) :]
+    if (
+        metadata.global_scratch_size
+        or metadata.profile_scratch_size
+        or facts.parameters != expected + scratch
+    ):
+        raise BuildError(
+            f"{title(call, dtype, target)} takes arguments of {facts.parameters} bytes and scratch memory of "
+            f"{metadata.global_scratch_size} and {metadata.profile_scratch_size}, which Triton {triton.__version__} "
+            "was not expected to ask for."
+        )
+    return Compiled(
+        call=call,
+        dtype=dtype,
+        target=target,
+        cubin=cubin,
+        symbol=metadata.name,
+        arguments=(*types.values(), *["*u8"] * len(scratch)),
+        warps=metadata.num_warps,
+        shared=metadata.shared,
+        registers=facts.registers,
+        spilled=facts.spilled,
+        matrix=facts.matrix,
+        triton=triton.__version__,
+    )
+
+
+def title(call: Call, dtype: str, target: str) -> str:
+    """What messages call a specialisation."""
+    return f"The kernel {specialisation(call)} in {dtype} for {target}"
+
+
+def _kernel(call: Call) -> Any:
+    from triton.runtime.jit import JITFunction
+
+    file, _, name = call.kernel.partition(".")
+    try:
+        kernel = getattr(importlib.import_module(f".{file}", __package__), f"{name}_kernel")
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"There is no kernel {call.kernel}.") from error
+    if not isinstance(kernel, JITFunction):
+        raise BuildError(
+            "Kernels cannot be compiled where Triton interprets them; start without TRITON_INTERPRET "
+            "in the environment."
+        )
+    return kernel
+
+
+def _is_picture(name: str, call: Call) -> bool:
+    return name == "frame" or (name == "out" and call.kernel == "pixels.frame_out")
+
+
+def _type(name: str, call: Call, dtype: str) -> str:
+    if name.isupper():
+        return "i32"
+    if _is_picture(name, call):
+        return "*u8" if call.constants["BYTES"] else "*fp32"
+    return "*fp32" if name.endswith("bias") else f"*{dtype}"
+
+
+def _is_aligned(name: str, call: Call, types: Mapping[str, str]) -> bool:
+    return types.get(name, "").startswith("*") and not _is_picture(name, call)
+
+
+def _told(error: Exception) -> str:
+    """The line of a compiler's message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()] or lines[-1:] or [type(error).__name__]
+    return telling[-1].rstrip(".")[:300]
+
+
+class _Facts(NamedTuple):
+    """Read from a cubin: bytes of every parameter, registers and bytes of local memory of a thread, matrix
+    instructions by name."""
+
+    parameters: tuple[int, ...]
+    registers: int
+    spilled: int
+    matrix: dict[str, int]
+
+
+def _read_cubin(cubin: bytes) -> _Facts:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-elf", "-sass", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = map(int, _RESOURCES.findall(text)[0])
+    parameters = {int(ordinal, 16): int(size, 16) for ordinal, size in _PARAMETER.findall(text)}
+    return _Facts(
+        tuple(parameters[i] for i in range(len(parameters))),
+        registers,
+        stack + local,
+        dict(sorted(Counter(_INSTRUCTION.findall(text)).items())),
+    )
