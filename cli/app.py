@@ -13,7 +13,7 @@ import typer
 
 from ..engine.errors import DerainError
 from ..engine.version import __version__
-from . import bench, build, environment, evaluate, export, train
+from . import bench, build, environment, evaluate, export, kernels, train
 from . import run as run_verb
 from .terminal import LogToTerminal, note, say
 
@@ -68,7 +68,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(epilog=_EXAMPLES)(_top)
-    for module in (build, run_verb, evaluate, export, train, bench, environment):
+    for module in (build, run_verb, evaluate, export, train, bench, kernels, environment):
         module.register(app)
     return app
 

@@ -1,8 +1,8 @@
 """Kernels compiled ahead of time: a launch's specialisation for a named GPU, as a cubin and what it says of itself.
 
 A specialisation is a kernel with its constants and its configuration; a network has some dozens (a plan's calls). No
-GPU is needed. The same inputs give the same bytes on any machine: nothing of line numbers or paths is in a cubin, and
-Triton's own cache on disk saves the second compilation.
+GPU is needed. The same inputs give the same bytes, wherever the package lies: neither paths nor line numbers are in a
+cubin. Triton's own cache on disk saves the second compilation.
 
 Types of a kernel's arguments follow from their names: names in capitals are sizes (i32); ``...bias`` is fp32; pictures
 (``frame``, and frame_out's ``out``) are uint8, or fp32 where BYTES is not set; all other pointers are to the plan's
