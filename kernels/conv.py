@@ -23,6 +23,7 @@ from .gemm import (
     leaky,
     multiply,
     pack_matrix,
+    padded_k,
     patches,
     split_columns,
     taps_first,
@@ -30,7 +31,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, launch
+from .launch import Call, check_maps, check_shapes, launch
 
 SLOPE = 0.2
 
@@ -114,11 +115,15 @@ def conv3x3(
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
     """
-    if stack.ndim != 4 or not stack.is_contiguous():
-        raise InputError("stack must be contiguous, slabs x height x width x channels.")
+    if stack.ndim != 4 or not stack.is_contiguous() or not len(stack):
+        raise InputError("stack must be contiguous, slabs x height x width x channels, none of them 0.")
     slabs, height, width, channels = stack.shape
     out = stack.new_empty(height, width, columns)
     check_maps({"stack": stack[0], "addend": out if addend is None else addend}, packed)
+    packed_columns = max(8, columns)
+    check_shapes(
+        packed, {"weights": (padded_k(9 * slabs * channels), packed_columns), "bias": (packed_columns,)}
+    )
     if addend is not None and addend.shape != out.shape:
         raise InputError(f"addend is {tuple(addend.shape)}; it must be {tuple(out.shape)}.")
     call = conv3x3_call(

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..engine.errors import InputError
 from .config import Config, heuristic
-from .gemm import leaky, multiply, pack_matrix, split_columns, tile_pixels, with_bias, zeros
-from .launch import Call, check_maps, launch
+from .gemm import leaky, multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
+from .launch import Call, check_maps, check_shapes, launch
 
 SLOPE = 0.2
 
@@ -92,11 +92,14 @@ def dense1x1(
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
     """
-    if stack.ndim != 4 or not stack.is_contiguous() or stack.shape[0] < slabs:
-        raise InputError(f"stack must be contiguous, {slabs} or more x height x width x channels.")
+    if stack.ndim != 4 or not stack.is_contiguous() or not 1 <= slabs <= stack.shape[0]:
+        raise InputError(
+            f"stack must be contiguous, {slabs} or more x height x width x channels, slabs 1 or more."
+        )
     out = torch.empty_like(stack[0]) if out is None else out
     given = {"stack": stack[0]} if addend is None else {"stack": stack[0], "addend": addend}
     height, width, channels = check_maps(given, packed)
+    check_shapes(packed, {"weights": (padded_k(slabs * channels), channels), "bias": (channels,)})
     pixel = out.stride(1)
     if any(tensor.shape != stack[0].shape for tensor in (out, *given.values())):
         raise InputError(f"out and addend must be {tuple(stack[0].shape)}.")

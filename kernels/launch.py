@@ -77,3 +77,15 @@ def check_maps(
             )
     height, width, channels = first.shape
     return height, width, channels
+
+
+def check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A check that packed weights are as large as a launch reads them.
+
+    Raises:
+        InputError: they are not.
+    """
+    for name, shape in shapes.items():
+        found = tuple(weights[name].shape)
+        if found != shape:
+            raise InputError(f"The weights {name} are {found}, not {shape}: they were packed for other maps.")

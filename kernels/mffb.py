@@ -33,7 +33,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, launch
+from .launch import Call, check_maps, check_shapes, launch
 
 SLOPE = 0.2
 
@@ -162,6 +162,7 @@ def mffb(
         InputError: shapes, strides, dtypes or devices that the kernels do not take.
     """
     height, width, channels = check_maps({"x": x}, packed)
+    check_shapes(packed, {"last_bias": (channels,)})
     first, second = configs or (heuristic("mffb.stage1", channels), heuristic("mffb.stage2", channels))
     m = x.new_empty(height, width, 2 * channels)
     pointers = [x, packed["inner1"], packed["outer1"], packed["bias1"], m]

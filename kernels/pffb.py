@@ -44,7 +44,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, launch
+from .launch import Call, check_maps, check_shapes, launch
 
 #: How the four convolutions of a scale are cut into launches where nothing better is known: nine launches in all.
 DEFAULT_LENGTHS: Mapping[int, tuple[int, ...]] = {8: (4,), 4: (4,), 2: (2, 2), 1: (1, 1, 1, 1)}
@@ -165,11 +165,14 @@ def pffb(
         configs: by ``pyramid`` and ``chain``, instead of the usual ones.
 
     Raises:
-        InputError: shapes, strides, dtypes or devices that the kernels do not take.
+        InputError: shapes, strides, dtypes, devices or lengths that the kernels do not take.
     """
     height, width, channels = check_maps({"x": x}, packed)
+    check_shapes(packed, {"ending1_bias": (channels,)})
     if min(height, width) < 8:
         raise InputError(f"A PFFB pools by 8; a map of {height} x {width} pixels is too small for that.")
+    if any(sum(lengths[scale]) != 4 for scale in (1, 2, 4, 8)):
+        raise InputError(f"The lengths of a scale's launches must add up to 4 convolutions: {dict(lengths)}.")
     sizes = {scale: (height // scale, width // scale) for scale in (1, 2, 4, 8)}
     maps = {scale: x.new_empty(*size, channels) for scale, size in sizes.items()}
     call = pyramid_call(channels, (configs or {}).get("pyramid") or heuristic("pffb.pyramid", channels))

@@ -72,8 +72,10 @@ def bilinear(
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
     """
-    if source.ndim != 4 or not source.is_contiguous():
-        raise InputError("source must be contiguous, slabs x height x width x channels.")
+    if source.ndim != 4 or not source.is_contiguous() or not len(source):
+        raise InputError("source must be contiguous, slabs x height x width x channels, none of them 0.")
+    if min(height, width) < 1:
+        raise InputError(f"A map cannot be resized to {height} x {width} pixels.")
     slabs, from_height, from_width, channels = source.shape
     out = source.new_empty(slabs, height, width, channels) if out is None else out
     check_maps({"source": source[0]})
