@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from derain_engine.engine.errors import InputError
+from derain_engine.engine.models.ssid_kd import MFFB
+from derain_engine.kernels import mffb
+
+pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
+
+CHANNELS = [16, 24, 32, 48]
+FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
+
+
+def block(channels: int) -> dict[str, torch.Tensor]:
+    """A state dict whose convolutions matter."""
+    torch.manual_seed(channels)
+    state = MFFB(channels).state_dict()
+    return {name: 1.6 * tensor if tensor.ndim > 1 else 4 * tensor for name, tensor in state.items()}
+
+
+@pytest.fixture
+def check(device, assert_bounded):
+    def check(channels, dtype, height, width, config=None, slope=mffb.SLOPE):
+        state, x = block(channels), torch.randn(height, width, channels)
+        exact = mffb.reference(x, state, slope)
+        plain = mffb.reference(x.to(dtype), {name: w.to(dtype) for name, w in state.items()}, slope)
+        packed = {name: w.to(device) for name, w in mffb.pack(state, dtype).items()}
+        configs = config and (config, config)
+        assert_bounded(mffb.mffb(x.to(device, dtype), packed, slope, configs), exact, plain)
+
+    return check
+
+
+@pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_block_is_that_of_pytorch(channels, dtype, check, cut):
+    check(channels, dtype, 7, 13, cut(8, 16))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_single_pixel(channels, check, cut):
+    check(channels, FP16, 1, 1, cut(4, 4))
+
+
+def test_bfloat16(check, cut):
+    check(24, BF16, 7, 13, cut(8, 16))
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(16, FP16), (24, FP32)], ids=str)
+def test_usual_tiles_meet(channels, dtype, check):
+    check(channels, dtype, 9, 17)
+
+
+def test_relu(check, cut):
+    check(16, FP32, 7, 13, cut(8, 16), slope=0.0)
+
+
+@pytest.mark.parametrize(("dtype", "height", "width"), [(FP32, 32, 32), (FP16, 33, 65)], ids=str)
+def test_larger_maps(dtype, height, width, check, cut):
+    check(24, dtype, height, width, cut(32, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 65)])
+@pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_larger_maps_of_all_widths(channels, dtype, height, width, check, cut):
+    check(channels, dtype, height, width, cut(32, 64))
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "relu"])
+def test_reference_is_the_network_s_block(activation):
+    module = MFFB(24, activation)
+    module.load_state_dict(block(24))
+    x = torch.randn(7, 13, 24)
+    y = mffb.reference(x, module.state_dict(), 0.0 if activation == "relu" else mffb.SLOPE)
+    with torch.no_grad():
+        assert torch.equal(y, module(x.movedim(-1, 0)[None])[0].movedim(0, -1))
+
+
+@pytest.mark.parametrize(
+    ("x", "channels", "message"),
+    [
+        (torch.zeros(1, 4, 4, 16), 16, "height x width x channels"),
+        (torch.zeros(0, 4, 16), 16, "none of them 0"),
+        (torch.zeros(4, 16, 4).mT, 16, "contiguous"),
+        (torch.zeros(4, 4, 16, dtype=torch.float64), 16, r"not in torch\.float64"),
+        (torch.zeros(4, 4, 16), 24, r"last_bias are \(24,\), not \(16,\)"),
+        (torch.zeros(4, 4, 20), 20, "cannot tile 20 channels"),
+        (torch.zeros(4, 4, 16, dtype=FP16), 16, r"weights .* are torch\.bfloat16"),
+    ],
+)
+def test_what_cannot_be_is_refused(x, channels, message, device):
+    packed = mffb.pack(block(channels), BF16 if x.dtype == FP16 else FP32)
+    with pytest.raises(InputError, match=message):
+        mffb.mffb(x.to(device), {name: w.to(device) for name, w in packed.items()})
+
+
+def test_work_is_counted():
+    # 3x3 and 5x5 on C, on 2C, and the 1x1: multiply-adds of a pixel in C squared.
+    assert mffb.flops(3, 5, 24) == (2 * 15 * 24**2 * (9 + 25), 2 * 15 * 24**2 * (4 * (9 + 25) + 4))
+    weights = (24**2 * 34, 24**2 * 140)
+    # x and m; m, x and y.
+    assert mffb.bytes_moved(3, 5, 24) == (
+        2 * (15 * 24 * 3 + weights[0]),
+        2 * (15 * 24 * 4 + weights[1]),
+    )
