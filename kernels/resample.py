@@ -82,7 +82,7 @@ def bilinear(
     pixel = out.stride(2)
     if out.shape != (slabs, height, width, channels) or out.stride()[1:] != (width * pixel, pixel, 1):
         raise InputError(f"out must be {(slabs, height, width, channels)}, rows of pixels without gaps.")
-    if (slabs > 1 and pixel != channels) or out.dtype != source.dtype or out.device != source.device:
+    if (slabs > 1 and not out.is_contiguous()) or out.dtype != source.dtype or out.device != source.device:
         raise InputError(
             "out must be in the source's dtype, beside it, and whole where there are several slabs."
         )
