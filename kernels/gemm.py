@@ -30,7 +30,7 @@ def split_columns(columns: int) -> tuple[int, int]:
     Raises:
         InputError: no such two, or fewer than 8 columns.
     """
-    first = 1 << (columns.bit_length() - 1)
+    first = 1 << max(0, columns.bit_length() - 1)
     second = columns - first
     if columns < _FEWEST_COLUMNS or second & (second - 1) or 0 < second < _FEWEST_COLUMNS:
         raise InputError(
