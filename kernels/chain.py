@@ -8,6 +8,9 @@ may read act(source + up(t)) instead of a map, the last one end in products of i
 W x C, or 2C where they hold two shares, NHWC.
 """
 
+# Triton's compile-time arguments are declared as constexpr and given as numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import triton
@@ -110,7 +113,7 @@ def _step(
     ROOM: tl.constexpr = (TILE_H + 2 * LENGTH - 2) * (TILE_W + 2 * LENGTH - 2) * C
     # An ending multiplies by this map: the matrix units want a power of two of its channels.
     P0: tl.constexpr = K if LAST and WRITE > 0 else N0
-    P1: tl.constexpr = 0 if LAST and WRITE > 0 else N1
+    P1: tl.constexpr = 0 if LAST and WRITE > 0 else N1  # pyright: ignore[reportAssignmentType]
     kind = out.dtype.element_ty
     for start in range(0, AREA, BLOCK_M):
         m = start + tl.arange(0, BLOCK_M)
@@ -171,7 +174,7 @@ def chain_kernel(
     across = tl.cdiv(W, TILE_W)
     top, left = tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
     scratch += tl.program_id(0).to(tl.int64) * (2 * (TILE_H + 2 * LENGTH - 2) * (TILE_W + 2 * LENGTH - 2) * C)
-    for step in tl.static_range(LENGTH):
+    for step in tl.static_range(LENGTH):  # pyright: ignore[reportGeneralTypeIssues]
         _step(
             source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out, top, left, H, W,
             step, C, LENGTH, READ, WRITE, EXACT, N0, N1, K, ROWS, SLOPE, BLOCK_M, TILE_H, TILE_W, BLOCK_K,

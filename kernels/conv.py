@@ -6,6 +6,9 @@ begins a dense connection whose units' inputs have maps of another one added (se
 MC-Concat). It is the first convolution of every scale, the convolutions between scales and the tail's.
 """
 
+# Triton's compile-time arguments are declared as constexpr and given as numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -6,6 +6,9 @@ LeakyReLU(0.2). The addend is a map of another dense connection that the next un
 skip), or the residual of the last one. ``out`` may be one of the slabs: a program reads its pixels before it writes.
 """
 
+# Triton's compile-time arguments are declared as constexpr and given as numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

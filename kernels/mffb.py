@@ -9,6 +9,9 @@ x, y are H x W x C, m is H x W x 2C, all NHWC (one picture) in fp16, bf16 or fp3
 5x5 alone. n never reaches memory.
 """
 
+# Triton's compile-time arguments are declared as constexpr and given as numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -21,6 +21,9 @@ A 1x1 convolution of a concatenation is the sum of its shares, and a share commu
 chain.py runs 1, 2 or 4 of a scale's convolutions in one launch.
 """
 
+# Triton's compile-time arguments are declared as constexpr and given as numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +77,7 @@ def _share(
 @triton.jit
 def _pooled(v, BM: tl.constexpr, K: tl.constexpr):
     """Maxima of every four pixels that follow each other."""
-    return tl.max(tl.reshape(v, [BM // 4, 4, K]), 1).to(v.dtype)
+    return tl.max(tl.reshape(v, [BM // 4, 4, K]), 1).to(v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @triton.jit
