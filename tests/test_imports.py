@@ -35,8 +35,18 @@ ROWS = (
 #: Files of engine/ that belong to a part of another name.
 MEMBER_OF = {"manifest": "bundle", "model_file": "checkpoint", "tiling": "frames"}
 #: Parts that may import anything at module level; the others stay light until a function is called.
-HEAVY_PARTS = {"export", "kernels", "models", "training"}
-LIGHT_MODULES = {"engine.models", "engine.models.spec", "export", "training"}
+HEAVY_PARTS = {"export", "kernels", "models", "plan", "training"}
+LIGHT_MODULES = {
+    *(
+        "engine.models",
+        "engine.models.spec",
+        "engine.plan",
+        "engine.plan.arena",
+        "engine.plan.program",
+        "export",
+    ),
+    *("kernels", "kernels.config", "kernels.launch", "training"),
+}
 #: Third-party packages that the light parts may import at module level.
 LIGHT = {"numpy"}
 LIGHT_IN = {"cli": {"rich", "typer"}}

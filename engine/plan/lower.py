@@ -1,0 +1,386 @@
+"""An SSID-KD network as a plan: every unit block in fused launches, concatenations and additions nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels import chain, conv, dense, mffb, pffb, resample
+from ...kernels.config import heuristic
+from ...kernels.launch import Call
+from ..errors import BuildError
+from ..models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection
+from .cost import NOMINAL, best_cuts
+from .memory import DTYPES
+from .program import GRANULARITY, ITEMSIZE, Buffer, Dtype, Plan, Pointer, Size, Step, View, Weight
+
+_NAMES: dict[torch.dtype, Dtype] = {dtype: name for name, dtype in DTYPES.items()}
+# Weights begin at multiples of this many bytes.
+_ALIGNMENT = 256
+_SCALES = (1, 2, 4, 8)
+
+
+def lower(
+    network: nn.Module,
+    dtype: Dtype = "fp16",
+    *,
+    nominal: tuple[int, int] = NOMINAL,
+    code: bool = False,
+) -> Plan:
+    """The launches of a network for pictures of any size that is a multiple of 32.
+
+    Args:
+        nominal: height and width that launches are cut for; the plan runs at any size.
+        code: keep the innermost map (``Plan.code``) to compare it.
+
+    Raises:
+        BuildError: a network, option or width that the fused kernels do not know.
+    """
+    if not isinstance(network, SSIDKD):
+        raise BuildError(
+            f"The fused kernels know no {type(network).__name__} network; build with another backend."
+        )
+    for option, known in (("pyramid", "bilinear"), ("pffb_entry", "none")):
+        if (given := getattr(network.config, option)) != known:
+            raise BuildError(
+                f"The fused kernels have no {option}={given!r}, only {known!r}; build with another backend."
+            )
+    return _Lowering(network, dtype, nominal).plan(code)
+
+
+class _Lowering:
+    def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int]) -> None:
+        self.network, self.nominal = network, nominal
+        self.dtype: Dtype = dtype
+        self.item = ITEMSIZE[dtype]
+        self.names = {module: name for name, module in network.named_modules()}
+        self.buffers: list[Buffer] = []
+        self.steps: list[Step] = []
+        self.blob = bytearray()
+        self.packed: dict[str, dict[str, Tensor]] = {}
+        self.stored: dict[tuple[str, str, int], Weight] = {}
+        self.branch = 0
+
+    def plan(self, code: bool) -> Plan:
+        config = self.network.config
+        c1, c2, c4 = config.channels
+        image = self.buffer("image", 0, 4).buffer
+        head, ed1, ed2, ed4 = (
+            getattr(self.network, name)
+            for name in ("head", "encoder_decoder_1", "encoder_decoder_2", "encoder_decoder_4")
+        )
+        tail = self.buffer("tail.in", 0, c1 + c2 + c4)
+        # The small networks first: they run beside the first layer of the large one, which needs nothing of them.
+        self.branch = 1
+        q1 = self._stack(ed4.enLayer_4, 2)
+        self._first(image, head.convLayer_4, 2, q1)
+        d4 = self.buffer("d4", 2, c4)
+        self._dense(ed4.enLayer_4, q1, 2, last=(q1, d4))
+        h1 = self._stack(ed2.enLayer_2, 1)
+        self._first(image, head.convLayer_2, 1, h1)
+        self._dense(ed2.enLayer_2, h1, 1)
+        bottom = self._stack(ed2.enLayer_4, 2)
+        begin = self._between(ed2.catLayer_2, h1, 1, 2, config.units[1], bottom, (q1, 1))
+        self._dense(ed2.enLayer_4, bottom, 2, begin, added=q1)
+        m2 = self._stack(ed2.deLayer_2, 1)
+        begin = self._between(ed2.catLayer_3, bottom, 2, 1, config.units[2], m2, (h1, 1))
+        d2 = self.buffer("d2", 1, c2)
+        self._dense(ed2.deLayer_2, m2, 1, begin, added=h1, last=(h1, d2))
+        self.branch = 0
+        e1 = self._stack(ed1.enLayer_1, 0)
+        self._convolve(head.convLayer_1, View(image), 0, 4, 1, e1)
+        self._dense(ed1.enLayer_1, e1, 0)
+        e2 = self._stack(ed1.enLayer_2, 1)
+        begin = self._between(ed1.catLayer_1, e1, 0, 1, config.units[0], e2, (h1, 1))
+        self._dense(ed1.enLayer_2, e2, 1, begin, added=h1)
+        e4 = self._stack(ed1.enLayer_4, 2)
+        begin = self._between(ed1.catLayer_2, e2, 1, 2, config.units[1], e4, (bottom, 1))
+        self._dense(ed1.enLayer_4, e4, 2, begin, added=bottom)
+        up = self._stack(ed1.deLayer_2, 1)
+        begin = self._between(ed1.catLayer_3, e4, 2, 1, config.units[2], up, (m2, 1))
+        # The residual sum takes the place of the last unit's map, which nothing reads after it.
+        self._dense(ed1.deLayer_2, up, 1, begin, added=m2, last=(e2, _slab(up, config.units[1])))
+        top = self._stack(ed1.deLayer_1, 0)
+        begin = self._between(ed1.catLayer_4, up, 1, 0, config.units[1], top, (e1, 1))
+        self._dense(ed1.deLayer_1, top, 0, begin, added=e1, last=(e1, tail))
+        for source, level, channel, name in ((d2, 1, c1, "d2"), (d4, 2, c1 + c2, "d4")):
+            self._resample(f"tail.{name}", source, level, 0, 1, View(tail.buffer, 0, channel))
+        rain = self.buffer("rain", 0, 3)
+        self._convolve(self.network.tail.catLayer, tail, 0, c1 + c2 + c4, 1, rain)
+        return Plan(
+            self.dtype,
+            tuple(self.buffers),
+            tuple(self.steps),
+            image,
+            rain.buffer,
+            _slab(e4, config.units[2]) if code else None,
+            bytes(self.blob),
+        )
+
+    def buffer(
+        self, name: str, level: int, channels: int, slabs: int = 1, tile: tuple[int, int] | None = None
+    ) -> View:
+        self.buffers.append(Buffer(name, level, channels, slabs, tile))
+        return View(len(self.buffers) - 1)
+
+    def _stack(self, connection: DenseConnection, level: int) -> View:
+        """The maps that a dense connection keeps: its input and every unit's output."""
+        units = len(connection.units)
+        return self.buffer(self.names[connection], level, _width(connection), units + 1)
+
+    def _weight(
+        self, module: nn.Module, pack: Callable[[], Mapping[str, Tensor]], name: str, first: int = 0
+    ) -> Weight:
+        """A packed tensor's place, from its row ``first`` on. A module is packed and stored once, wherever it is."""
+        owner = self.names[module]
+        if owner not in self.packed:
+            self.packed[owner] = dict(pack())
+        tensor = self.packed[owner][name]
+        if (owner, name, 0) not in self.stored:
+            self.blob += bytes(-len(self.blob) % _ALIGNMENT)
+            size = tensor.numel() * tensor.element_size()
+            self.stored[owner, name, 0] = Weight(len(self.blob), size, _NAMES[tensor.dtype])
+            self.blob += tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        whole = self.stored[owner, name, 0]
+        skipped = first * whole.size // tensor.shape[0]
+        return Weight(whole.offset + skipped, whole.size - skipped, whole.dtype)
+
+    def _step(
+        self,
+        name: str,
+        call: Call,
+        pointers: Sequence[Pointer],
+        level: int,
+        writes: Sequence[int],
+        flops: int,
+        elements: float,
+        *more: Size,
+    ) -> None:
+        """elements: of maps moved, for a picture of 32x32."""
+        seen = {p for p in pointers if isinstance(p, Weight)}
+        self.steps.append(
+            Step(
+                name,
+                call,
+                tuple(pointers),
+                (f"h{level}", f"w{level}", *more),
+                tuple(writes),
+                flops,
+                round(elements * self.item),
+                sum(weight.size for weight in seen),
+                self.branch,
+            )
+        )
+
+    def _dense(
+        self,
+        connection: DenseConnection,
+        stack: View,
+        level: int,
+        begin: View | None = None,
+        added: View | None = None,
+        last: tuple[View, View] | None = None,
+    ) -> None:
+        """The units of a dense connection and its 1x1 convolutions.
+
+        stack: slab 0 holds the input. begin: the first unit's input where it is not that. added: the stack whose
+        map i + 1 is added to unit i's input. last: what is added to the last 1x1's output, and where the sum goes;
+        without it that convolution is left out.
+        """
+        channels, units = _width(connection), len(connection.units)
+        side = _side(level)
+        source = begin or stack
+        for i, unit in enumerate(connection.units):
+            self._unit(unit, source, _slab(stack, i + 1), level, channels)
+            if i + 1 < units:
+                addend, to = added and _slab(added, i + 2), self.buffer("dense", level, channels)
+            elif last is not None:
+                addend, to = last
+            else:
+                return
+            module = connection.conv1x1[i]
+            pixel = self.buffers[to.buffer].channels
+            call = dense.dense1x1_call(
+                channels, heuristic("dense.dense1x1", channels), addend is not None, pixel
+            )
+            pack = _pack_dense(module, DTYPES[self.dtype])
+            pointers = [stack, self._weight(module, pack, "weights"), self._weight(module, pack, "bias")]
+            pointers += [addend or to, to]
+            flops = dense.flops(side, side, channels, i + 2)
+            elements = side * side * channels * (i + 3 + (addend is not None))
+            self._step(self.names[module], call, pointers, level, (4,), flops, elements, i + 2)
+            source = to
+
+    def _unit(self, unit: nn.Module, source: View, to: View, level: int, channels: int) -> None:
+        blocks = list(unit.unit)  # type: ignore[arg-type]
+        for i, block in enumerate(blocks):
+            out = to if i + 1 == len(blocks) else self.buffer("unit", level, channels)
+            if isinstance(block, PFFB):
+                self._pffb(block, source, out, level, channels)
+            else:
+                self._mffb(block, source, out, level, channels)
+            source = out
+
+    def _mffb(self, block: MFFB, x: View, out: View, level: int, channels: int) -> None:
+        name, side = self.names[block], _side(level)
+        slope = 0.0 if isinstance(block.active, nn.ReLU) else mffb.SLOPE
+
+        def weights(*names: str) -> list[Pointer]:
+            return [
+                self._weight(block, lambda: mffb.pack(block.state_dict(), DTYPES[self.dtype]), n)
+                for n in names
+            ]
+
+        m = self.buffer("mffb", level, 2 * channels)
+        flops = mffb.flops(side, side, channels)
+        maps = side * side * channels
+        call = mffb.stage1_call(channels, heuristic("mffb.stage1", channels), slope)
+        self._step(
+            f"{name}.1",
+            call,
+            [x, *weights("inner1", "outer1", "bias1"), m],
+            level,
+            (4,),
+            flops[0],
+            3 * maps,
+        )
+        call = mffb.stage2_call(channels, heuristic("mffb.stage2", channels), slope)
+        pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
+        self._step(f"{name}.2", call, pointers, level, (7,), flops[1], 4 * maps)
+
+    def _pffb(self, block: PFFB, x: View, out: View, level: int, channels: int) -> None:
+        name = self.names[block]
+
+        def weight(key: str, first: int = 0) -> Weight:
+            return self._weight(block, lambda: pffb.pack(block.state_dict(), DTYPES[self.dtype]), key, first)
+
+        flops = pffb.flops(_side(level), _side(level), channels)
+        sources = {k: self.buffer(f"pffb.{k}", level + i, channels) for i, k in enumerate(_SCALES)}
+        area = {k: _side(level + i) ** 2 * channels for i, k in enumerate(_SCALES)}
+        call = pffb.pyramid_call(channels, heuristic("pffb.pyramid", channels))
+        pointers = [x, weight("pyramid"), weight("pyramid_bias"), *sources.values()]
+        moved = area[1] + sum(area.values())
+        self._step(f"{name}.pyramid", call, pointers, level, (3, 4, 5, 6), flops["pyramid"], moved)
+        cuts = best_cuts(self.nominal[0] >> level, self.nominal[1] >> level, channels, self.item)
+        shares: dict[int, View] = {}
+        for i, scale in reversed(list(enumerate(_SCALES))):
+            at = level + i
+            cut = cuts[scale]
+            source, first = sources[scale], 0
+            for length in cut.lengths:
+                last = first + length == 4
+                reads = "fusion" if first == 0 and scale < 8 else "map"
+                writes = "map" if not last else "sum" if scale == 1 else "shares"
+                call = chain.chain_call(channels, length, reads, writes, at <= 2, cut.config)
+                if writes == "sum":
+                    to = out
+                else:
+                    to = self.buffer(f"pffb.{scale}.{first}", at, channels * (1 if writes == "map" else 2))
+                tile = (cut.config.tile_h, cut.config.tile_w)
+                room = chain.scratch_elements(call, *tile)
+                scratch = self.buffer("scratch", at, room, tile=tile) if room else to
+                pointers = [source, shares.get(2 * scale, to) if reads == "fusion" else to]
+                pointers += [weight(f"chain{scale}", first), weight(f"chain{scale}_bias", first), scratch]
+                pointers += [weight(f"ending{scale}"), weight("ending1_bias")]
+                pointers += [shares[k] if writes == "sum" else to for k in (2, 4, 8)]
+                pointers += [x if writes == "sum" else to, to]
+                moved = area[scale] * (2 + (writes == "shares")) + (
+                    area[2 * scale] if reads == "fusion" else 0
+                )
+                moved += sum(area.values()) if writes == "sum" else 0
+                extra = 2 * area[scale] * channels * {"map": 0, "shares": 2, "sum": 1}[writes]
+                count = 18 * area[scale] * channels * length + extra
+                written = (4, 11) if room else (11,)
+                part = f"{name}.scale{scale}" + ("" if length == 4 else f".{first}")
+                self._step(part, call, pointers, at, written, count, moved)
+                source, first = to, first + length
+            shares[scale] = source
+
+    def _first(self, image: int, module: nn.Module, level: int, to: View) -> None:
+        """A scale's first convolution, on the picture made smaller."""
+        small = self.buffer("image", level, 4)
+        self._resample(f"{self.names[module]}.image", View(image), 0, level, 1, small)
+        self._convolve(module, small, level, 4, 1, to)
+
+    def _between(
+        self,
+        module: nn.Module,
+        stack: View,
+        level: int,
+        to_level: int,
+        units: int,
+        to: View,
+        added: tuple[View, int],
+    ) -> View:
+        """The units' maps of a stack, resized to another level and convolved into the first slab of ``to``. Returns the
+        sum with a map of another stack, which the first unit of ``to`` reads."""
+        channels = self.buffers[stack.buffer].channels
+        resized = self.buffer("resized", to_level, channels, units)
+        self._resample(f"{self.names[module]}.in", _slab(stack, 1), level, to_level, units, resized)
+        summed = self.buffer("begin", to_level, self.buffers[to.buffer].channels)
+        addend = _slab(added[0], added[1])
+        self._convolve(module, resized, to_level, channels, units, to, addend, summed)
+        return summed
+
+    def _resample(self, name: str, source: View, level: int, to_level: int, slabs: int, to: View) -> None:
+        channels, pixel = self.buffers[source.buffer].channels, self.buffers[to.buffer].channels
+        call = resample.bilinear_call(channels, slabs, heuristic("resample.bilinear", channels), pixel)
+        here, there = _side(level), _side(to_level)
+        flops = resample.flops(there, there, channels, slabs)
+        elements = channels * slabs * (here**2 + there**2)
+        self._step(name, call, [source, to], to_level, (1,), flops, elements, f"h{level}", f"w{level}")
+
+    def _convolve(
+        self,
+        module: nn.Module,
+        source: View,
+        level: int,
+        channels: int,
+        slabs: int,
+        to: View,
+        addend: View | None = None,
+        summed: View | None = None,
+    ) -> None:
+        weight, bias = _parameters(module)
+        columns, inputs = weight.shape[:2]
+
+        def pack() -> dict[str, Tensor]:
+            return conv.pack(weight, bias, DTYPES[self.dtype], channels * slabs - inputs)
+
+        config = heuristic("conv.conv3x3", channels)
+        call = conv.conv3x3_call(channels, slabs, columns, config, addend is not None)
+        pointers = [source, self._weight(module, pack, "weights"), self._weight(module, pack, "bias"), to]
+        pointers += [addend or to, summed or to]
+        side = _side(level)
+        flops = conv.flops(side, side, inputs, 1, columns)
+        elements = side * side * (channels * slabs + columns * (3 if addend else 1))
+        writes = (3, 5) if summed else (3,)
+        self._step(self.names[module], call, pointers, level, writes, flops, elements)
+
+
+def _slab(stack: View, slab: int) -> View:
+    return View(stack.buffer, slab)
+
+
+def _side(level: int) -> int:
+    """Of a picture of 32x32 at a level."""
+    return GRANULARITY >> level
+
+
+def _width(connection: DenseConnection) -> int:
+    return _parameters(connection.conv1x1[0])[0].shape[0]
+
+
+def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with its activation."""
+    assert isinstance(module, ConvAct)
+    convolution = module[0]
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight.detach(), convolution.bias.detach()
+
+
+def _pack_dense(module: nn.Module, dtype: torch.dtype) -> Callable[[], dict[str, Tensor]]:
+    weight, bias = _parameters(module)
+    return lambda: dense.pack(weight, bias, dtype)
