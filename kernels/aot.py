@@ -52,7 +52,10 @@ _ALIGNMENT = [["tt.divisibility", 16]]
 _SIZES = {"*": 8, "i": 4}
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 _PARAMETER = re.compile(r"Ordinal\s*:\s*0x([0-9a-f]+)\s+Offset\s*:\s*0x[0-9a-f]+\s+Size\s*:\s*0x([0-9a-f]+)")
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]*MMA)\b", re.MULTILINE)
+_LINE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?"
+_MATRIX_INSTRUCTION = re.compile(_LINE + r"([A-Z0-9]*MMA)\b", re.MULTILINE)
+#: Into local memory.
+_STORE = re.compile(_LINE + r"STL\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Compiled:
     arguments: types of all arguments, as the device layer packs them; the last ones are scratch memory of Triton's,
         which these kernels do not use: null.
     warps: of a block. shared: dynamic shared memory of a block in bytes. registers: of a thread.
-    spilled: bytes of a thread's local memory, which is where registers go that there are too few of.
+    spilled: bytes of local memory that a thread stores to, which is where values go that registers do not hold.
     matrix: how many instructions of the matrix units there are, by name (HMMA; HGMMA on sm_90, UTCHMMA on sm_100).
     triton: the compiler's version.
     """
@@ -305,9 +308,12 @@ def _is_aligned(name: str, call: Call, types: Mapping[str, str]) -> bool:
     return types.get(name, "").startswith("*") and not _is_picture(name, call)
 
 
-def _told(error: Exception) -> str:
-    """The line of a compiler's message that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _told(error: BaseException) -> str:
+    """The line of a compiler's message that says what is wrong; the innermost error is the cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    # Lines without letters point at places in the source above them.
+    lines = [line.strip() for line in str(error).splitlines() if re.search("[A-Za-z]", line)]
     telling = [line for line in lines if "error" in line.lower()] or lines[-1:] or [type(error).__name__]
     return telling[-1].rstrip(".")[:300]
 
@@ -335,6 +341,7 @@ def _read_cubin(cubin: bytes) -> _Facts:
     return _Facts(
         tuple(parameters[i] for i in range(len(parameters))),
         registers,
-        stack + local,
-        dict(sorted(Counter(_INSTRUCTION.findall(text)).items())),
+        # Code for tcgen05 has a stack frame that it never stores to.
+        stack + local if _STORE.search(text) else 0,
+        dict(sorted(Counter(_MATRIX_INSTRUCTION.findall(text)).items())),
     )
