@@ -214,7 +214,7 @@ def test_a_compiler_that_dies_is_an_error_of_its_kernel(tmp_path, monkeypatch):
 def test_every_kernel_of_sid_is_sound_on_hopper():
     from derain_engine.engine.models.registry import create, spec_of
     from derain_engine.engine.models.ssid_kd import PRESETS
-    from derain_engine.engine.plan import lower
+    from derain_engine.engine.plan.lower import lower
 
     compiled = compile_calls(lower(create(spec_of("ssid-kd", PRESETS["sid"]))).calls(), "fp16", ["sm_90"])
     assert len(compiled) > 30
