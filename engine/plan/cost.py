@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import product
 
 from ...kernels.chain import MOST_ROWS
-from ...kernels.config import Config, heuristic
+from ...kernels.config import Config, Configure, heuristic
 from ...kernels.gemm import power_of_two
 
 #: Seconds that a launch costs inside a CUDA graph.
@@ -55,7 +55,9 @@ def launch_seconds(
 
 
 @lru_cache
-def best_cuts(height: int, width: int, channels: int, itemsize: int = 2) -> dict[int, Cut]:
+def best_cuts(
+    height: int, width: int, channels: int, itemsize: int = 2, configure: Configure = heuristic
+) -> dict[int, Cut]:
     """By scale, the cheapest cuts of a PFFB over height x width pixels within MOST_LAUNCHES launches."""
     choices = []
     for scale in (8, 4, 2, 1):
@@ -63,7 +65,7 @@ def best_cuts(height: int, width: int, channels: int, itemsize: int = 2) -> dict
         cuts = []
         for lengths in LENGTHS:
             for tile_h, tile_w in TILES:
-                config = replace(heuristic("chain.chain", channels), tile_h=tile_h, tile_w=tile_w)
+                config = replace(configure("chain.chain", channels), tile_h=tile_h, tile_w=tile_w)
                 seconds = sum(launch_seconds(h, w, channels, n, config, itemsize) for n in lengths)
                 cuts.append((scale, Cut(lengths, config, seconds)))
         choices.append(cuts)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import chain, conv, dense, mffb, pffb, resample
-from ...kernels.config import heuristic
+from ...kernels.config import Configure, heuristic
 from ...kernels.launch import Call
 from ..errors import BuildError
-from ..models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection
+from ..models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection, UnitBlock
 from .cost import NOMINAL, best_cuts
 from .memory import DTYPES
 from .program import GRANULARITY, ITEMSIZE, Buffer, Dtype, Plan, Pointer, Size, Step, View, Weight
@@ -28,12 +28,14 @@ def lower(
     *,
     nominal: tuple[int, int] = NOMINAL,
     code: bool = False,
+    configure: Configure = heuristic,
 ) -> Plan:
     """The launches of a network for pictures of any size that is a multiple of 32.
 
     Args:
         nominal: height and width that launches are cut for; the plan runs at any size.
         code: keep the innermost map (``Plan.code``) to compare it.
+        configure: the configuration of a kernel for a number of channels.
 
     Raises:
         BuildError: a network, option or width that the fused kernels do not know.
@@ -47,12 +49,12 @@ def lower(
             raise BuildError(
                 f"The fused kernels have no {option}={given!r}, only {known!r}; build with another backend."
             )
-    return _Lowering(network, dtype, nominal).plan(code)
+    return _Lowering(network, dtype, nominal, configure).plan(code)
 
 
 class _Lowering:
-    def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int]) -> None:
-        self.network, self.nominal = network, nominal
+    def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int], configure: Configure) -> None:
+        self.network, self.nominal, self.configure = network, nominal, configure
         self.dtype: Dtype = dtype
         self.item = ITEMSIZE[dtype]
         self.names = {module: name for name, module in network.named_modules()}
@@ -193,7 +195,9 @@ class _Lowering:
         side = _side(level)
         source = begin or stack
         for i, unit in enumerate(connection.units):
-            self._unit(unit, source, _slab(stack, i + 1), level, channels)
+            self._unit(
+                f"{self.names[connection]}.units.{i}", unit, source, _slab(stack, i + 1), level, channels
+            )
             if i + 1 < units:
                 addend, to = added and _slab(added, i + 2), self.buffer("dense", level, channels)
             elif last is not None:
@@ -203,7 +207,7 @@ class _Lowering:
             module = connection.conv1x1[i]
             pixel = self.buffers[to.buffer].channels
             call = dense.dense1x1_call(
-                channels, heuristic("dense.dense1x1", channels), addend is not None, pixel
+                channels, self.configure("dense.dense1x1", channels), addend is not None, pixel
             )
             pack = _pack_dense(module, DTYPES[self.dtype])
             pointers = [stack, self._weight(module, pack, "weights"), self._weight(module, pack, "bias")]
@@ -213,18 +217,21 @@ class _Lowering:
             self._step(self.names[module], call, pointers, level, (4,), flops, elements, i + 2)
             source = to
 
-    def _unit(self, unit: nn.Module, source: View, to: View, level: int, channels: int) -> None:
-        blocks = list(unit.unit)  # type: ignore[arg-type]
+    def _unit(self, name: str, unit: nn.Module, source: View, to: View, level: int, channels: int) -> None:
+        # Shared units are one module in many places.
+        assert isinstance(unit, UnitBlock)
+        blocks = list(unit.unit)
         for i, block in enumerate(blocks):
             out = to if i + 1 == len(blocks) else self.buffer("unit", level, channels)
             if isinstance(block, PFFB):
-                self._pffb(block, source, out, level, channels)
+                self._pffb(f"{name}.pffb", block, source, out, level, channels)
             else:
-                self._mffb(block, source, out, level, channels)
+                assert isinstance(block, MFFB)
+                self._mffb(f"{name}.mffb", block, source, out, level, channels)
             source = out
 
-    def _mffb(self, block: MFFB, x: View, out: View, level: int, channels: int) -> None:
-        name, side = self.names[block], _side(level)
+    def _mffb(self, name: str, block: MFFB, x: View, out: View, level: int, channels: int) -> None:
+        side = _side(level)
         slope = 0.0 if isinstance(block.active, nn.ReLU) else mffb.SLOPE
 
         def weights(*names: str) -> list[Pointer]:
@@ -236,7 +243,7 @@ class _Lowering:
         m = self.buffer("mffb", level, 2 * channels)
         flops = mffb.flops(side, side, channels)
         maps = side * side * channels
-        call = mffb.stage1_call(channels, heuristic("mffb.stage1", channels), slope)
+        call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels), slope)
         self._step(
             f"{name}.1",
             call,
@@ -246,24 +253,24 @@ class _Lowering:
             flops[0],
             3 * maps,
         )
-        call = mffb.stage2_call(channels, heuristic("mffb.stage2", channels), slope)
+        call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels), slope)
         pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
         self._step(f"{name}.2", call, pointers, level, (7,), flops[1], 4 * maps)
 
-    def _pffb(self, block: PFFB, x: View, out: View, level: int, channels: int) -> None:
-        name = self.names[block]
-
+    def _pffb(self, name: str, block: PFFB, x: View, out: View, level: int, channels: int) -> None:
         def weight(key: str, first: int = 0) -> Weight:
             return self._weight(block, lambda: pffb.pack(block.state_dict(), DTYPES[self.dtype]), key, first)
 
         flops = pffb.flops(_side(level), _side(level), channels)
         sources = {k: self.buffer(f"pffb.{k}", level + i, channels) for i, k in enumerate(_SCALES)}
         area = {k: _side(level + i) ** 2 * channels for i, k in enumerate(_SCALES)}
-        call = pffb.pyramid_call(channels, heuristic("pffb.pyramid", channels))
+        call = pffb.pyramid_call(channels, self.configure("pffb.pyramid", channels))
         pointers = [x, weight("pyramid"), weight("pyramid_bias"), *sources.values()]
         moved = area[1] + sum(area.values())
         self._step(f"{name}.pyramid", call, pointers, level, (3, 4, 5, 6), flops["pyramid"], moved)
-        cuts = best_cuts(self.nominal[0] >> level, self.nominal[1] >> level, channels, self.item)
+        cuts = best_cuts(
+            self.nominal[0] >> level, self.nominal[1] >> level, channels, self.item, self.configure
+        )
         shares: dict[int, View] = {}
         for i, scale in reversed(list(enumerate(_SCALES))):
             at = level + i
@@ -326,7 +333,7 @@ class _Lowering:
 
     def _resample(self, name: str, source: View, level: int, to_level: int, slabs: int, to: View) -> None:
         channels, pixel = self.buffers[source.buffer].channels, self.buffers[to.buffer].channels
-        call = resample.bilinear_call(channels, slabs, heuristic("resample.bilinear", channels), pixel)
+        call = resample.bilinear_call(channels, slabs, self.configure("resample.bilinear", channels), pixel)
         here, there = _side(level), _side(to_level)
         flops = resample.flops(there, there, channels, slabs)
         elements = channels * slabs * (here**2 + there**2)
@@ -349,7 +356,7 @@ class _Lowering:
         def pack() -> dict[str, Tensor]:
             return conv.pack(weight, bias, DTYPES[self.dtype], channels * slabs - inputs)
 
-        config = heuristic("conv.conv3x3", channels)
+        config = self.configure("conv.conv3x3", channels)
         call = conv.conv3x3_call(channels, slabs, columns, config, addend is not None)
         pointers = [source, self._weight(module, pack, "weights"), self._weight(module, pack, "bias"), to]
         pointers += [addend or to, summed or to]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ...kernels.launch import Call
 
@@ -58,9 +58,9 @@ class Weight:
     dtype: Dtype
 
 
-Pointer = View | Weight
+Pointer: TypeAlias = View | Weight
 #: A number, or ``h3`` / ``w3``: the height or width of level 3.
-Size = int | str
+Size: TypeAlias = int | str
 
 
 @dataclass(frozen=True)
