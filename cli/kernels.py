@@ -99,7 +99,7 @@ def _calls(names: Sequence[str], precision: Literal["fp16", "bf16"]) -> Iterator
     from ..engine.builder import find_model
     from ..engine.checkpoint import load_checkpoint
     from ..engine.models.registry import architectures, create, spec_of
-    from ..engine.plan.lower import lower
+    from ..engine.plan import lower
 
     presets = {
         name: spec_of(architecture.name, config)

@@ -143,9 +143,15 @@ def test_current_needs_a_gpu(cli, asked, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_kernels_of_the_shipped_weights_compile(cli, tmp_path):
-    done = cli("kernels", "compile", "--model", weights.shipped("sid-lite"), "--gpu", "sm_89", "-o", tmp_path)
+def test_cubins_are_compiled_and_shown(cli, narrow, tmp_path, monkeypatch):
+    def compile_some(calls, *about, **more):
+        return compile_calls(list(calls)[:2], *about, **more)
+
+    compile_calls = aot_pool.compile_calls
+    monkeypatch.setattr(aot_pool, "compile_calls", compile_some)
+    done = cli("kernels", "compile", "--model", narrow, "--gpu", "sm_89", "-o", tmp_path)
     assert done.code == 0, done.err
-    assert (
-        sum(" sm_89 " in line for line in done.out.splitlines()) == len(list(tmp_path.rglob("*.cubin"))) > 30
-    )
+    rows = [line.split() for line in done.out.splitlines() if " sm_89 " in line]
+    assert [row[0] for row in rows] == ["resample.bilinear", "conv.conv3x3"]
+    assert rows[0][-1] == "none" and rows[1][-1] == "HMMA" and rows[1][-3] == "0"
+    assert [path.read_bytes()[:4] for path in tmp_path.rglob("*.cubin")] == [b"\x7fELF"] * 2

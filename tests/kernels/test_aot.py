@@ -13,7 +13,7 @@ import pytest
 
 from derain_engine.engine.device.module import Arguments, cubin_target
 from derain_engine.engine.errors import BuildError, InputError
-from derain_engine.kernels import chain, conv, dense, mffb, pffb, resample
+from derain_engine.kernels import conv, dense, mffb, resample
 from derain_engine.kernels.aot import (
     TARGETS,
     Compiled,
@@ -214,7 +214,7 @@ def test_a_compiler_that_dies_is_an_error_of_its_kernel(tmp_path, monkeypatch):
 def test_every_kernel_of_sid_is_sound_on_hopper():
     from derain_engine.engine.models.registry import create, spec_of
     from derain_engine.engine.models.ssid_kd import PRESETS
-    from derain_engine.engine.plan.lower import lower
+    from derain_engine.engine.plan import lower
 
     compiled = compile_calls(lower(create(spec_of("ssid-kd", PRESETS["sid"]))).calls(), "fp16", ["sm_90"])
     assert len(compiled) > 30
@@ -224,15 +224,15 @@ def test_every_kernel_of_sid_is_sound_on_hopper():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [target for target in TARGETS if target != "sm_90"])
-def test_the_largest_kernels_are_sound_on_every_gpu(target):
+def test_the_largest_kernels_are_sound_on_every_gpu():
+    others = [target for target in TARGETS if target != "sm_90"]
     calls = [
         mffb.stage2_call(48, heuristic("mffb.stage2", 48)),
-        pffb.pyramid_call(48, heuristic("pffb.pyramid", 48)),
-        chain.chain_call(24, 1, "fusion", "sum", True, heuristic("chain.chain", 24)),
+        mffb.stage2_call(32, heuristic("mffb.stage2", 32)),
         conv.conv3x3_call(24, 10, 32, heuristic("conv.conv3x3", 24), True),
     ]
-    compiled = compile_calls(calls, "fp16", [target])
+    compiled = compile_calls(calls, "fp16", others)
+    assert len(compiled) == len(calls) * len(others)
     assert [(each.call, fault) for each in compiled for fault in each.faults()] == []
     for each in compiled:
-        assert MATRIX.get(target, "HMMA") in each.matrix, each.call
+        assert MATRIX.get(each.target, "HMMA") in each.matrix, each.call
