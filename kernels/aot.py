@@ -341,7 +341,7 @@ def _read_cubin(cubin: bytes) -> _Facts:
     return _Facts(
         tuple(parameters[i] for i in range(len(parameters))),
         registers,
-        # Code for tcgen05 has a stack frame that it never stores to.
+        # For sm_100 and sm_120 there are stack frames that nothing is stored to.
         stack + local if _STORE.search(text) else 0,
         dict(sorted(Counter(_MATRIX_INSTRUCTION.findall(text)).items())),
     )

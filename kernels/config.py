@@ -26,7 +26,7 @@ Configure: TypeAlias = Callable[[str, int], Config]
 def heuristic(kernel: str, channels: int) -> Config:
     """A configuration that spills nowhere, for GPUs that were not tuned for."""
     if kernel == "pffb.pyramid":
-        return Config(16, 16, 32, 4 if channels < 48 else 8, 2)
+        return Config(16, 16, 32, 4 if channels < 32 else 8, 2)
     if kernel == "mffb.stage2":
         if channels > 32:
             # In blocks of 32, 48 channels take all 255 registers on sm_80 and spill on sm_120; in these they take 178.
