@@ -32,7 +32,8 @@ def check(device, assert_bounded):
         plain = dense.reference(stack.to(dtype), weight.to(dtype), bias.to(dtype), slabs, low)
         packed = {name: w.to(device) for name, w in dense.pack(weight, bias, dtype).items()}
         stack = stack.to(device, dtype)
-        before, out = stack.clone(), None
+        stack[slabs:] = torch.nan  # not yet made
+        out = None
         if place == "slab":
             out = stack[slabs - 1]
         elif place:
@@ -41,8 +42,6 @@ def check(device, assert_bounded):
         found = dense.dense1x1(stack, packed, slabs, low, out, config)
         assert out is None or found is out
         assert_bounded(found.contiguous(), exact, plain)
-        kept = [i for i in range(len(stack)) if place != "slab" or i != slabs - 1]
-        assert torch.equal(stack[kept], before[kept])
 
     return check
 

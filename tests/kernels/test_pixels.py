@@ -14,8 +14,18 @@ pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
 
 FP32, FP16, BF16, UINT8 = torch.float32, torch.float16, torch.bfloat16, torch.uint8
 LAYOUTS = list(itertools.product([False, True], [False, True]))
-#: Frames and the granularity they are padded to: by nothing, by reflection, by the edge, one way each.
-SIZES = [(1, 1, 8), (7, 13, 8), (7, 13, 32), (16, 32, 16), (33, 65, 32), (3, 40, 32), (40, 2, 32)]
+#: Frames and the granularity they are padded to: by nothing, by reflection, by the edge, one way each; as many pixels
+#: as are missing, and one more.
+SIZES = [
+    (1, 1, 8),
+    (7, 13, 8),
+    (7, 13, 32),
+    (16, 32, 16),
+    (33, 65, 32),
+    (3, 40, 32),
+    (16, 17, 32),
+    (17, 16, 32),
+]
 
 
 def picture(height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
