@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .program import Dtype, Plan, Step
 
 if TYPE_CHECKING:
-    from .lower import lower
+    from .lowering import lower
 
 __all__ = ["Dtype", "Plan", "Step", "lower"]
 
@@ -18,7 +18,7 @@ __all__ = ["Dtype", "Plan", "Step", "lower"]
 def __getattr__(name: str) -> Any:
     """PyTorch is imported when a network is lowered, not before."""
     if name == "lower":
-        from .lower import lower
+        from .lowering import lower
 
         return lower
     raise AttributeError(name)

@@ -1,8 +1,7 @@
-"""Triton's kernels run in its interpreter where there is no GPU; it has to know before it is imported."""
+"""How kernels are run and judged: on a GPU, or else in Triton's interpreter."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from derain_engine.kernels.config import Config
 
 INTERPRETED = not torch.cuda.is_available()
-if INTERPRETED:
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 #: Bytes before and after all memory that a kernel is given: more than some rows of the largest map of a test.
 GUARD = 1 << 17
