@@ -35,10 +35,6 @@ RESIZE = resample.bilinear_call(16, 4, heuristic("resample.bilinear", 16))
 MATRIX = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}
 
 
-def without(compiled: list[Compiled], file: str) -> list[Compiled]:
-    return [each for each in compiled if not each.call.kernel.startswith(file)]
-
-
 @pytest.fixture(scope="module")
 def few() -> list[Compiled]:
     frames = [call for call in picture_calls() if not call.constants["PLANAR"] and not call.constants["BGR"]]
@@ -219,8 +215,10 @@ def test_every_kernel_of_sid_is_sound_on_hopper():
     compiled = compile_calls(lower(create(spec_of("ssid-kd", PRESETS["sid"]))).calls(), "fp16", ["sm_90"])
     assert len(compiled) > 30
     assert [(each.call, fault) for each in compiled for fault in each.faults()] == []
-    for each in without(compiled, "resample."):
-        assert "HGMMA" in each.matrix, each.call
+    for each in compiled:
+        # The last convolution has eight columns, which Triton 3.6 multiplies by HMMA.
+        if each.call.constants.get("N0", 0) >= 16:
+            assert "HGMMA" in each.matrix, each.call
 
 
 @pytest.mark.slow
