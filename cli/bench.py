@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .bench_kernels import EXAMPLES, bench_kernels
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import say, show_table
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure speed.", no_args_is_help=True, rich_markup_mode=None)
     group.callback()(lambda: None)
     group.command("engine", epilog=_EXAMPLES)(_bench_engine)
+    group.command("kernels", epilog=EXAMPLES)(bench_kernels)
     app.add_typer(group, name="bench")
 
 
