@@ -44,9 +44,10 @@ class Call:
 
 def launch(kernel: Any, call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
     """Run a Triton kernel over a map of sizes[0] x sizes[1] pixels."""
-    kernel[call.grid(sizes[0], sizes[1])](
-        *pointers, *sizes, **call.compile_time(), num_warps=call.config.warps, num_stages=call.config.stages
-    )
+    options = {"num_warps": call.config.warps, "num_stages": call.config.stages}
+    # Said here, since Triton 3.10 changes the default; kernels compiled ahead of time are fused as well.
+    options["enable_fp_fusion"] = True
+    kernel[call.grid(sizes[0], sizes[1])](*pointers, *sizes, **call.compile_time(), **options)
 
 
 def check_maps(
