@@ -80,7 +80,9 @@ def _train_sid(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Highest rate of the schedule: a warm-up, then half a cosine.", show_default="0.001"),
+        typer.Option(
+            help="Highest rate of the schedule: a warm-up, then half a cosine.", show_default="0.001"
+        ),
     ] = None,
     validation_photos: Annotated[
         int | None,
