@@ -146,9 +146,13 @@ def test_a_step_that_reads_what_nothing_wrote_is_seen() -> None:
 def test_networks_and_options_that_it_does_not_know_are_refused() -> None:
     with pytest.raises(BuildError, match="no Conv2d network"):
         lower(nn.Conv2d(3, 3, 1))
-    for option in ({"pyramid": "maxpool"}, {"pffb_entry": "resblock"}):
-        with pytest.raises(BuildError, match=f"no {next(iter(option))}="):
-            lower(SSIDKD(SSIDKDConfig((16, 16, 16), (1, 1, 1), **option)))
+    plain = SSIDKDConfig((16, 16, 16), (1, 1, 1))
+    for option, config in (
+        ("pyramid", dataclasses.replace(plain, pyramid="maxpool")),
+        ("pffb_entry", dataclasses.replace(plain, pffb_entry="resblock")),
+    ):
+        with pytest.raises(BuildError, match=f"no {option}="):
+            lower(SSIDKD(config))
     with pytest.raises(InputError, match="cannot tile 20 channels"):
         lower(SSIDKD(SSIDKDConfig((20, 16, 16), (1, 1, 1))))
 
