@@ -25,6 +25,7 @@ from .gemm import (
     patches,
     power_of_two,
     split_columns,
+    tile_corner,
     with_bias,
     zeros,
 )
@@ -171,8 +172,7 @@ def chain_kernel(
     N0: tl.constexpr, N1: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, SLOPE: tl.constexpr,
     BLOCK_M: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    across = tl.cdiv(W, TILE_W)
-    top, left = tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
+    top, left = tile_corner(W, TILE_H, TILE_W)
     scratch += tl.program_id(0).to(tl.int64) * (2 * (TILE_H + 2 * LENGTH - 2) * (TILE_W + 2 * LENGTH - 2) * C)
     for step in tl.static_range(LENGTH):  # pyright: ignore[reportGeneralTypeIssues]
         _step(

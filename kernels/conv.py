@@ -63,10 +63,7 @@ def conv3x3_kernel(
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
     CHANNELS: tl.constexpr = C * SLABS
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, BM), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1 = zeros(BM, N0, N1)
     for first in range(0, 9 * CHANNELS, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)

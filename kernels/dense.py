@@ -48,10 +48,7 @@ def dense1x1_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, BM), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     inside = ((y < H) & (column < W))[:, None]
     pixel = (y * W + column)[:, None]
     a0, a1 = zeros(BM, N0, N1)

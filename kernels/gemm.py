@@ -69,10 +69,18 @@ def leaky(x, SLOPE: tl.constexpr):
 
 
 @triton.jit
-def tile_pixels(first, count, WIDTH: tl.constexpr):
-    """(row, column) in a region of WIDTH columns for the ``count`` pixels from ``first`` on."""
-    m = first + count
-    return m // WIDTH, m % WIDTH
+def tile_corner(W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
+    """(row, column) where this program's tile begins; tiles cover a map of W columns row by row."""
+    across = tl.cdiv(W, TILE_W)
+    return tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
+
+
+@triton.jit
+def tile_pixels(W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
+    """(row, column) of every pixel of this program's tile, row by row."""
+    top, left = tile_corner(W, TILE_H, TILE_W)
+    m = tl.arange(0, TILE_H * TILE_W)
+    return top + m // TILE_W, left + m % TILE_W
 
 
 @triton.jit

@@ -76,10 +76,7 @@ def stage1_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, BM), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1, b0, b1 = _branches(x, inner, outer, bias, y, column, H, W, C, N0, N1, BM, BLOCK_K, SLOPE)
     inside = ((y < H) & (column < W))[:, None]
     kind = m.dtype.element_ty
@@ -99,10 +96,7 @@ def stage2_kernel(
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
     N: tl.constexpr = 2 * C
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, BM), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1, b0, b1 = _branches(m, inner, outer, bias, y, column, H, W, N, N0, N1, BM, BLOCK_K, SLOPE)
     kind = out.dtype.element_ty
     c0, c1 = zeros(BM, O0, O1)

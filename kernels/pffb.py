@@ -44,6 +44,7 @@ from .gemm import (
     power_of_two,
     split_columns,
     taps_first,
+    tile_corner,
     with_bias,
     zeros,
 )
@@ -95,8 +96,7 @@ def pyramid_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    across = tl.cdiv(W, TILE_W)
-    top, left = tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
+    top, left = tile_corner(W, TILE_H, TILE_W)
     c = tl.arange(0, K)[None, :]
     pixel, inside = _square(top, left, H, W, BM)
     v = tl.load(x + pixel * C + c, mask=inside & (c < C), other=0.0)

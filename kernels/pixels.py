@@ -49,10 +49,7 @@ def frame_in_kernel(
     PLANAR: tl.constexpr, BGR: tl.constexpr, BYTES: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, TILE_H * TILE_W), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     colour = tl.arange(0, BLOCK_K)[None, :]
     inside = ((y < H) & (column < W))[:, None]
     from_y, from_column = _padded(y, FRAME_H, H)[:, None], _padded(column, FRAME_W, W)[:, None]
@@ -69,10 +66,7 @@ def frame_out_kernel(
     PLANAR: tl.constexpr, BGR: tl.constexpr, BYTES: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, TILE_H * TILE_W), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     colour = tl.arange(0, BLOCK_K)[None, :]
     live = ((y < H) & (column < W))[:, None] & (colour < 3)
     at = _address(y[:, None], column[:, None], colour, H, W, PLANAR, BGR)

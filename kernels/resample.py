@@ -33,11 +33,7 @@ def bilinear_kernel(
     source, out, H, W, FROM_H, FROM_W,
     C: tl.constexpr, PIXEL: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    BM: tl.constexpr = TILE_H * TILE_W
-    across = tl.cdiv(W, TILE_W)
-    y, column = tile_pixels(0, tl.arange(0, BM), TILE_W)
-    y += tl.program_id(0) // across * TILE_H
-    column += tl.program_id(0) % across * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     plane = tl.program_id(1).to(tl.int64)
     top, bottom, v = _sources(y, H, FROM_H)
     left, right, u = _sources(column, W, FROM_W)

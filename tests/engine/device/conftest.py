@@ -1,7 +1,6 @@
-"""A stand-in for the CUDA driver, so that everything here but GPU code runs on a machine without one.
-
-It keeps the driver's books (contexts, memory, streams, captures), carries out copies on host memory and runs kernels
-that tests give as Python functions; handles, enumerations and status codes are cuda-python's own.
+"""A stand-in for the CUDA driver, so that everything here but GPU code runs on a machine without one. It keeps the
+driver's books (contexts, memory, streams, captures), carries out copies on host memory and runs kernels that tests give
+as Python functions; handles, enumerations and status codes are cuda-python's own.
 """
 
 from __future__ import annotations
