@@ -107,6 +107,7 @@ def bench_engines(
     threads: int | None = None,
     model: str | os.PathLike[str] | None = None,
     compare: bool = False,
+    trust: str | Sequence[str] = (),
     command: str,
     progress: Progress = no_progress,
 ) -> Benchmark:
@@ -120,6 +121,7 @@ def bench_engines(
         model: the network that the engines were built from; by default the shipped weights they name as their
             source. Without it, or without what the reference needs to run, outputs are not verified.
         compare: also run the network in PyTorch eager and in ONNX Runtime, both fp32.
+        trust: as for ``load``.
         command: the command line, for the record.
         progress: told every stage and the fraction done of it.
 
@@ -133,7 +135,7 @@ def bench_engines(
     count: int = threads or environment.cores()["threads"] or 1
     paths = [find_engine(engine, progress=progress) for engine in engines]
     progress("Loading", 0.0)
-    contestants = [_engine_file(path, model, count, compare) for path in paths]
+    contestants = [_engine_file(path, model, count, compare, trust) for path in paths]
     if compare:
         contestants += _rivals(contestants, count, progress)
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -142,7 +144,11 @@ def bench_engines(
 
 
 def _engine_file(
-    path: Path, model: str | os.PathLike[str] | None, threads: int, compare: bool
+    path: Path,
+    model: str | os.PathLike[str] | None,
+    threads: int,
+    compare: bool,
+    trust: str | Sequence[str],
 ) -> _Contestant:
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
@@ -156,7 +162,7 @@ def _engine_file(
         path.name,
         manifest,
         reference,
-        lambda mode: load(path, mode=mode, threads=threads, tile=0, cache=False),
+        lambda mode: load(path, mode=mode, threads=threads, tile=0, cache=False, trust=trust),
     )
 
 

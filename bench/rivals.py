@@ -25,6 +25,7 @@ class OnnxRuntimeSession:
 
     parallelism = 1
     precision = "fp32"
+    available_memory = None
 
     def __init__(self, model: bytes, threads: int) -> None:
         import onnxruntime

@@ -13,7 +13,7 @@ from .bench_kernels import EXAMPLES, bench_kernels
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import say, show_table
-from .values import Size, frame_size
+from .values import Size, Trust, frame_size
 
 if TYPE_CHECKING:
     from ..bench.engine import Benchmark, Row
@@ -64,6 +64,7 @@ def _bench_engine(
         bool, typer.Option("--compare", help="Also run the model in PyTorch eager and ONNX Runtime, in fp32.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a row.")] = False,
+    trust: Trust = None,
 ) -> None:
     """Time engines frame by frame and as a stream, all taking turns, and verify what they give.
 
@@ -81,6 +82,7 @@ def _bench_engine(
             threads=threads,
             model=model,
             compare=compare,
+            trust=trust or (),
             command=shlex.join(["derain-engine", *sys.argv[1:]]),
             progress=progress,
         )

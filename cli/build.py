@@ -12,7 +12,7 @@ import typer
 
 from .progress import progress_bar
 from .terminal import file_size, say, show_table
-from .values import Size, frame_size
+from .values import Size, Trust, frame_size
 
 if TYPE_CHECKING:
     from ..engine.builder import BuildReport
@@ -25,6 +25,7 @@ derain-engine build -o sid-lite.derain
 derain-engine build model.pt -o model.derain --precision fp32
 derain-engine build model.pt -o model.derain --option pyramid=maxpool
 derain-engine build model.pt -o vga.derain --shape 480x640
+derain-engine build model.pt -o gpu.derain --backend fused --gpu sm_80,sm_90
 """
 _INSPECT_EXAMPLES = """Examples:
 
@@ -83,6 +84,14 @@ def _build(
             help="An option of the network that its weights do not tell, such as pyramid=maxpool; may be repeated.",
         ),
     ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="current|all|LIST",
+            help="The GPUs to build for, such as sm_80,sm_90, for backends that run on one.",
+            show_default="this machine's",
+        ),
+    ] = None,
     accept: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,6 +117,7 @@ def _build(
             shape=shape,
             colour_order=colour_order,
             options=options,
+            gpu=gpu,
             accept=accept or [],
             progress=progress,
         )
@@ -140,6 +150,7 @@ def _verify(
             help="The model that it was built from; by default the shipped weights that it names.",
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Compare an engine file with its network, on this machine.
 
@@ -149,7 +160,7 @@ def _verify(
     from ..engine.verify import check
 
     with progress_bar() as progress:
-        report = verify_engine(engine, model, progress=progress)
+        report = verify_engine(engine, model, trust=trust or (), progress=progress)
     show_table([("Engine", engine), ("Precision", report.precision), *_figures(report)])
     check(report, engine)
 
@@ -191,9 +202,14 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
     yield "File size", file_size(report.size)
     yield "Backend", f"{manifest.backend} {manifest.backend_version}"
     yield "Precision", manifest.precision
+    if manifest.gpus:
+        yield "Compiled for", ", ".join(manifest.gpus)
     yield from _figures(report.verification)
     height, width = report.timed_size
-    yield "Warm frame", f"{report.warm_ms:.3g} ms at {height}x{width}"
+    if report.warm_ms is None:
+        yield "Warm frame", "not timed: this machine cannot run the engine"
+    else:
+        yield "Warm frame", f"{report.warm_ms:.3g} ms at {height}x{width}"
     yield "Built in", f"{report.seconds:.1f} s"
 
 
@@ -202,6 +218,8 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
     yield "PSNR to fp32 reference", psnr
     yield "Largest error", f"{report.max_abs:.1e}"
     yield "Largest 8-bit error", f"{report.uint8_levels} of 255"
+    if report.rehearsed:
+        yield "Compared", "on the CPU, without the engine's GPU code"
     for missed in report.missed():
         yield "Missed", missed
 

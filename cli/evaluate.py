@@ -12,6 +12,7 @@ import typer
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import say
+from .values import Trust
 
 if TYPE_CHECKING:
     from ..engine.evaluate import Comparison, Quality
@@ -54,6 +55,7 @@ def _evaluate(
         typer.Option(help="Channel order of the images that a model file was trained on."),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """Measure PSNR and SSIM of rainy pictures and of the clean ones made from them, over RGB and over luma (Y).
 
@@ -62,7 +64,15 @@ def _evaluate(
     from ..engine.evaluate import evaluate
 
     with progress_bar() as progress:
-        result = evaluate(model, rainy, clean, native=native, colour_order=colour_order, progress=progress)
+        result = evaluate(
+            model,
+            rainy,
+            clean,
+            native=native,
+            colour_order=colour_order,
+            trust=trust or (),
+            progress=progress,
+        )
     if as_json:
         say(json.dumps(result.to_json(), allow_nan=False))
         return

@@ -8,6 +8,7 @@ import typer
 
 from .progress import progress_bar
 from .terminal import note, printable
+from .values import Trust
 
 _EXAMPLES = """Examples:
 
@@ -66,6 +67,7 @@ def _run(
     rain_layer: Annotated[
         bool, typer.Option("--rain-layer", help="Write what was taken away instead of what is left.")
     ] = False,
+    trust: Trust = None,
 ) -> None:
     """Take the rain out of pictures.
 
@@ -88,7 +90,7 @@ def _run(
             progress=progress,
             building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
         )
-        with load(path, mode=mode, threads=threads, tile=side) as loaded:
+        with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
             failures = clean_pictures(loaded, jobs, show=show, quality=quality, progress=progress)
     if not failures:
         return

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
+
+#: Of every verb that opens engine files.
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="SHA256",
+        help="The hash of an engine file for a GPU that was built by somebody else, or elsewhere, and may run all "
+        "the same; may be repeated.",
+    ),
+]
 
 
 class Size(NamedTuple):

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,8 @@ from .bundle import Manifest, open_bundle, write_bundle
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BackendUnavailable, BundleError, InputError, VerificationError
 from .progress import Progress, no_progress
+from .trust import record as record_trust
+from .trust import require as require_trust
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class BuildReport:
 
     path, manifest: the engine file. parameters: distinct numbers in the network's weights.
     size: of the file in bytes. verification: engine against reference. warm_ms: median milliseconds a warm
-    frame of ``timed_size`` (height, width) on this machine. seconds: the build took.
+    frame of ``timed_size`` (height, width) on this machine; None where it cannot run the engine. seconds: the build
+    took.
     """
 
     path: Path
@@ -46,7 +49,7 @@ class BuildReport:
     parameters: int
     size: int
     verification: verify.Report
-    warm_ms: float
+    warm_ms: float | None
     timed_size: tuple[int, int]
     seconds: float
 
@@ -77,6 +80,7 @@ def build(
     shape: tuple[int, int] | None = None,
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
     options: Mapping[str, Any] | None = None,
+    gpu: str | None = None,
     accept: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> BuildReport:
@@ -90,6 +94,9 @@ def build(
         shape: (height, width) in pixels to specialise on, rounded up to what the network takes; the engine then
             takes frames that are padded to this size and no others.
         colour_order, options: as in :func:`load_checkpoint`.
+        gpu: the GPUs to build for, for backends that run on one: ``current``, ``all`` or names such as
+            ``sm_80,sm_90``; by default this machine's. It need not have one: then what the engine computes is
+            compared on the CPU (``verification.rehearsed``).
         accept: checks (``CHECKS``) whose miss does not stop the build.
         progress: told every stage and how much of it is done.
 
@@ -111,9 +118,10 @@ def build(
         raise InputError(
             f"The {chosen.name} backend has no precision {precision!r}; it has {', '.join(chosen.precisions)}."
         )
-    missing = chosen.unavailable()
-    if missing:
-        raise BackendUnavailable(missing)
+    if gpu is not None and not chosen.on_gpu:
+        raise InputError(
+            f"The {chosen.name} backend runs on CPUs; leave --gpu out, or choose another --backend."
+        )
 
     progress("Loading", 0.0)
     checkpoint = load_checkpoint(path, colour_order=colour_order, options=options)
@@ -123,12 +131,14 @@ def build(
             raise InputError(f"A shape's sides are 1 to {_LARGEST_SIDE} pixels, not {shape[0]}x{shape[1]}.")
         height, width = (frames.padded_side(side, spec.granularity, spec.smallest_side) for side in shape)
         shape = (height, width)
-    artefact = chosen.compile(checkpoint.network, spec, CompileOptions(precision, shape), progress)
+    artefact = chosen.compile(checkpoint.network, spec, CompileOptions(precision, shape, gpu), progress)
     report, warm_ms, timed_size = _examine(chosen, artefact, checkpoint, shape, progress)
     verify.check(report, name, accept)
 
     progress("Writing", 0.0)
     manifest = write_bundle(output, _manifest(name, checkpoint, artefact, shape, report), artefact.payloads)
+    if chosen.on_gpu:
+        record_trust(output)
     return BuildReport(
         path=output,
         manifest=manifest,
@@ -145,11 +155,13 @@ def verify_engine(
     engine: str | os.PathLike[str],
     model: str | os.PathLike[str] | None = None,
     *,
+    trust: str | Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> verify.Report:
     """Compare an engine file with the network it was built from, on this machine.
 
     model: as in :func:`build`; by default the shipped weights that the engine names as its source.
+    trust: as in :func:`load`.
 
     Raises:
         VerificationError: the model's weights are not those that the engine was built from, or NaN came out.
@@ -171,11 +183,26 @@ def verify_engine(
             manifest.precision,
             {each: bundle.read(each) for each in bundle.names},
         )
-        session = backends.get(manifest.backend).open(artefact, RunOptions())
+        backend = backends.get(manifest.backend)
+        if backend.on_gpu:
+            require_trust(bundle, trust)
+        session, rehearsed = _open(backend, artefact)
         try:
-            return _verified(session, checkpoint, manifest.precision, _only_size(manifest), progress)
+            report = _verified(session, checkpoint, manifest.precision, _only_size(manifest), progress)
+            return replace(report, rehearsed=rehearsed)
         finally:
             session.close()
+
+
+def _open(backend: Backend, artefact: Artefact) -> tuple[Session, bool]:
+    """A session to compare with the reference, and whether it only rehearses what the artefact does elsewhere."""
+    try:
+        return backend.open(artefact, RunOptions()), False
+    except BackendUnavailable:
+        rehearsal = backend.rehearse(artefact)
+        if rehearsal is None:
+            raise
+        return rehearsal, True
 
 
 def _only_size(manifest: Manifest) -> tuple[int, int] | None:
@@ -224,12 +251,14 @@ def _examine(
     checkpoint: Checkpoint,
     shape: tuple[int, int] | None,
     progress: Progress,
-) -> tuple[verify.Report, float, tuple[int, int]]:
+) -> tuple[verify.Report, float | None, tuple[int, int]]:
     """(comparison with the reference, warm milliseconds, size they are for)."""
-    session = backend.open(artefact, RunOptions())
+    session, rehearsed = _open(backend, artefact)
     try:
         report = _verified(session, checkpoint, artefact.precision, shape, progress)
         height, width = shape or (max(_TIMED_SIDE, checkpoint.spec.smallest_side),) * 2
+        if rehearsed:
+            return replace(report, rehearsed=True), None, (height, width)
         frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
         session.run(frame)
         times: list[float] = []
@@ -266,12 +295,15 @@ def _manifest(
         smallest_side=spec.smallest_side,
         exact_tiling_halo=spec.exact_tiling_halo,
         tile_overlap=spec.tile_overlap,
-        bytes_per_pixel=spec.bytes_per_pixel,
+        bytes_per_pixel=spec.bytes_per_pixel
+        if artefact.bytes_per_pixel is None
+        else artefact.bytes_per_pixel,
         source=name,
         weights_sha256=checkpoint.weights_sha256,
         backend=artefact.backend,
         backend_version=artefact.backend_version,
         precision=artefact.precision,
+        gpus=artefact.gpus,
         input={"name": "rainy", **edge},
         output={"name": "clean", **edge},
         verification=report.to_json(),

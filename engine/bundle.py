@@ -101,14 +101,22 @@ class Bundle:
         Raises:
             BundleError: there is no such payload, or the bundle is closed.
         """
-        if self._mapping is None:
-            raise BundleError(f"{self.path} has been closed; open it again to read {name!r}.")
+        mapping = self._mapped()
         if name not in self._spans:
             raise BundleError(
                 f"{self.path} has no payload {name!r}, only {', '.join(self.names)}; build it anew."
             )
         start, end = self._spans[name]
-        return memoryview(self._mapping)[start:end]
+        return memoryview(mapping)[start:end]
+
+    def sha256(self) -> str:
+        """Of the whole file, in hexadecimal, as ``sha256sum`` gives it. Raises BundleError once it is closed."""
+        return hashlib.sha256(self._mapped()).hexdigest()
+
+    def _mapped(self) -> mmap.mmap:
+        if self._mapping is None:
+            raise BundleError(f"{self.path} has been closed; open it again to read it.")
+        return self._mapping
 
     def close(self) -> None:
         """Let go of the file. Calling it twice is harmless."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +130,7 @@ def evaluate(
     *,
     native: bool = False,
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    trust: str | Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Clean every picture of ``rainy`` and measure it against its namesake in ``clean``.
@@ -141,6 +142,7 @@ def evaluate(
             before a name.
         native: run the reference network on the pictures as they are, without padding, as papers do.
         colour_order: of a weights file, as for ``load_checkpoint``.
+        trust: as for ``load``.
         progress: told the picture being worked on and the fraction done.
 
     Raises:
@@ -154,7 +156,7 @@ def evaluate(
     # All of them before any work: a set with a fault in it is refused in seconds, not after hours.
     sizes = {pair.name: _read_pair(pair)[0].shape[:2] for pair in pairs}
     pictures: dict[str, Comparison] = {}
-    with _open_subject(model, native, colour_order, progress) as (method, remove_rain):
+    with _open_subject(model, native, colour_order, trust, progress) as (method, remove_rain):
         for pair in pairs:
             progress(pair.name, len(pictures) / len(pairs))
             pictures[pair.name] = _measure(pair, str(model), remove_rain)
@@ -171,6 +173,7 @@ def _open_subject(
     model: str | os.PathLike[str],
     native: bool,
     colour_order: Literal["auto", "rgb", "bgr"],
+    trust: str | Sequence[str],
     progress: Progress,
 ) -> Iterator[tuple[str, _RemoveRain]]:
     """(method in words, function) of what is to be evaluated."""
@@ -184,7 +187,7 @@ def _open_subject(
             raise InputError(
                 f"{model} is an engine file, which always pads its frames; give its model for the native option."
             )
-        with load(find_engine(model, progress=progress)) as engine:
+        with load(find_engine(model, progress=progress), trust=trust) as engine:
             yield f"engine, {engine.manifest.backend} in {engine.precision}", engine
     else:
         checkpoint = load_checkpoint(find_model(model)[0], colour_order=colour_order)

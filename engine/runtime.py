@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from . import backends, files
+from . import trust as trusted
 from .backends.base import Artefact, RunOptions, Session
 from .bundle import Manifest, open_bundle
+from .device import interop
 from .errors import BundleError, InputError
 from .frames import accept, pad_frame, padded_side
 from .tiling import plan_tiles, run_tiled
@@ -51,7 +54,7 @@ class Engine:
             side of the tiles in pixels (rounded up to the granularity), for every frame that is larger;
             0 never tiles.
         memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
-            memory that is available now.
+            memory that is available now where the session runs.
 
         Raises:
             InputError: a tile that is not larger than twice the manifest's overlap, or a limit below 1.
@@ -68,7 +71,7 @@ class Engine:
         self._tile = self._tile_side(tile)
         if memory_limit_bytes is not None and memory_limit_bytes < 1:
             raise InputError(f"A memory limit of {memory_limit_bytes} bytes leaves nothing to work in.")
-        limit = _half_of_available_memory() if memory_limit_bytes is None else memory_limit_bytes
+        limit = _half_of_available_memory(session) if memory_limit_bytes is None else memory_limit_bytes
         bytes_per_pixel = manifest.bytes_per_pixel or _UNKNOWN_BYTES_PER_PIXEL
         self._pixels_at_once = limit // (bytes_per_pixel * session.parallelism)
         self._slots = threading.BoundedSemaphore(session.parallelism)
@@ -82,13 +85,19 @@ class Engine:
         image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
             float16, float32, float64 in [0, 1]; a NumPy array or another library's array in CPU memory (a
             PyTorch tensor). It is not changed.
+            Where the engine runs on a GPU also an array that lies there, with DLPack or
+            ``__cuda_array_interface__`` (PyTorch, CuPy, PyCUDA, ...): uint8 or float32, without gaps. It is read
+            where it lies and run whole, never in tiles, and its values are not looked at.
         Returns a new array of the same type, dtype and shape. Integers are rounded and clamped; floats are
-        computed in float32 and given as the network made them, which may lie a little outside [0, 1].
+        computed in float32 and given as the network made them, which may lie a little outside [0, 1]. For an
+        array on the GPU of a library without ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
 
         Raises:
             InputError: the image is something else (the message says what to do), or the engine is closed.
         """
         with self._in_use():
+            if interop.on_gpu(image):
+                return self._clean_on_gpu(image)
             frame = accept(image)
             padded, (height, width) = pad_frame(frame.batch, self._granularity, self.manifest.smallest_side)
             return frame.restore(self._clean(padded)[:, :height, :width])
@@ -161,6 +170,19 @@ class Engine:
         )
         return run_tiled(padded, grid, self._run)
 
+    def _clean_on_gpu(self, image: Any) -> Any:
+        run = getattr(self._session, "run_on_gpu", None)
+        if run is None:
+            raise InputError(
+                f"The {type(image).__name__} is on a GPU and this engine runs on the CPU ({self.manifest.backend}); "
+                "move it to the CPU first, with image.cpu() for PyTorch."
+            )
+        least = self.manifest.smallest_side
+        with self._slots:
+            clean = run(image, lambda side: padded_side(side, self._granularity, least))
+        library = sys.modules.get(type(image).__module__.partition(".")[0])
+        return getattr(library, "from_dlpack", lambda array: array)(clean)
+
     def _run(self, batch: np.ndarray) -> np.ndarray:
         with self._slots:
             return self._session.run(batch)
@@ -216,6 +238,7 @@ def load(
     tile: Literal["auto"] | int = "auto",
     memory_limit_bytes: int | None = None,
     cache: bool = True,
+    trust: str | Sequence[str] = (),
 ) -> Engine:
     """Open an engine file.
 
@@ -223,9 +246,11 @@ def load(
     threads: CPU threads, None for all cores.
     tile, memory_limit_bytes: as for :class:`Engine`.
     cache: keep compiled code in the user's cache folder, so that the next load is faster.
+    trust: SHA-256, one or several, of engine files for a GPU that somebody else built, or another machine: such
+        files hold programs. Not needed for files that this user built here.
 
     Raises:
-        BundleError: the file is missing, damaged, of a newer format or for an unknown backend.
+        BundleError: the file is missing, damaged, of a newer format, for an unknown backend, or not trusted.
         BackendUnavailable: the library or device that the file needs is not on this machine.
         InputError: an option out of range.
     """
@@ -241,6 +266,8 @@ def load(
                 f"({', '.join(backends.names())}); upgrade derain-engine, or build the file anew."
             )
         backend = backends.get(manifest.backend)
+        if backend.on_gpu:
+            trusted.require(bundle, trust)
         artefact = Artefact(
             backend=backend.name,
             backend_version=manifest.backend_version,
@@ -268,7 +295,8 @@ def _cache_dir(backend: str, manifest: Manifest) -> Path | None:
     return None
 
 
-def _half_of_available_memory() -> int:
+def _half_of_available_memory(session: Session) -> int:
     import psutil
 
-    return psutil.virtual_memory().available // 2
+    on_device = session.available_memory
+    return (psutil.virtual_memory().available if on_device is None else on_device) // 2

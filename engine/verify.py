@@ -55,10 +55,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome for an engine: the worst of every figure over the pictures, and which checks were missed."""
+    """The outcome for an engine: the worst of every figure over the pictures, and which checks were missed.
+
+    rehearsed: the machine could not run the engine; what it computes was run on the CPU instead.
+    """
 
     precision: str
     comparisons: tuple[Comparison, ...]
+    rehearsed: bool = False
 
     @property
     def psnr(self) -> float:
@@ -94,6 +98,7 @@ class Report:
         """For a manifest: figures to three digits, so that they repeat."""
         return {
             "precision": self.precision,
+            "rehearsed": self.rehearsed,
             "psnr_db": None if np.isinf(self.psnr) else float(f"{self.psnr:.3g}"),
             "max_abs": float(f"{self.max_abs:.3g}"),
             "uint8_levels": self.uint8_levels,

@@ -83,12 +83,17 @@ class Compiled:
     matrix: Mapping[str, int]
     triton: str
 
+    @property
+    def fits(self) -> bool:
+        """Whether the GPU's blocks have the shared memory that it needs."""
+        return self.shared <= _SHARED_MEMORY.get(self.target, self.shared)
+
     def faults(self) -> list[str]:
         """What makes this kernel slow or impossible to launch, in words; none is what is wanted."""
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes a thread")
-        if self.shared > _SHARED_MEMORY.get(self.target, self.shared):
+        if not self.fits:
             found.append(f"needs {self.shared} bytes of shared memory of {_SHARED_MEMORY[self.target]}")
         multiplies = self.call.kernel.partition(".")[0] not in _WITHOUT_PRODUCTS
         if multiplies and self.dtype != "fp32" and not self.matrix:

@@ -24,7 +24,7 @@ ROWS = (
     {"builder", "media"},
     {"environment", "runtime"},
     {"verify"},
-    {"backends"},
+    {"backends", "trust"},
     {"export", "plan", "bundle", "device", "frames", "metrics", "rain"},
     {"checkpoint"},
     {"models"},
@@ -43,9 +43,10 @@ LIGHT_MODULES = {
         "engine.plan",
         "engine.plan.arena",
         "engine.plan.program",
+        "engine.plan.stored",
         "export",
     ),
-    *("kernels", "kernels.config", "kernels.launch", "training"),
+    *("kernels", "kernels.aot", "kernels.aot_pool", "kernels.config", "kernels.launch", "training"),
 }
 #: Third-party packages that the light parts may import at module level.
 LIGHT = {"numpy"}

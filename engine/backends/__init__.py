@@ -13,6 +13,7 @@ from .base import Backend
 #: Name to module. A module is imported when its backend is asked for; its library when that is used.
 _MODULES = {
     "openvino": ".openvino",
+    "fused": ".fused",
     "reference": ".reference",
 }
 

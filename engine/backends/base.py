@@ -22,10 +22,13 @@ class CompileOptions:
 
     precision: ``fp32``, ``bf16``, ...; None lets the backend take the fastest that this machine has in hardware.
     shape: (height, width) to specialise on; None for any size.
+    gpu: the GPUs to build for, as ``--gpu`` takes them (``current``, ``all``, ``sm_80,sm_90``), for backends that run
+        on one; None lets the backend choose.
     """
 
     precision: str | None = None
     shape: tuple[int, int] | None = None
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,17 @@ class Artefact:
     """What a backend made of a network: named payloads that go into a bundle as they are.
 
     The same network and options give the same payload bytes.
+
+    gpus: what they were compiled for, such as ``sm_90``; empty where they are for CPUs, or for any GPU.
+    bytes_per_pixel: memory that a session takes for a pixel of a frame; None where the network's own figure stands.
     """
 
     backend: str
     backend_version: str
     precision: str
     payloads: Mapping[str, bytes | memoryview] = field(repr=False)
+    gpus: tuple[str, ...] = ()
+    bytes_per_pixel: int | None = None
 
 
 class Session(Protocol):
@@ -61,10 +69,16 @@ class Session(Protocol):
     parallelism: how many threads may be inside :meth:`run` at once to keep the device busy; ``run`` is
     thread-safe up to that number.
     precision: what it computes in: the artefact's, or a more exact one where the device lacks that.
+    available_memory: bytes that its device has free for frames; None where that is the host.
+
+    A session on a GPU also has :meth:`GpuSession.run_on_gpu`, for frames that lie there.
     """
 
     parallelism: int
     precision: str
+
+    @property
+    def available_memory(self) -> int | None: ...
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """batch: N x H x W x 3 RGB, C-contiguous, uint8 in [0, 255] or float32 in [0, 1]; H and W multiples of the
@@ -79,10 +93,14 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """One way of running a network."""
+    """One way of running a network.
+
+    on_gpu: whether its payloads are programs for a GPU, which are opened only where they are trusted.
+    """
 
     name: str
     precisions: tuple[str, ...]
+    on_gpu: bool
 
     def unavailable(self) -> str | None:
         """None where sessions can be opened on this machine, else one sentence: what is missing and how to get it."""
@@ -96,4 +114,9 @@ class Backend(Protocol):
 
     def open(self, artefact: Artefact, options: RunOptions) -> Session:
         """Raises BackendUnavailable where the device or library is missing, BundleError for a bad payload."""
+        ...
+
+    def rehearse(self, artefact: Artefact) -> Session | None:
+        """For machines where :meth:`open` finds no device: a session on the CPU that computes what the artefact does,
+        from the same payloads, for the comparison with the reference. None where there is no such thing."""
         ...

@@ -52,6 +52,7 @@ class OpenVINOSession:
     ) -> None:
         self.precision = precision
         self.parallelism = 1
+        self.available_memory = None
         self._config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY" if options.mode == "latency" else "THROUGHPUT",
@@ -143,6 +144,7 @@ class OpenVINOBackend:
 
     name = "openvino"
     precisions = tuple(_HINTS)
+    on_gpu = False
 
     def unavailable(self) -> str | None:
         try:
@@ -212,6 +214,9 @@ class OpenVINOBackend:
         supported = _choose_precision(core, None)
         precision = artefact.precision if artefact.precision == supported else "fp32"
         return OpenVINOSession(core, model, precision, options)
+
+    def rehearse(self, artefact: Artefact) -> None:
+        """None: every machine has a CPU to open it on."""
 
     def _core(self) -> openvino.Core:
         if (reason := self.unavailable()) is not None:

@@ -29,6 +29,7 @@ class ReferenceSession:
 
     parallelism = 1
     precision = "fp32"
+    available_memory = None
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         self._network: nn.Module | None = network
@@ -69,6 +70,7 @@ class ReferenceBackend:
 
     name = "reference"
     precisions = ("fp32",)
+    on_gpu = False
 
     def unavailable(self) -> str | None:
         try:
@@ -135,6 +137,9 @@ class ReferenceBackend:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         return ReferenceSession(network, spec)
+
+    def rehearse(self, artefact: Artefact) -> None:
+        """None: every machine has a CPU to open it on."""
 
 
 def _read_spec(payload: bytes) -> ModelSpec:

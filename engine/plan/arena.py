@@ -37,8 +37,7 @@ class _Life:
 def lives(plan: Plan) -> list[_Life]:
     """When every buffer is alive. The picture and the rain layer are so from before the first step to after the last:
     what fills and reads them stands outside the plan."""
-    second = [i for i, step in enumerate(plan.steps) if step.branch == 1]
-    forked = range(second[0], _rejoined(plan, second[-1])) if second else range(0)
+    forked = range(*fork_and_join(plan))
     touched: list[list[int]] = [[] for _ in plan.buffers]
     for i, step in enumerate(plan.steps):
         for buffer in step.touched():
@@ -54,17 +53,19 @@ def lives(plan: Plan) -> list[_Life]:
     return found
 
 
-def _rejoined(plan: Plan, last: int) -> int:
-    """The first step after ``last`` that needs what branch 1 made."""
+def fork_and_join(plan: Plan) -> tuple[int, int]:
+    """From which step on branch 1 runs beside branch 0, and the step that waits for all of it: the first one that
+    needs what branch 1 made (the number of steps where none does). (0, 0) without a second branch."""
+    second = [i for i, step in enumerate(plan.steps) if step.branch == 1]
+    if not second:
+        return 0, 0
     made = {
         plan.steps[i].pointers[w].buffer  # type: ignore[union-attr]  # only views are written
-        for i in range(last + 1)
-        if plan.steps[i].branch == 1
+        for i in second
         for w in plan.steps[i].writes
     }
-    return next(
-        (i for i in range(last + 1, len(plan.steps)) if plan.steps[i].touched() & made), len(plan.steps)
-    )
+    after = range(second[-1] + 1, len(plan.steps))
+    return second[0], next((i for i in after if plan.steps[i].touched() & made), len(plan.steps))
 
 
 def arrange(plan: Plan, height: int, width: int) -> Arena:

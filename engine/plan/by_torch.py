@@ -1,12 +1,12 @@
 """A plan run step by step with PyTorch's operators, from the packed weights and through the plan's own memory.
 
 It needs no GPU and no Triton, and proves the lowering: buffers, views, packing and the memory's arrangement. Every step
-computes what its kernel computes, in the precision of the plan's dtype.
+computes what its kernel computes: sums in fp32, and maps rounded to the plan's dtype wherever the kernel rounds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,18 @@ def run_by_torch(plan: Plan, image: Tensor) -> Memory:
     memory = Memory(plan, image.shape[0], image.shape[1], str(image.device))
     memory.fill(image)
     for step in plan.steps:
-        run = _STEPS[step.call.kernel]
-        run(step.call, [memory.flat(p) for p in step.pointers], memory.sizes(step))
+        run_call(step.call, [memory.flat(p) for p in step.pointers], memory.sizes(step))
     return memory
 
 
+def run_call(call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    """One launch: read and write what its kernel does. pointers: as ``Memory.flat`` gives them; in another precision,
+    that of the maps is computed in."""
+    _STEPS[call.kernel](call, list(pointers), list(sizes))
+
+
 def _nchw(flat: Tensor, height: int, width: int, channels: int) -> Tensor:
-    return flat[: height * width * channels].view(1, height, width, channels).permute(0, 3, 1, 2)
+    return flat[: height * width * channels].view(1, height, width, channels).permute(0, 3, 1, 2).float()
 
 
 def _put(to: Tensor, image: Tensor, pixel: int) -> None:
@@ -46,20 +51,19 @@ def _conv(image: Tensor, rows: Tensor, bias: Tensor | None, columns: int, side: 
     """A packed convolution of side x side taps: its first columns, without the padding of k."""
     channels = image.shape[1]
     weight = rows[: side * side * channels, :columns].reshape(side, side, channels, columns)
-    bias = None if bias is None else bias[:columns].to(image.dtype)
-    return F.conv2d(image, weight.permute(3, 2, 0, 1).contiguous(), bias, padding=side // 2)
+    bias = None if bias is None else bias[:columns]
+    return F.conv2d(image, weight.permute(3, 2, 0, 1).float().contiguous(), bias, padding=side // 2)
 
 
 def _branches(image: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, slope: float) -> Tensor:
     """[act(conv3x3), act(conv5x5)] of an MFFB's stage."""
     channels, columns = image.shape[1], bias.shape[0] // 2
-    inner = inner.view(-1, 2 * columns)[: 9 * channels].view(3, 3, channels, 2, columns)
-    outer = outer.view(-1, columns)[: 16 * channels].view(16, channels, columns)
+    inner = inner.float().view(-1, 2 * columns)[: 9 * channels].view(3, 3, channels, 2, columns)
+    outer = outer.float().view(-1, columns)[: 16 * channels].view(16, channels, columns)
     large = outer.new_zeros(5, 5, channels, columns)
     large[1:4, 1:4] = inner[:, :, :, 1]
     large[0], large[4] = outer[:5], outer[5:10]
     large[1:4, 0], large[1:4, 4] = outer[10::2], outer[11::2]
-    bias = bias.to(image.dtype)
     small = F.conv2d(image, inner[:, :, :, 0].permute(3, 2, 0, 1), bias[:columns], padding=1)
     wide = F.conv2d(image, large.permute(3, 2, 0, 1), bias[columns:], padding=2)
     return F.leaky_relu(torch.cat([small, wide], 1), slope)
@@ -78,7 +82,7 @@ def _stage2(call: Call, p: list[Tensor], sizes: list[int]) -> None:
     height, width = sizes
     channels = int(c["C"])
     n = _branches(_nchw(p[0], height, width, 2 * channels), p[2], p[3], p[4], float(c["SLOPE"]))
-    y = _conv(n, p[5].view(-1, channels), p[6], channels)
+    y = _conv(n.to(p[7].dtype).float(), p[5].view(-1, channels), p[6], channels)
     _put(p[7], y + _nchw(p[1], height, width, channels), channels)
 
 
@@ -107,10 +111,11 @@ def _chain(call: Call, p: list[Tensor], sizes: list[int]) -> None:
 
     image = _nchw(source, height, width, channels)
     if c["READ"] == 1:
-        image = F.leaky_relu(image + coarse(shares, 2, 0), slope)
+        image = F.leaky_relu(image + coarse(shares, 2, 0), slope).to(out.dtype).float()
     for i in range(int(c["LENGTH"])):
         matrix = weights[i * rows * columns : (i + 1) * rows * columns].view(rows, columns)
         image = F.leaky_relu(_conv(image, matrix, bias[i * columns :], channels, 3), slope)
+        image = image.to(out.dtype).float()
     if c["WRITE"] == 0:
         _put(out, image, channels)
     elif c["WRITE"] == 1:
@@ -125,7 +130,7 @@ def _conv3x3(call: Call, p: list[Tensor], sizes: list[int]) -> None:
     c = call.constants
     height, width = sizes
     channels, slabs, columns = int(c["C"]), int(c["SLABS"]), int(c["N"])
-    stack = p[0][: slabs * height * width * channels].view(slabs, height, width, channels)
+    stack = p[0][: slabs * height * width * channels].view(slabs, height, width, channels).float()
     image = stack.permute(0, 3, 1, 2).flatten(0, 1)[None]
     rows = p[1].view(-1, int(c["N0"]) + int(c["N1"]))
     y = F.leaky_relu(_conv(image, rows, p[2], columns, 3), float(c["SLOPE"]))
@@ -138,7 +143,7 @@ def _dense1x1(call: Call, p: list[Tensor], sizes: list[int]) -> None:
     c = call.constants
     height, width, slabs = sizes
     channels = int(c["C"])
-    stack = p[0][: slabs * height * width * channels].view(slabs, height, width, channels)
+    stack = p[0][: slabs * height * width * channels].view(slabs, height, width, channels).float()
     image = stack.permute(0, 3, 1, 2).flatten(0, 1)[None]
     y = F.leaky_relu(_conv(image, p[1].view(-1, channels), p[2], channels), float(c["SLOPE"]))
     if c["ADD"]:
