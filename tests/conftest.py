@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Before anything imports torch: the workers of pytest-xdist share the cores instead of fighting for them.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# Before anything imports torch: the workers of pytest-xdist share the cores instead of fighting for them. Only in the
+# workers, which inherit what the process that starts them sets.
+if _WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 # Before anything imports triton: where there is no GPU, its kernels run in its interpreter.
 import torch  # noqa: E402
