@@ -19,12 +19,12 @@ class Config:
     stages: int = 3
 
 
-#: A kernel's name and its channels to a configuration.
-Configure: TypeAlias = Callable[[str, int], Config]
+#: A kernel's name, its channels and the level of the map that its tiles cover, to a configuration.
+Configure: TypeAlias = Callable[[str, int, int], Config]
 
 
-def heuristic(kernel: str, channels: int) -> Config:
-    """A configuration that spills nowhere, for GPUs that were not tuned for."""
+def heuristic(kernel: str, channels: int, level: int = 0) -> Config:
+    """A configuration that spills nowhere, for GPUs that were not tuned for: the same at every level."""
     if kernel == "pffb.pyramid":
         return Config(16, 16, 32, 4 if channels < 32 else 8, 2)
     if kernel == "mffb.stage2":

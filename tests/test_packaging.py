@@ -81,7 +81,11 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(
     distributions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = {"derain_engine/py.typed", "derain_engine/engine/weights/LICENSE"}
+    expected = {
+        "derain_engine/py.typed",
+        "derain_engine/engine/weights/LICENSE",
+        "derain_engine/kernels/tuned.json",
+    }
     for package in stated_packages(monkeypatch):
         folder = ROOT.joinpath(*package.split(".")[1:])
         patterns = ["*.py", "*.safetensors", "*.md"] if package.endswith(".weights") else ["*.py"]

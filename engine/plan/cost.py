@@ -1,7 +1,8 @@
 """How many convolutions of a PFFB's scale one launch takes: a small model of a launch's time on a large GPU.
 
 Chaining saves launches and traffic, and pays with the halo that every tile makes again. The constants stand for an
-H100-class GPU and are round: they only have to put the cut at the right map size.
+H100-class GPU and are round: they only have to put the cut at the right map size. Configurations that were measured
+replace the model's tile, not its lengths: they were measured in launches of these.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import lru_cache
 from itertools import product
 
 from ...kernels.chain import MOST_ROWS
-from ...kernels.config import Config, Configure, heuristic
+from ...kernels.config import Config, heuristic
 from ...kernels.gemm import power_of_two
 
 #: Seconds that a launch costs inside a CUDA graph.
@@ -55,9 +56,7 @@ def launch_seconds(
 
 
 @lru_cache
-def best_cuts(
-    height: int, width: int, channels: int, itemsize: int = 2, configure: Configure = heuristic
-) -> dict[int, Cut]:
+def best_cuts(height: int, width: int, channels: int, itemsize: int = 2) -> dict[int, Cut]:
     """By scale, the cheapest cuts of a PFFB over height x width pixels within MOST_LAUNCHES launches."""
     choices = []
     for scale in (8, 4, 2, 1):
@@ -65,7 +64,7 @@ def best_cuts(
         cuts = []
         for lengths in LENGTHS:
             for tile_h, tile_w in TILES:
-                config = replace(configure("chain.chain", channels), tile_h=tile_h, tile_w=tile_w)
+                config = replace(heuristic("chain.chain", channels), tile_h=tile_h, tile_w=tile_w)
                 seconds = sum(launch_seconds(h, w, channels, n, config, itemsize) for n in lengths)
                 cuts.append((scale, Cut(lengths, config, seconds)))
         choices.append(cuts)

@@ -35,7 +35,8 @@ def lower(
     Args:
         nominal: height and width that launches are cut for; the plan runs at any size.
         code: keep the innermost map (``Plan.code``) to compare it.
-        configure: the configuration of a kernel for a number of channels.
+        configure: the configuration of a kernel for a number of channels at a level. Where it is the heuristic's,
+            the convolutions of a PFFB are cut into the tiles that the cost model finds best.
 
     Raises:
         BuildError: a network, option or width that the fused kernels do not know.
@@ -207,7 +208,7 @@ class _Lowering:
             module = connection.conv1x1[i]
             pixel = self.buffers[to.buffer].channels
             call = dense.dense1x1_call(
-                channels, self.configure("dense.dense1x1", channels), addend is not None, pixel
+                channels, self.configure("dense.dense1x1", channels, level), addend is not None, pixel
             )
             pack = _pack_dense(module, DTYPES[self.dtype])
             pointers = [stack, self._weight(module, pack, "weights"), self._weight(module, pack, "bias")]
@@ -243,7 +244,7 @@ class _Lowering:
         m = self.buffer("mffb", level, 2 * channels)
         flops = mffb.flops(side, side, channels)
         maps = side * side * channels
-        call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels), slope)
+        call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels, level), slope)
         self._step(
             f"{name}.1",
             call,
@@ -253,7 +254,7 @@ class _Lowering:
             flops[0],
             3 * maps,
         )
-        call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels), slope)
+        call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels, level), slope)
         pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
         self._step(f"{name}.2", call, pointers, level, (7,), flops[1], 4 * maps)
 
@@ -264,28 +265,29 @@ class _Lowering:
         flops = pffb.flops(_side(level), _side(level), channels)
         sources = {k: self.buffer(f"pffb.{k}", level + i, channels) for i, k in enumerate(_SCALES)}
         area = {k: _side(level + i) ** 2 * channels for i, k in enumerate(_SCALES)}
-        call = pffb.pyramid_call(channels, self.configure("pffb.pyramid", channels))
+        call = pffb.pyramid_call(channels, self.configure("pffb.pyramid", channels, level))
         pointers = [x, weight("pyramid"), weight("pyramid_bias"), *sources.values()]
         moved = area[1] + sum(area.values())
         self._step(f"{name}.pyramid", call, pointers, level, (3, 4, 5, 6), flops["pyramid"], moved)
-        cuts = best_cuts(
-            self.nominal[0] >> level, self.nominal[1] >> level, channels, self.item, self.configure
-        )
+        cuts = best_cuts(self.nominal[0] >> level, self.nominal[1] >> level, channels, self.item)
         shares: dict[int, View] = {}
         for i, scale in reversed(list(enumerate(_SCALES))):
             at = level + i
             cut = cuts[scale]
+            config = self.configure("chain.chain", channels, at)
+            if config == heuristic("chain.chain", channels, at):
+                config = cut.config
             source, first = sources[scale], 0
             for length in cut.lengths:
                 last = first + length == 4
                 reads = "fusion" if first == 0 and scale < 8 else "map"
                 writes = "map" if not last else "sum" if scale == 1 else "shares"
-                call = chain.chain_call(channels, length, reads, writes, at <= 2, cut.config)
+                call = chain.chain_call(channels, length, reads, writes, at <= 2, config)
                 if writes == "sum":
                     to = out
                 else:
                     to = self.buffer(f"pffb.{scale}.{first}", at, channels * (1 if writes == "map" else 2))
-                tile = (cut.config.tile_h, cut.config.tile_w)
+                tile = (config.tile_h, config.tile_w)
                 room = chain.scratch_elements(call, *tile)
                 scratch = self.buffer("scratch", at, room, tile=tile) if room else to
                 pointers = [source, shares.get(2 * scale, to) if reads == "fusion" else to]
@@ -333,7 +335,8 @@ class _Lowering:
 
     def _resample(self, name: str, source: View, level: int, to_level: int, slabs: int, to: View) -> None:
         channels, pixel = self.buffers[source.buffer].channels, self.buffers[to.buffer].channels
-        call = resample.bilinear_call(channels, slabs, self.configure("resample.bilinear", channels), pixel)
+        config = self.configure("resample.bilinear", channels, to_level)
+        call = resample.bilinear_call(channels, slabs, config, pixel)
         here, there = _side(level), _side(to_level)
         flops = resample.flops(there, there, channels, slabs)
         elements = channels * slabs * (here**2 + there**2)
@@ -356,7 +359,7 @@ class _Lowering:
         def pack() -> dict[str, Tensor]:
             return conv.pack(weight, bias, DTYPES[self.dtype], channels * slabs - inputs)
 
-        config = self.configure("conv.conv3x3", channels)
+        config = self.configure("conv.conv3x3", channels, level)
         call = conv.conv3x3_call(channels, slabs, columns, config, addend is not None)
         pointers = [source, self._weight(module, pack, "weights"), self._weight(module, pack, "bias"), to]
         pointers += [addend or to, summed or to]

@@ -14,7 +14,7 @@ from derain_engine.engine.plan.by_triton import run_by_triton
 from derain_engine.engine.plan.memory import Memory
 from derain_engine.engine.plan.program import Plan, View
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR
-from derain_engine.kernels.config import Config
+from derain_engine.kernels.config import Config, heuristic
 
 from .networks import picture, strong
 
@@ -80,25 +80,20 @@ def test_half_precision_stays_within_the_bounds(dtype) -> None:
     assert -20 * torch.log10(error.square().mean().sqrt()) >= HALF_PSNR
 
 
-def large_tiles(kernel: str, channels: int) -> Config:
+def large_tiles(kernel: str, channels: int, level: int) -> Config:
     """Few programs and turns of the inner loop: the interpreter's cost is by the operation, not by its size."""
-    if kernel == "pffb.pyramid":
-        return Config(32, 32, 64)
+    if kernel == "chain.chain":
+        return Config(16, 16, 64)
     return Config(32, 32, 64 if not kernel.startswith("resample") else 16)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
-def test_a_whole_network_runs_in_the_kernels(dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    from derain_engine.engine.plan import cost
-
-    monkeypatch.setattr(cost, "TILES", ((16, 16),))
-    cost.best_cuts.cache_clear()
+def test_a_whole_network_runs_in_the_kernels(dtype) -> None:
     network = strong(SSIDKDConfig((16, 16, 16), (1, 1, 1)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     image = picture(32, 32).to(device)
-    plan = lower(network, dtype, code=True, nominal=(32, 32), configure=large_tiles)
+    plan = lower(network, dtype, code=True, nominal=(2048, 2048), configure=large_tiles)
     memory = run_by_triton(plan, image)
-    cost.best_cuts.cache_clear()
     by_torch = run_by_torch(plan, image)
     for found, expected in zip(results(plan, memory), results(plan, by_torch), strict=True):
         assert expected.isfinite().all()
@@ -167,3 +162,25 @@ def test_sides_that_are_no_multiples_are_refused(size: tuple[int, int]) -> None:
 def test_the_code_is_kept_only_where_it_is_asked_for() -> None:
     plan = lower(strong(SMALL))
     assert plan.code is None and isinstance(lower(strong(SMALL), code=True).code, View)
+
+
+def test_configurations_are_asked_for_by_kernel_channels_and_level() -> None:
+    asked = set()
+
+    def configure(kernel: str, channels: int, level: int) -> Config:
+        asked.add((kernel, channels, level))
+        if (kernel, channels, level) == ("chain.chain", 24, 2):
+            return Config(16, 16, 16, 8, 2)
+        return heuristic(kernel, channels, level)
+
+    plan, plain = lower(SSIDKD(SMALL), configure=configure), lower(SSIDKD(SMALL))
+    steps = {(s.call.kernel, s.call.constants["C"], int(str(s.sizes[0])[1:])) for s in plan.steps}
+    assert asked == steps and len(asked) > 25
+    for step, other in zip(plan.steps, plain.steps, strict=True):
+        changed = (
+            step.call.kernel == "chain.chain" and step.call.constants["C"] == 24 and step.sizes[0] == "h2"
+        )
+        assert (step.call.config == Config(16, 16, 16, 8, 2)) == changed
+        # The lengths are the cost model's either way, and so are the tiles of what was not measured.
+        assert step.call.constants.get("LENGTH") == other.call.constants.get("LENGTH")
+        assert changed or step.call == other.call
