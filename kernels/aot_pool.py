@@ -16,14 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.errors import BackendUnavailable, BuildError, DerainError
 from ..engine.progress import Progress, no_progress
-from .aot import Compiled, compile_call, distinct, title
+from .aot import Compiled, compile_call, distinct, specialisation, title
 from .launch import Call
 
 if TYPE_CHECKING:
@@ -61,26 +61,57 @@ def compile_calls(
         InputError, BuildError: as :func:`compile_call`.
         BackendUnavailable: as :func:`require_compiler`.
     """
+    wanted = [(call, target) for target in targets for call in distinct(calls)]
+    done: dict[tuple[str, str], Compiled] = {}
+    progress("compiling kernels", 0.0)
+    with contextlib.closing(compile_each(wanted, dtype, jobs=jobs)) as answers:
+        for call, target, answer in answers:
+            if isinstance(answer, DerainError):
+                raise answer
+            done[specialisation(call), target] = answer
+            progress("compiling kernels", len(done) / len(wanted))
+    return [done[specialisation(call), target] for call, target in wanted]
+
+
+def compile_each(
+    wanted: Iterable[tuple[Call, str]], dtype: str, *, jobs: int | None = None
+) -> Generator[tuple[Call, str, Compiled | DerainError], None, None]:
+    """Calls, each for its target, compiled side by side in processes of their own, in the order in which they are
+    done: what became of each, or the error that it ended in, which does not end the others. Closing the generator ends
+    the compilers.
+
+    Args:
+        jobs: processes; by default one for every CPU that this process may use.
+
+    Raises:
+        BackendUnavailable: as :func:`require_compiler`.
+    """
     require_compiler()
-    waiting = [_Job(call, dtype, target) for target in targets for call in distinct(calls)]
-    done: dict[_Job, Compiled] = {}
-    ahead = iter(waiting)
+    ahead = (_Job(call, dtype, target) for call, target in wanted)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="derain-kernels-")))
         selector = stack.enter_context(selectors.DefaultSelector())
-        for i, job in enumerate(itertools.islice(ahead, jobs or usable)):
-            worker = stack.enter_context(_Worker(folder, f"{i}.log"))
+        logs = itertools.count()
+
+        def start(job: _Job) -> None:
+            worker = stack.enter_context(_Worker(folder, f"{next(logs)}.log"))
             worker.begin(job)
             selector.register(worker.answers, selectors.EVENT_READ, worker)
-        while len(done) < len(waiting):
-            progress("compiling kernels", len(done) / len(waiting))
+
+        for job in itertools.islice(ahead, jobs or usable):
+            start(job)
+        while selector.get_map():
             worker = selector.select()[0][0].data
-            job, compiled = worker.finish()
-            done[job] = compiled
-            if (following := next(ahead, None)) is not None:
+            job, answer = worker.finish()
+            following = next(ahead, None)
+            if following is None or worker.ended:
+                selector.unregister(worker.answers)
+                if following is not None:
+                    start(following)
+            else:
                 worker.begin(following)
-    return [done[job] for job in waiting]
+            yield job.call, job.target, answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +122,14 @@ class _Job:
 
 
 class _Worker:
-    """A process that compiles one specialisation after the other."""
+    """A process that compiles one specialisation after the other. ended: it died of the last one."""
 
     def __init__(self, folder: Path, log: str) -> None:
         program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve()"
         # What an interrupted compiler leaves is removed with the folder.
         environment = {**os.environ, "TMPDIR": str(folder)}
         environment.pop("TRITON_INTERPRET", None)
+        self.ended = False
         self._log = folder / log
         with self._log.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -119,21 +151,19 @@ class _Worker:
             pickle.dump((job.call, job.dtype, job.target), self._jobs)
             self._jobs.flush()
 
-    def finish(self) -> tuple[_Job, Compiled]:
-        """The job that was begun, and its result. Raises what it ended in."""
+    def finish(self) -> tuple[_Job, Compiled | DerainError]:
+        """The job that was begun, and its result or the error that it ended in."""
+        job = self._job
         try:
-            answer = pickle.load(self.answers)
-        except (EOFError, pickle.UnpicklingError) as error:
+            return job, pickle.load(self.answers)
+        except (EOFError, pickle.UnpicklingError):
+            self.ended = True
             lines = self._log.read_text("utf-8", "replace").split("\n")
             told = next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
-            job = self._job
-            raise BuildError(
+            return job, BuildError(
                 f"{title(job.call, job.dtype, job.target)} was not compiled: the compiler ended with exit code "
                 f"{self._process.wait()}: {told[:300]}"
-            ) from error
-        if isinstance(answer, DerainError):
-            raise answer
-        return self._job, answer
+            )
 
     def __enter__(self) -> Self:
         return self

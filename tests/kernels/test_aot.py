@@ -24,7 +24,7 @@ from derain_engine.kernels.aot import (
     specialisation,
     write_cubins,
 )
-from derain_engine.kernels.aot_pool import compile_calls
+from derain_engine.kernels.aot_pool import compile_calls, compile_each
 from derain_engine.kernels.config import Config, heuristic
 from derain_engine.kernels.launch import Call
 
@@ -195,6 +195,31 @@ def test_the_compilers_errors_name_kernel_constants_and_gpu():
     with pytest.raises(BuildError, match=r"conv\.conv3x3 C=16 .*BLOCK_K=48.* fp16 for sm_90 .*power of 2"):
         compile_calls([wrong], "fp16", ["sm_90"], jobs=1, progress=lambda *about: told.append(about))
     assert told == [("compiling kernels", 0.0)]
+
+
+def test_one_that_fails_does_not_end_the_others():
+    wrong = dataclasses.replace(CONV, config=Config(block_k=48))
+    wanted = [(wrong, "sm_90"), (RESIZE, "sm_80"), (wrong, "sm_80"), (RESIZE, "sm_90")]
+    answers = {(call.kernel, target): answer for call, target, answer in compile_each(wanted, "fp16", jobs=1)}
+    assert len(answers) == 4
+    for (kernel, target), answer in answers.items():
+        if kernel == "conv.conv3x3":
+            assert isinstance(answer, BuildError) and f"for {target}" in str(answer)
+        else:
+            assert isinstance(answer, Compiled) and (answer.call, answer.target) == (RESIZE, target)
+
+
+def test_a_compiler_that_dies_is_followed_by_another(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho $$ >> "${0%/*}/started"\nkill -KILL $$\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(program))
+    wanted = [(CONV, "sm_80"), (RESIZE, "sm_80"), (CONV, "sm_90")]
+    answers = [answer for *_, answer in compile_each(wanted, "fp16", jobs=1)]
+    assert [isinstance(answer, BuildError) and "exit code -9" in str(answer) for answer in answers] == [
+        True
+    ] * 3
+    assert len((tmp_path / "started").read_text().split()) == 3
 
 
 def test_a_compiler_that_dies_is_an_error_of_its_kernel(tmp_path, monkeypatch):
