@@ -19,6 +19,7 @@ from derain_engine.engine.errors import BuildError, InputError
 from derain_engine.engine.models.registry import create, spec_of
 from derain_engine.engine.models.spec import ModelSpec
 from derain_engine.engine.models.ssid_kd import MFFB, PFFB, Derained, SSIDKDConfig
+from derain_engine.export import onnx as export
 from derain_engine.export.onnx import check_onnx, export_onnx
 
 # MFFB alone: an eighth of the graph. Two full-scale units, so that there are weights to share.
@@ -166,6 +167,39 @@ def test_a_network_that_returns_a_tensor_and_other_operators() -> None:
     }
     fractions = [done for _, done in stages]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
+
+
+class Whole(nn.Module):
+    """Every operator that the exporter need not decompose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = F.leaky_relu(self.head(image), 0.2)
+        pooled = F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:], mode="nearest")
+        small = F.interpolate(x, scale_factor=0.5, mode="bilinear")
+        large = F.relu(F.interpolate(small, size=x.shape[-2:], mode="bilinear"))
+        return image - self.tail(torch.cat([x + pooled, large], 1))
+
+
+def test_what_is_not_decomposed_is_what_would_come_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network, spec = strong(Whole()), ModelSpec("whole", granularity=2)
+    traced: list[set[str]] = []
+    keep_whole = export._keep_whole
+
+    def note(program: torch.export.ExportedProgram) -> None:
+        traced.append({str(node.target) for node in program.graph.nodes if node.op == "call_function"})
+        keep_whole(program)
+
+    monkeypatch.setattr(export, "_keep_whole", note)
+    model = export_onnx(network, spec)
+    assert traced == [export._WHOLE_OPERATORS]
+    assert check_onnx(model, network, spec) <= 1e-5
+    monkeypatch.setattr(export, "_WHOLE_OPERATORS", set())
+    assert export_onnx(network, spec).SerializeToString() == model.SerializeToString()
 
 
 class Shaped(nn.Module):
