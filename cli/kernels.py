@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .kernels_tune import EXAMPLES, kernels_tune
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import file_size, say, show_table
 
 if TYPE_CHECKING:
     from ..kernels.aot import Compiled
+    from ..kernels.config import Configure
     from ..kernels.launch import Call
 
 _EXAMPLES = """Examples:
@@ -35,6 +37,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Prepare the GPU kernels.", no_args_is_help=True, rich_markup_mode=None)
     group.callback()(lambda: None)
     group.command("compile", epilog=_EXAMPLES)(_compile)
+    group.command("tune", epilog=EXAMPLES)(kernels_tune)
     app.add_typer(group, name="kernels")
 
 
@@ -64,21 +67,34 @@ def _compile(
 ) -> None:
     """Compile every kernel that the networks need, without a GPU, and show what became of it.
 
+    Kernels are cut as was measured on a GPU of that kind, or as the heuristic cuts them where nothing was.
     Leaves with 1 if a kernel spills registers, needs more shared memory than the GPU has, or multiplies matrices
     without the GPU's matrix units.
     """
+    from ..bench.kernels.networks import find_networks
     from ..engine.device import driver
     from ..engine.errors import BuildError
+    from ..engine.plan import lower
     from ..kernels.aot import make_folder, parse_targets, picture_calls, write_cubins
     from ..kernels.aot_pool import compile_calls, require_compiler
+    from ..kernels.tuned import configure_for
 
     require_compiler()
-    targets = parse_targets(gpu, driver.gpu(0).target if gpu == "current" else None)
+    here = driver.gpu(0) if gpu == "current" else None
+    targets = parse_targets(gpu, here and here.target)
     if output is not None:
         make_folder(output)
+    cuts: dict[Configure, list[str]] = {}
+    for target in targets:
+        cuts.setdefault(configure_for(target, here and here.name, precision), []).append(target)
+    kernels: list[Compiled] = []
     with progress_bar() as progress:
-        calls = [*_calls(models or [], precision), *picture_calls()]
-        kernels = compile_calls(calls, precision, targets, jobs=jobs, progress=progress)
+        networks = find_networks(models or [])
+        for configure, alike in cuts.items():
+            plans = [lower(network, precision, configure=configure) for network in networks]
+            calls = [*(call for plan in plans for call in plan.calls()), *picture_calls()]
+            kernels += compile_calls(calls, precision, alike, jobs=jobs, progress=progress)
+    kernels.sort(key=lambda kernel: targets.index(kernel.target))
     if output is not None:
         write_cubins(kernels, output)
     if as_json:
@@ -93,25 +109,6 @@ def _compile(
     if faults:
         more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
         raise BuildError(f"Not as they should be: {'; '.join(faults[:_NAMED])}{more}.")
-
-
-def _calls(names: Sequence[str], precision: Literal["fp16", "bf16"]) -> Iterator[Call]:
-    from ..engine.builder import find_model
-    from ..engine.checkpoint import load_checkpoint
-    from ..engine.models.registry import architectures, create, spec_of
-    from ..engine.plan import lower
-
-    presets = {
-        name: spec_of(architecture.name, config)
-        for architecture in architectures().values()
-        for name, config in architecture.presets.items()
-    }
-    for name in names or presets:
-        if name in presets and not Path(name).exists():
-            network = create(presets[name])
-        else:
-            network = load_checkpoint(find_model(name)[0]).network
-        yield from lower(network, precision).calls()
 
 
 def _show(kernels: Sequence[Compiled], precision: str) -> None:

@@ -1,0 +1,58 @@
+"""A network's launches on this machine's GPU, from its name to the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...engine.plan import Dtype
+from ...engine.progress import Progress, no_progress
+from ...kernels.aot_pool import compile_calls, require_compiler
+from ...kernels.tuned import configure_for
+from .launches import LaunchTimes, measure_launches
+from .networks import find_networks
+from .rig import open_rig
+
+
+def measure_here(
+    model: str,
+    shape: tuple[int, int],
+    precision: Dtype,
+    *,
+    kernels: Sequence[str],
+    compiled: bool,
+    runs: int,
+    progress: Progress = no_progress,
+) -> tuple[LaunchTimes, dict[str, str]]:
+    """The figures, and what the GPU and its software are. Kernels are cut as was measured for this GPU, or as the
+    heuristic cuts them.
+
+    Args:
+        model: a name for :func:`.networks.find_networks`.
+        shape: height and width of the picture, in pixels.
+
+    Raises:
+        BackendUnavailable: no GPU, or no compiler.
+        InputError: an unknown model or kernel, or sides that are no multiples of 32.
+    """
+    import torch
+
+    from ...engine.plan import lower
+    from ...engine.plan.memory import Memory
+
+    require_compiler()
+    (network,) = find_networks([model])
+    with open_rig() as rig:
+        gpu = rig.context.gpu
+        configure = configure_for(gpu.target, gpu.name, precision)
+        plan = lower(network, precision, nominal=shape, configure=configure)
+        memory = Memory(plan, *shape, "cuda")
+        result = measure_launches(
+            rig,
+            memory,
+            compile_calls=compile_calls,
+            kernels=kernels,
+            runs=runs,
+            compiled=compiled,
+            progress=progress,
+        )
+        return result, {**rig.facts(), "torch": torch.__version__}

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import collections
+
+import pytest
+import torch
+
+from derain_engine.bench.kernels.alike import Check, alike, recut
+from derain_engine.bench.kernels.plain import plain
+from derain_engine.engine.plan import lower
+from derain_engine.engine.plan.by_torch import run_call
+from derain_engine.engine.plan.memory import Memory
+from derain_engine.engine.plan.program import View
+from derain_engine.kernels.aot import specialisation
+from derain_engine.kernels.config import Config
+
+from ...engine.plan.networks import strong
+from .conftest import SMALL
+
+
+@pytest.fixture
+def kinds(memory):
+    return alike(memory)
+
+
+def test_every_launch_is_counted_once(memory, kinds):
+    assert sum(each.launches for each in kinds) == len(memory.plan.steps)
+    counted = collections.Counter(
+        (specialisation(step.call), step.call.planes, *memory.sizes(step)) for step in memory.plan.steps
+    )
+    assert len(counted) == len(kinds) < len(memory.plan.steps)
+    for each in kinds:
+        assert each.launches == counted[(specialisation(each.step.call), each.step.call.planes, *each.sizes)]
+        kernel, channels, level = each.key
+        assert (kernel, channels) == (each.step.call.kernel, each.step.call.constants["C"])
+        assert each.sizes[:2] == [32 >> level, 64 >> level]
+
+
+def test_another_cut_changes_the_configuration_and_what_follows_from_it(kinds):
+    config = Config(16, 16, 16, 8, 2)
+    for each in kinds:
+        call = recut(each.step.call, config)
+        assert call.config == config and call.planes == each.step.call.planes
+        assert recut(call, each.step.call.config) == each.step.call
+        same = {name: value for name, value in call.constants.items() if name != "BLOCK_M"}
+        assert same.items() <= each.step.call.constants.items()
+    (chain, *_) = (each.step.call for each in kinds if each.step.call.constants.get("LENGTH") == 4)
+    blocks = [recut(chain, Config(tile, tile)).constants["BLOCK_M"] for tile in (1, 4, 16)]
+    assert blocks == [64, 128, 128]
+
+
+def test_a_chain_in_another_cut_has_scratch_memory_of_its_own(kinds):
+    (each, *_) = (each for each in kinds if each.step.call.constants.get("LENGTH") == 4)
+    own, other = each.pointers(each.step.call), each.pointers(recut(each.step.call, Config(16, 16)))
+    assert [a.data_ptr() == b.data_ptr() for a, b in zip(own, other, strict=True)] == [
+        i != 4 for i in range(12)
+    ]
+    tiles = -(-each.sizes[0] // 16) * -(-each.sizes[1] // 16)
+    assert len(other[4]) == tiles * 2 * 22 * 22 * int(each.step.call.constants["C"])
+
+
+def test_right_results_pass_and_leave_the_memory_as_it_was(kinds):
+    for each in kinds:
+        check = Check(each)
+        pointers = each.pointers(each.step.call)
+        before = [tensor.clone() for tensor in pointers]
+        assert check.passes(lambda p=pointers, e=each: run_call(e.step.call, p, e.sizes)), each.step.name
+        assert all(torch.equal(a, b) for a, b in zip(before, pointers, strict=True)), each.step.name
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "nan", "one", "slightly"])
+def test_wrong_results_do_not(kinds, wrong):
+    for each in kinds:
+        check, pointers = Check(each), each.pointers(each.step.call)
+        memory = each.memory
+        write = next(
+            w for w in each.step.writes if memory.plan.buffers[each.step.pointers[w].buffer].tile is None
+        )
+
+        def run(each=each, pointers=pointers, write=write):
+            if wrong == "nothing":
+                return
+            run_call(each.step.call, pointers, each.sizes)
+            if wrong == "slightly":
+                pointers[write].mul_(1.01)
+            else:
+                pointers[write][-1 if each.key[0] == "resample.bilinear" else 0] += {"nan": float("nan")}.get(
+                    wrong, 1
+                )
+
+        assert not check.passes(run), each.step.name
+
+
+def test_the_plain_form_gives_what_the_plan_gives():
+    """In fp32, from noise, for every kind of launch of a network with stacks, additions and parts of pixels."""
+    network = strong(SMALL)
+    kinds = [
+        each
+        for side in (32, 2048, 1 << 14)
+        for each in alike(Memory(lower(network, "fp32", nominal=(side, side)), 32, 64))
+    ]
+    chains = {tuple(each.step.call.constants.get(name) for name in ("READ", "WRITE")) for each in kinds}
+    assert chains >= {(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)}
+    generator = torch.Generator().manual_seed(0)
+    for each in kinds:
+        for buffer in each.step.touched():
+            each.memory.flat(View(buffer)).normal_(generator=generator)
+        call, pointers = each.step.call, each.pointers(each.step.call)
+        function, arguments = plain(call, pointers, each.sizes)
+        assert all(
+            tensor.ndim == 1 or tensor.is_contiguous(memory_format=torch.channels_last)
+            for tensor in arguments
+        ), each.step.name
+        found = function(*arguments)
+        run_call(call, pointers, each.sizes)
+        outputs = [pointers[w] for w in each.step.writes]
+        if call.kernel == "chain.chain":
+            outputs = outputs[-1:]
+        if call.kernel == "resample.bilinear":
+            plane = each.sizes[0] * each.sizes[1] * int(call.constants["PIXEL"])
+            outputs = [outputs[0][i * plane :] for i in range(call.planes)]
+        assert len(found) == len(outputs)
+        for image, flat in zip(found, outputs, strict=True):
+            _, channels, height, width = image.shape
+            pixel = int(call.constants.get("PIXEL", channels))
+            expected = flat.as_strided((height, width, channels), (width * pixel, pixel, 1))
+            assert torch.allclose(image[0].permute(1, 2, 0), expected, atol=1e-5, rtol=1e-5), each.step.name
