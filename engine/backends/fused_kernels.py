@@ -14,6 +14,7 @@ from ..errors import BackendUnavailable, BuildError, BundleError, InputError
 from ..files import whole_file
 from ..plan import Plan
 from ..progress import Progress, no_progress
+from ..version import __version__
 from . import fused_payload
 from .fused_payload import Kernel
 
@@ -60,7 +61,7 @@ def compile_here(plan: Plan, gpu: Gpu, built_for: tuple[str, ...], folder: Path 
     import triton
 
     calls = distinct([*plan.calls(), *_pictures()])
-    key = "\n".join([triton.__version__, plan.dtype, *map(specialisation, calls)])
+    key = "\n".join([__version__, triton.__version__, plan.dtype, *map(specialisation, calls)])
     kept = folder / f"{gpu.target}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if (found := _read(kept, gpu.target)) is not None:
         return found

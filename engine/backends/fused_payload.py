@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.aot import specialisation
-from ...kernels.config import Config
 from ...kernels.launch import Call
 from ..errors import BundleError
 from ..plan import Plan, stored
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PLAN, WEIGHTS, KERNELS = "plan.json", "weights.bin", "kernels.json"
 #: Version of ``kernels.json``.
 _FORMAT = 1
+# Of a block, on any GPU; whether this one has so much shared memory is asked when a kernel is loaded.
+_MOST_WARPS, _MOST_SHARED = 32, 1 << 31
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> lis
                 "build it again."
             )
         return [_read_kernel(row, payloads, name(target, row["file"])) for row in table["kernels"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BundleError(f"The engine's {table_name} is damaged ({error!r}); build it again.") from error
 
 
@@ -138,9 +140,12 @@ def _read_kernel(row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryvi
     cubin = _payload(payloads, file)
     if hashlib.sha256(cubin).hexdigest() != row["sha256"]:
         raise BundleError(f"The engine's {file} is not the kernel that it was built with; build it again.")
-    call = Call(**{**row["call"], "config": Config(**row["call"]["config"])})
-    warps, shared = int(row["warps"]), int(row["shared"])
-    return Kernel(call, str(row["symbol"]), tuple(map(str, row["arguments"])), warps, shared, cubin)
+    call, warps, shared, symbol = stored.read_call(row["call"]), row["warps"], row["shared"], row["symbol"]
+    if warps not in range(1, _MOST_WARPS + 1) or shared not in range(_MOST_SHARED):
+        raise ValueError(f"{call.kernel} has {warps!r:.40} warps and {shared!r:.40} bytes of shared memory")
+    if not re.fullmatch(r"\w{1,1000}", symbol, re.ASCII):
+        raise ValueError(f"{call.kernel} has the symbol {symbol!r:.40}")
+    return Kernel(call, symbol, tuple(map(str, row["arguments"])), int(warps), int(shared), cubin)
 
 
 def _payload(payloads: Mapping[str, bytes | memoryview], wanted: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import BundleError, InputError
 from ..frames import quantise, to_float
 from ..plan import Plan
 from .batches import output_for
@@ -24,7 +24,11 @@ class FusedRehearsal:
         self._plan: Plan | None = plan
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`."""
+        """As :meth:`Session.run`.
+
+        Raises:
+            BundleError: the plan's launches do not fit its buffers or weights.
+        """
         import torch
 
         from ..plan.by_torch import run_by_torch
@@ -36,7 +40,12 @@ class FusedRehearsal:
             for picture, place in zip(batch, out, strict=True):
                 # Copied, since PyTorch warns about read-only arrays.
                 image = torch.tensor(to_float(picture))
-                memory = run_by_torch(self._plan, image)
+                try:
+                    memory = run_by_torch(self._plan, image)
+                except RuntimeError as error:
+                    raise BundleError(
+                        f"The engine's plan does not run ({str(error).splitlines()[0]}); build it again."
+                    ) from error
                 clean = (image - memory.map(self._plan.rain)[0].float()).numpy()
                 # NaN has no uint8 value; it becomes 0 without a word, as in every backend.
                 place[...] = quantise(np.nan_to_num(clean), np.uint8) if batch.dtype == np.uint8 else clean

@@ -201,6 +201,8 @@ class _Lane:
         """Room for a batch, whose bytes are put into the host's part: (before, after) on the GPU."""
         if batch.nbytes > self._pinned.nbytes:
             self.close_memory()
+            # What is left where there is not enough memory for more.
+            self._grow(0)
             self._grow(batch.nbytes)
         np.copyto(self.host[: batch.nbytes].view(batch.dtype).reshape(batch.shape), batch)
         return self._before.part(0, batch.nbytes), self._after.part(0, batch.nbytes)
@@ -214,9 +216,10 @@ class _Lane:
         self.stream.close()
 
     def _grow(self, nbytes: int) -> None:
-        self._pinned = PinnedBuffer(self._context, nbytes)
-        self._before, self._after = (DeviceBuffer(self._context, nbytes) for _ in range(2))
-        self.host = self._pinned.array((nbytes,), np.uint8)
+        pinned = PinnedBuffer(self._context, nbytes)
+        before, after = (DeviceBuffer(self._context, nbytes) for _ in range(2))
+        self._pinned, self._before, self._after = pinned, before, after
+        self.host = pinned.array((nbytes,), np.uint8)
 
 
 def _pictures(pointer: int, shape: tuple[int, ...], bytes_: bool, planar: bool = False) -> list[Picture]:
