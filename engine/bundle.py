@@ -201,9 +201,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
                 mapping.close()
                 raise
     except FileNotFoundError:
-        raise BundleError(
-            f"{path} does not exist; check the name, or make it with `derain-engine build`."
-        ) from None
+        advice = "check the name, or make it with `derain-engine build`"
+        raise BundleError(f"{path} does not exist; {advice}.") from None
     except OSError as error:
         raise BundleError(
             f"{path} cannot be read: {error.strerror or error}; check the name and the permissions."

@@ -26,6 +26,7 @@ class FakeSession:
     """`gain * x + offset` as a session would compute it; records what it is given and how many are inside."""
 
     precision = "fp32"
+    available_memory: int | None = None
 
     def __init__(self, gain=0.9, offset=0.03, parallelism=1):
         self.parallelism = parallelism
@@ -526,6 +527,7 @@ def test_warmup_runs_the_frame_that_will_come():
 
 class FakeBackend:
     name = "fake"
+    on_gpu = False
 
     def __init__(self):
         self.opened = []

@@ -21,6 +21,7 @@ class Darken(nn.Module):
 class FakeSession:
     parallelism = 1
     precision = "fp32"
+    available_memory = None
 
     def __init__(self, error: float = 0.0, at: int | None = None, levels: int = 0) -> None:
         self.error, self.at, self.levels = error, at, levels
