@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,22 +129,3 @@ def test_contestants_take_turns_on_rotating_frames_and_are_closed(monkeypatch):
     assert all(one != two for one, two in itertools.pairwise(frames))
     streamed = [name for name, mode, _ in calls if mode == "throughput"][2:]
     assert streamed == (["a"] * 3 + ["b"] * 3) * 3
-
-
-def test_kernels_are_measured_and_compared(cli, monkeypatch):
-    done = cli("bench", "kernels", "--runs", "2", "--threads", "1", "--json")
-    assert done.code == 0, done.err
-    rows = json.loads(done.out)
-    assert [(r["name"], r["window"]) for r in rows] == [
-        (name, window) for window in (35, 128) for name in ("nn.MaxPool3d", "separable")
-    ]
-    assert [r["verified"] for r in rows] == [None, True, None, True]
-    assert all(r["device"] and r["torch"] and r["command"].startswith("derain-engine") for r in rows)
-    from derain_engine.bench.kernels import dark_channel
-
-    right = dark_channel.measure(runs=1, threads=1, windows=(3,), height=8, width=8)
-    monkeypatch.setattr(
-        dark_channel, "measure", lambda **options: [replace(r, verified=False) for r in right]
-    )
-    done = cli("bench", "kernels")
-    assert done.code == 4 and "differs" in done.err and "NO" in done.out and "Speed-up" in done.out

@@ -50,7 +50,7 @@ def test_the_table_has_a_row_for_every_kernel_and_gpu(cli, asked, narrow):
     done = cli("kernels", "compile", "--model", narrow, "--precision", "bf16", "--jobs", "3")
     assert done.code == 0 and not done.err
     ((calls, dtype, targets, jobs),) = asked
-    assert (dtype, targets, jobs) == ("bf16", TARGETS, 3)
+    assert (dtype, tuple(targets), jobs) == ("bf16", TARGETS, 3)
     assert {call.constants["C"] for call in calls if "C" in call.constants} == {4, 8, 16, 32}
     kernels = {call.kernel for call in calls}
     assert {"mffb.stage2", "pffb.pyramid", "chain.chain", "dense.dense1x1", "pixels.frame_in"} <= kernels
@@ -155,3 +155,25 @@ def test_cubins_are_compiled_and_shown(cli, narrow, tmp_path, monkeypatch):
     assert [row[0] for row in rows] == ["resample.bilinear", "conv.conv3x3"]
     assert rows[0][-1] == "none" and rows[1][-1] == "HMMA" and rows[1][-3] == "0"
     assert [path.read_bytes()[:4] for path in tmp_path.rglob("*.cubin")] == [b"\x7fELF"] * 2
+
+
+def test_kernels_are_cut_as_was_measured_for_each_gpu(cli, asked, narrow, tmp_path, monkeypatch):
+    from derain_engine.kernels import tuned
+    from derain_engine.kernels.config import Config
+
+    best = Config(16, 16, 64, 8, 2)
+    entry = tuned.Entry("mffb.stage1", 16, 1, best, 2.0, 1.0)
+    about = ("580.1", "13.0", "3.6.0", 512, 512, "2026", "kernels tune")
+    monkeypatch.setattr(tuned, "DATA", tmp_path / "tuned.json")
+    tuned.save([tuned.Run("A GPU", "sm_90", "fp16", *about, entries=(entry,))], tuned.DATA)
+    done = cli("kernels", "compile", "--model", narrow, "--gpu", "sm_89,sm_90,sm_80", "--json")
+    assert done.code == 0, done.err
+    assert [targets for _, _, targets, _ in asked] == [["sm_89", "sm_80"], ["sm_90"]]
+    for calls, _, targets, _ in asked:
+        cuts = {call.config for call in calls if call.kernel == "mffb.stage1" and call.constants["C"] == 16}
+        assert (best in cuts) == (targets == ["sm_90"])
+    rows = json.loads(done.out)
+    assert list(dict.fromkeys(row["target"] for row in rows)) == ["sm_89", "sm_90", "sm_80"]
+    tuned.DATA.write_text("{}", "utf-8")
+    done = cli("kernels", "compile", "--model", narrow)
+    assert done.code == 2 and "tuned.json are damaged" in done.err
