@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the data sets (../shared/data) are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def examine_little() -> Callable[[pytest.MonkeyPatch], None]:
+    """Has builds compare and time their engines on small pictures, until the given patch is undone: for tests of
+    what is built, where the usual pictures would be most of the work."""
+    from derain_engine.engine import builder, verify
+
+    rainy_pictures = verify.rainy_pictures
+
+    def examine_little(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(builder, "_TIMED_SIDE", 64)
+        patch.setattr(verify, "rainy_pictures", lambda height=32, width=64: rainy_pictures(height, width))
+
+    return examine_little

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,18 @@ from derain_engine.engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 
 def small_network(seed: int = 0, gain: float = 1.6) -> SSIDKD:
     torch.manual_seed(seed)
-    network = SSIDKD(SSIDKDConfig(channels=(4, 4, 4), units=(2, 1, 1))).eval().requires_grad_(False)
+    network = SSIDKD(SSIDKDConfig((4, 4, 4), (2, 1, 1), blocks="mffb")).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.mul_(gain)
     return network
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_examination(examine_little: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        examine_little(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
