@@ -2,9 +2,11 @@
 # make test      the fast tests
 # make test-all  lint and every test
 # make lint      style, types, and who may import whom
+# make bench     kernels timed by pytest-benchmark, those for a GPU where there is one
 # make native    the CUDA C++ library, in build/native/: needs CMake and nvcc, no GPU
+# make ptx       kernels/cuda/planar.ptx, a part of the package, from its source: needs nvcc, no GPU
 #
-# All but the last make .venv first where it is missing or out of date: it needs Python 3.10 or newer (another one
+# All but the last two make .venv first where it is missing or out of date: it needs Python 3.10 or newer (another one
 # than python3 with PYTHON=...) and a package registry, nothing else.
 
 PYTHON ?= python3
@@ -18,7 +20,7 @@ NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc 2>/dev/null),/usr/local/cuda/bin
 START := $(shell date +%s)
 took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$((s % 60)) s"
 
-.PHONY: demo test test-all lint native
+.PHONY: demo test test-all lint bench native
 
 demo: .venv/ready
 	$(BIN)/python -m derain_engine.cli.demo --out demo-out
@@ -39,6 +41,10 @@ lint: .venv/ready
 	$(BIN)/python -m pytest --quiet tests/test_imports.py
 	$(took)
 
+bench: .venv/ready
+	$(BIN)/python -m pytest bench --benchmark-columns=min,median,iqr,rounds --benchmark-group-by=group
+	$(took)
+
 native:
 	@command -v $(CMAKE) >/dev/null || { echo "make native needs CMake 3.25 or newer, and '$(CMAKE)' is not there: \
 	install it, or make native CMAKE=/path/to/cmake" >&2; exit 1; }
@@ -47,6 +53,11 @@ native:
 	$(CMAKE) -S . -B $(NATIVE) -DCMAKE_CUDA_COMPILER=$(NVCC)
 	$(CMAKE) --build $(NATIVE) --parallel
 	$(took)
+
+# PTX 7.0 is what every driver since CUDA 11.0 compiles.
+ptx:
+	$(NVCC) --ptx -arch=compute_75 --fmad=false -o - kernels/cuda/planar.cu \
+		| sed -e '/^\/\//d' -e 's/^\.version .*/.version 7.0/' > kernels/cuda/planar.ptx
 
 # torch goes first and alone, at the pinned version: whatever depends on it would otherwise bring the newest one.
 # The link lets pyright find `derain_engine`, which no folder is named.

@@ -29,21 +29,22 @@ _ELF_MACHINE_CUDA = 190
 
 
 class Module(Resource):
-    """A cubin, loaded.
+    """A cubin, loaded; or PTX of our own, which the driver compiles for the GPU that is there.
 
-    cubin: the file's bytes, which may be freed afterwards. name: what messages call it.
+    image: the file's bytes, which may be freed afterwards. name: what messages call it. ptx: whether it is PTX.
 
     Raises:
         BundleError: not a whole cubin.
         BackendUnavailable: built for another GPU.
     """
 
-    def __init__(self, context: Context, cubin: bytes, name: str) -> None:
+    def __init__(self, context: Context, image: bytes, name: str, *, ptx: bool = False) -> None:
         cuda = driver.bindings()
-        target = cubin_target(cubin, name)
+        target = "newer GPUs" if ptx else cubin_target(image, name)
         self.name = name
         with context.current():
-            status, handle = cuda.cuModuleLoadData(bytes(cubin))
+            # The driver is told no length: text ends in a zero.
+            status, handle = cuda.cuModuleLoadData(bytes(image) + (b"\0" if ptx else b""))
         if status:
             error = driver.failure(status, f"loading {name}")
             if getattr(status, "name", "") in _WRONG_GPU:
