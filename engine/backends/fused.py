@@ -52,6 +52,7 @@ class FusedBackend:
         every machine compiles them when it opens the engine.
         """
         from ..plan import lower
+        from ..plan.cost import NOMINAL
 
         dtype = options.precision or "fp16"
         if dtype not in self.precisions:
@@ -64,8 +65,7 @@ class FusedBackend:
         else:
             gpus = () if here is None else (here,)
         progress("Lowering", 0.0)
-        shape = {} if options.shape is None else {"nominal": options.shape}
-        plan = lower(network, cast(Dtype, dtype), **shape)
+        plan = lower(network, cast(Dtype, dtype), nominal=options.shape or NOMINAL)
         payloads = fused_payload.pack_plans(plan, {})
         for gpu in gpus:
             payloads |= fused_payload.pack_kernels(gpu, fused_kernels.compile_for(plan, gpu, progress))
@@ -87,7 +87,7 @@ class FusedBackend:
             kernels = fused_kernels.compile_here(plan, context.gpu, built_for, options.cache_dir)
         return GpuSession(
             context,
-            lambda stream: FusedNetwork(context, plan, kernels, stream),
+            lambda opened, stream: FusedNetwork(opened, plan, kernels, stream),
             artefact.precision,
             options,
         )

@@ -22,7 +22,9 @@ def test_every_name_gives_a_backend_of_that_name() -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"no backend 'openvinoo'; known backends: openvino, fused, reference"):
+    with pytest.raises(
+        InputError, match=r"no backend 'openvinoo'; known backends: openvino, fused, reference"
+    ):
         backends.get("openvinoo")
 
 

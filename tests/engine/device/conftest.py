@@ -86,7 +86,7 @@ def _copying(name: str, on_gpu: tuple[int, ...]) -> Callable[..., Any]:
 
     def body(self: StandIn, target: int, source: int, nbytes: int, stream: Any) -> None:
         for side in on_gpu:
-            self._holder((target, source)[side], nbytes)
+            self.holder((target, source)[side], nbytes)
         self._enqueue(stream, "MEMCPY", lambda: ctypes.memmove(target, source, nbytes))
 
     return _simple(name, body)
@@ -157,7 +157,7 @@ class StandIn:
             self._failures[name] = (after - 1, code)
         return None if after else code
 
-    def _holder(self, pointer: int, nbytes: int = 1) -> int:
+    def holder(self, pointer: int, nbytes: int = 1) -> int:
         for start, memory in self.allocations.items():
             if start <= pointer and pointer + nbytes <= start + len(memory):
                 return start
@@ -271,12 +271,12 @@ class StandIn:
 
     @_function()
     def cuMemsetD8Async(self, target: int, value: int, nbytes: int, stream: Any) -> None:
-        self._holder(target, nbytes)
+        self.holder(target, nbytes)
         self._enqueue(stream, "MEMSET", lambda: ctypes.memset(target, value, nbytes))
 
     @_function(1)
     def cuPointerGetAttribute(self, kind: Any, pointer: int) -> Any:
-        context = self.contexts_of.get(self._holder(pointer), 500)
+        context = self.contexts_of.get(self.holder(pointer), 500)
         if kind.name == "CU_POINTER_ATTRIBUTE_CONTEXT":
             return self.CUcontext(context)
         return context % 100
