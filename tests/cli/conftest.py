@@ -14,6 +14,8 @@ from derain_engine.engine.checkpoint import save_checkpoint
 from derain_engine.engine.models.registry import create, spec_of
 from derain_engine.engine.models.ssid_kd import SSIDKDConfig
 
+ExamineLittle = Callable[[pytest.MonkeyPatch], None]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -29,7 +31,7 @@ def save_model(path: Path, seed: int) -> Path:
     import torch
 
     torch.manual_seed(seed)
-    network = create(spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1))))
+    network = create(spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb")))
     for layer in network.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.weight.data.mul_(1.6)
@@ -43,19 +45,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_file(model: Path) -> Path:
+def engine_file(model: Path, examine_little: ExamineLittle) -> Path:
     """For OpenVINO, so that running it needs no PyTorch. Tests that change it take a copy."""
     path = model.with_name("small.derain")
-    build(model, path, precision="fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        examine_little(patch)
+        build(model, path, precision="fp32")
     return path
 
 
 @pytest.fixture(scope="session")
-def reference_file(model: Path) -> Path:
+def reference_file(model: Path, examine_little: ExamineLittle) -> Path:
     """For the reference backend, which is quicker to build."""
     path = model.with_name("small-reference.derain")
-    build(model, path, backend="reference")
+    with pytest.MonkeyPatch.context() as patch:
+        examine_little(patch)
+        build(model, path, backend="reference")
     return path
+
+
+@pytest.fixture(autouse=True)
+def little_examination(examine_little: ExamineLittle, monkeypatch: pytest.MonkeyPatch) -> None:
+    examine_little(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
