@@ -18,8 +18,8 @@ from derain_engine.training.sid import Phase, SidRun, learning_rate, train_sid
 
 @pytest.fixture(autouse=True)
 def tiny_preset(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
-    monkeypatch.setitem(PRESETS, "other", SSIDKDConfig((4, 4, 8), (1, 1, 1)))
+    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))
+    monkeypatch.setitem(PRESETS, "other", SSIDKDConfig((4, 4, 8), (1, 1, 1), blocks="mffb"))
 
 
 @pytest.fixture(scope="module")
