@@ -186,8 +186,15 @@ def test_closing_frees_everything_and_twice_is_harmless(cuda: StandIn, fused_art
 
 @pytest.mark.parametrize(
     ("call", "after"),
-    [("cuModuleLoadData", 5), ("cuStreamCreate", 0), ("cuStreamCreate", 1), ("cuMemAlloc", 0)]
-    + [("cuMemcpyHtoDAsync", 0), ("cuStreamCreate", 2), ("cuModuleGetFunction", 0)],
+    [
+        ("cuModuleLoadData", 5),
+        ("cuModuleGetFunction", 0),
+        ("cuMemAlloc", 0),
+        ("cuMemcpyHtoDAsync", 0),
+        ("cuStreamCreate", 0),
+        ("cuStreamCreate", 1),
+        ("cuStreamCreate", 2),
+    ],
 )
 def test_what_fails_while_opening_leaves_nothing(
     cuda: StandIn, fused_artefact: Artefact, call: str, after: int
