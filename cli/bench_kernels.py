@@ -55,9 +55,9 @@ def bench_kernels(
         list[str] | None,
         typer.Option("--kernel", help="GPU: only this one, such as mffb.stage2; may be repeated."),
     ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="GPU: also torch.compile, which takes minutes.")
-    ] = True,
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="GPU: leave torch.compile out, which takes minutes.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU: threads.", show_default="all cores")
     ] = None,
@@ -79,7 +79,7 @@ def bench_kernels(
         raise BackendUnavailable(
             f"Measuring kernels needs {error.name}, which is not installed: pip install 'derain-engine[train]'."
         ) from error
-    only_gpu = [model, shape, precision, kernels, None if compiled else "--no-compile"]
+    only_gpu = [model, shape, precision, kernels, no_compile]
     if device is None:
         device = "cpu" if reason is not None and not any(only_gpu) else "gpu"
     if device == "cpu":
@@ -92,7 +92,7 @@ def bench_kernels(
     if threads is not None:
         raise InputError("--threads is for a CPU; give --device cpu as well, or leave it out.")
     _bench_gpu(
-        model or "sid", shape or (512, 512), precision or "fp16", kernels or [], compiled, runs, as_json
+        model or "sid", shape or (512, 512), precision or "fp16", kernels or [], not no_compile, runs, as_json
     )
 
 

@@ -226,6 +226,8 @@ def _frame(rig: Rig, memory: Memory, by_name: dict[str, Compiled]) -> Work:
         for work in works:
             work()
 
+    # The driver may load code at its first launch, which a capture does not allow.
+    launch_all()
     return rig.captured(launch_all)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from ...engine.plan import Dtype
 from ...engine.progress import Progress, no_progress
@@ -10,7 +12,10 @@ from ...kernels.aot_pool import compile_calls, require_compiler
 from ...kernels.tuned import configure_for
 from .launches import LaunchTimes, measure_launches
 from .networks import find_networks
-from .rig import open_rig
+from .rig import Rig, open_rig
+
+if TYPE_CHECKING:
+    from ...kernels.aot import Compiled
 
 
 def measure_here(
@@ -22,6 +27,9 @@ def measure_here(
     compiled: bool,
     runs: int,
     progress: Progress = no_progress,
+    rig: Callable[[], AbstractContextManager[Rig]] = open_rig,
+    compile_calls: Callable[..., list[Compiled]] = compile_calls,
+    device: str = "cuda",
 ) -> tuple[LaunchTimes, dict[str, str]]:
     """The figures, and what the GPU and its software are. Kernels are cut as was measured for this GPU, or as the
     heuristic cuts them.
@@ -29,6 +37,7 @@ def measure_here(
     Args:
         model: a name for :func:`.networks.find_networks`.
         shape: height and width of the picture, in pixels.
+        rig, compile_calls, device: the GPU, the compiler, and where PyTorch's tensors are on that GPU.
 
     Raises:
         BackendUnavailable: no GPU, or no compiler.
@@ -41,13 +50,13 @@ def measure_here(
 
     require_compiler()
     (network,) = find_networks([model])
-    with open_rig() as rig:
-        gpu = rig.context.gpu
+    with rig() as here:
+        gpu = here.context.gpu
         configure = configure_for(gpu.target, gpu.name, precision)
         plan = lower(network, precision, nominal=shape, configure=configure)
-        memory = Memory(plan, *shape, "cuda")
+        memory = Memory(plan, *shape, device)
         result = measure_launches(
-            rig,
+            here,
             memory,
             compile_calls=compile_calls,
             kernels=kernels,
@@ -55,4 +64,4 @@ def measure_here(
             compiled=compiled,
             progress=progress,
         )
-        return result, {**rig.facts(), "torch": torch.__version__}
+        return result, {**here.facts(), "torch": torch.__version__}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,19 +34,14 @@ def cpu(monkeypatch):
 @pytest.fixture
 def gpu(monkeypatch):
     """Stands for a GPU: what it is asked for, and what it answers."""
-    asked = []
     answer = LaunchTimes((ROW, OTHER), CEILINGS, Times(2.0, 1.9, 2.2), 30, None)
+    gpu = SimpleNamespace(answer=answer, asked=[])
 
     def measure_here(*about, progress, **options):
         progress("timing", 0.5)
-        asked.append((about, options))
+        gpu.asked.append((about, options))
         return gpu.answer, FACTS
 
-    class Gpu:
-        pass
-
-    gpu = Gpu()
-    gpu.answer, gpu.asked = answer, asked
     monkeypatch.setattr(rig, "unavailable", lambda: None)
     monkeypatch.setattr(launches_here, "measure_here", measure_here)
     return gpu

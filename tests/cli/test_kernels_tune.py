@@ -26,8 +26,10 @@ def tuning(monkeypatch, tmp_path):
         asked.append(request)
         progress("timing", 0.5)
         entries = (tuned.Entry(*KEYS[0], BEST, 0.0234, 0.0123),)
-        about = ("A GPU", "sm_90", request.precision, "580.95.05", "13.0", "3.6.0", *request.shape, "2026")
-        return Found(RESULTS, tuned.Run(*about, request.command, entries), tmp_path / "tuned.json")
+        size, made = request.shape, request.command
+        about = ("A GPU", "sm_90", request.precision, "580.95.05", "13.0", "3.6.0")
+        run = tuned.Run(*about, size[0], size[1], "2026", made, entries)
+        return Found(RESULTS, run, tmp_path / "tuned.json")
 
     monkeypatch.setattr(rig, "unavailable", lambda: None)
     monkeypatch.setattr(tune_here, "tune_here", stand_in)
