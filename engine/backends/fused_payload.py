@@ -95,8 +95,8 @@ def pack_kernels(target: str, kernels: Iterable[Kernel]) -> dict[str, bytes]:
         }
         rows.append(row)
     table = {"format": _FORMAT, "kernels": rows}
-    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
-    payloads[name(target, KERNELS)] = text.encode()
+    # In the order it came, as plans are.
+    payloads[name(target, KERNELS)] = json.dumps(table, separators=(",", ":")).encode()
     return payloads
 
 

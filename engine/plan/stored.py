@@ -77,7 +77,8 @@ def to_json(plan: Plan) -> bytes:
             for step in plan.steps
         ],
     }
-    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+    # In the order it came: by their constants in order launches and their kernels know each other.
+    return json.dumps(data, separators=(",", ":")).encode()
 
 
 def from_json(data: bytes, weights: bytes) -> Plan:
@@ -126,7 +127,8 @@ def read_call(stored: Mapping[str, Any]) -> Call:
     """A launch from its fields, of a plan or between pictures and maps.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: one is missing, of another type, or nothing that a kernel is launched with.
+        AttributeError, KeyError, TypeError, ValueError: one is missing, of another type, or nothing that a kernel is
+            launched with.
     """
     call = Call(**{**stored, "config": Config(**stored["config"])})
     if call.kernel not in _CONSTANTS:
