@@ -72,7 +72,7 @@ def find_modules(root: Path) -> dict[str, Path]:
     """Dotted name below the package (``""`` for its face) -> file, for everything that is not a test."""
     files = [root / "__init__.py"]
     for folder in ("engine", "kernels", "export", "training", "bench", "cli"):
-        files += sorted((root / folder).rglob("*.py"))
+        files += sorted(file for file in (root / folder).rglob("*.py") if not file.name.startswith("test_"))
     modules = {}
     for file in files:
         parts = file.relative_to(root).with_suffix("").parts
