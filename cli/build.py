@@ -32,6 +32,7 @@ _INSPECT_EXAMPLES = """Examples:
 \b
 derain-engine inspect model.derain
 derain-engine inspect model.pt --json
+derain-engine inspect sid-lite --steps --size 1080x1920
 """
 _VERIFY_EXAMPLES = """Examples:
 
@@ -45,6 +46,8 @@ _UNPACK_EXAMPLES = """Examples:
 derain-engine unpack model.derain -o model-files
 """
 
+_NOT_COMPILED = "no GPU yet; where it is opened Triton compiles it, or build with --gpu"
+_STEPS_SIZE = Size(512, 512)
 _MODEL = "A model file, or the name of shipped weights; a file of that name goes first."
 
 
@@ -130,10 +133,30 @@ def _inspect(
         typer.Argument(metavar="FILE", help="An engine file, a model file or the name of shipped weights."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    steps: Annotated[
+        bool,
+        typer.Option(
+            "--steps", help="Show the launches of the fused backend instead: work, traffic, programs, tiles."
+        ),
+    ] = False,
+    size: Annotated[
+        Size | None,
+        typer.Option(
+            parser=frame_size, metavar="HxW", help="Of the picture that --steps is for; 512x512 unless given."
+        ),
+    ] = None,
 ) -> None:
     """Show what is in an engine file or a model file."""
-    from ..engine.contents import describe
+    from ..engine.contents import describe, describe_steps
 
+    if steps and as_json:
+        raise typer.BadParameter("--steps and --json exclude each other.")
+    if size is not None and not steps:
+        raise typer.BadParameter("--size belongs to --steps.")
+    if steps:
+        for line in describe_steps(file, *(size or _STEPS_SIZE)).splitlines():
+            say(line)
+        return
     facts = describe(file)
     if as_json:
         say(json.dumps(facts, allow_nan=False))
@@ -194,6 +217,8 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
+    from ..engine import backends
+
     manifest = report.manifest
     yield "Engine", report.path
     yield "Network", f"{manifest.source} ({manifest.architecture})"
@@ -202,8 +227,8 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
     yield "File size", file_size(report.size)
     yield "Backend", f"{manifest.backend} {manifest.backend_version}"
     yield "Precision", manifest.precision
-    if manifest.gpus:
-        yield "Compiled for", ", ".join(manifest.gpus)
+    if backends.get(manifest.backend).on_gpu:
+        yield "Compiled for", ", ".join(manifest.gpus) or _NOT_COMPILED
     yield from _figures(report.verification)
     height, width = report.timed_size
     if report.warm_ms is None:

@@ -17,6 +17,7 @@ derain-engine run rain.jpg -o clean.jpg
 derain-engine run photos/ -o clean/ -e model.derain
 derain-engine run 'photos/*.tif' -o clean/ --tile 1024
 derain-engine run rain.png -o compare.png --side-by-side
+derain-engine run rain.png -o clean.png -e gpu.derain --trust SHA256
 """
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from .builder import find_model
 from .bundle import MANIFEST, open_bundle
 from .checkpoint import load_checkpoint
+from .errors import InputError
+from .frames import padded_side
 
 # A zip member's name stands this many bytes behind the start of its header.
 _NAME_AT = 30
@@ -55,3 +57,38 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
         **asdict(checkpoint.spec),
         "metadata": dict(checkpoint.metadata),
     }
+
+
+def describe_steps(file: str | os.PathLike[str], height: int, width: int) -> str:
+    """The launches of an engine of the fused backend, or of the one in fp16 that a model would become, as a table with
+    their work, traffic and tiles; none of them is run.
+
+    file: as for :func:`describe`.
+    height, width: of the picture in pixels, padded up as a frame is.
+
+    Raises:
+        InputError: as :func:`describe`, or an engine of another backend.
+        BundleError, CheckpointError, BackendUnavailable: as :func:`describe`.
+        BuildError: the fused kernels do not know the network.
+    """
+    from .plan import describe as words
+    from .plan.program import GRANULARITY
+
+    if is_engine(file):
+        from .backends.fused_payload import read_plan
+
+        with open_bundle(file) as bundle:
+            if bundle.manifest.backend != "fused":
+                raise InputError(
+                    f"{file} is an engine of the {bundle.manifest.backend} backend, which has no launches to show; "
+                    "give one of the fused backend, or a model."
+                )
+            plan = read_plan({name: bundle.read(name) for name in bundle.names})
+    else:
+        path, _ = find_model(file)
+        network = load_checkpoint(path).network
+        from .plan import lower
+
+        plan = lower(network, "fp16")
+    height, width = (padded_side(side, GRANULARITY, GRANULARITY) for side in (height, width))
+    return words.describe(plan, height, width)
