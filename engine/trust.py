@@ -7,6 +7,7 @@ CPUs hold graphs and numbers and are opened whoever made them.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def require(bundle: Bundle, trust: str | Sequence[str]) -> None:
         if not re.fullmatch("[0-9a-fA-F]{64}", each):
             raise InputError(f"{each!r} is not a SHA-256 of 64 hexadecimal digits, as sha256sum prints it.")
     found = bundle.sha256()
-    if found not in map(str.lower, named) and not (_folder() / found).is_file():
+    if found not in map(str.lower, named) and not os.path.isfile(_folder() / found):
         raise BundleError(
             f"{bundle.path} holds programs for a GPU and was not built here by you, so it is not run. If you trust "
             f"who made it, compare its SHA-256 with theirs and say so: --trust {found}"
