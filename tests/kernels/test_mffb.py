@@ -11,6 +11,8 @@ pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
 
 CHANNELS = [16, 24, 32, 48]
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
+#: Of the larger maps, which take the interpreter seconds each.
+FAST = {(24, FP32, 32, 32), (24, FP16, 33, 65)}
 
 
 def block(channels: int) -> dict[str, torch.Tensor]:
@@ -57,16 +59,19 @@ def test_relu(check, cut):
     check(16, FP32, 7, 13, cut(8, 16), slope=0.0)
 
 
-@pytest.mark.parametrize(("dtype", "height", "width"), [(FP32, 32, 32), (FP16, 33, 65)], ids=str)
-def test_larger_maps(dtype, height, width, check, cut):
-    check(24, dtype, height, width, cut(32, 64))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 65)])
-@pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_larger_maps_of_all_widths(channels, dtype, height, width, check, cut):
+@pytest.mark.parametrize(
+    ("channels", "dtype", "height", "width"),
+    [
+        pytest.param(
+            channels, dtype, *size, marks=() if (channels, dtype, *size) in FAST else pytest.mark.slow
+        )
+        for channels in CHANNELS
+        for dtype in (FP32, FP16)
+        for size in ((32, 32), (33, 65))
+    ],
+    ids=str,
+)
+def test_larger_maps(channels, dtype, height, width, check, cut):
     check(channels, dtype, height, width, cut(32, 64))
 
 
