@@ -28,7 +28,7 @@ PLAN, WEIGHTS, KERNELS = "plan.json", "weights.bin", "kernels.json"
 #: Version of ``kernels.json``.
 _FORMAT = 1
 # Of a block, on any GPU; whether this one has so much shared memory is asked when a kernel is loaded.
-_MOST_WARPS, _MOST_SHARED = 32, 1 << 31
+_MOST_WARPS, _MOST_SHARED = 32, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ def _read_kernel(row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryvi
     cubin = _payload(payloads, file)
     if hashlib.sha256(cubin).hexdigest() != row["sha256"]:
         raise BundleError(f"The engine's {file} is not the kernel that it was built with; build it again.")
-    call, warps, shared, symbol = stored.read_call(row["call"]), row["warps"], row["shared"], row["symbol"]
-    if warps not in range(1, _MOST_WARPS + 1) or shared not in range(_MOST_SHARED):
-        raise ValueError(f"{call.kernel} has {warps!r:.40} warps and {shared!r:.40} bytes of shared memory")
+    call, symbol = stored.read_call(row["call"]), row["symbol"]
+    warps = stored.whole(row["warps"], 1, _MOST_WARPS, "warps")
+    shared = stored.whole(row["shared"], 0, _MOST_SHARED, "shared memory")
     if not re.fullmatch(r"\w{1,1000}", symbol, re.ASCII):
         raise ValueError(f"{call.kernel} has the symbol {symbol!r:.40}")
-    return Kernel(call, symbol, tuple(map(str, row["arguments"])), int(warps), int(shared), cubin)
+    return Kernel(call, symbol, tuple(map(str, row["arguments"])), warps, shared, cubin)
 
 
 def _payload(payloads: Mapping[str, bytes | memoryview], wanted: str) -> bytes:

@@ -105,7 +105,7 @@ def from_json(data: bytes, weights: bytes) -> Plan:
                 Step(
                     **{
                         **step,
-                        "call": calls[_whole(step["call"], 0, len(calls) - 1, "a call")],
+                        "call": calls[whole(step["call"], 0, len(calls) - 1, "a call")],
                         "pointers": tuple(_read_pointer(pointer) for pointer in step["pointers"]),
                         "sizes": tuple(step["sizes"]),
                         "writes": tuple(step["writes"]),
@@ -139,10 +139,10 @@ def read_call(stored: Mapping[str, Any]) -> Call:
         if not isinstance(value, int | float) or not abs(value) <= _MOST_ELEMENTS:
             raise ValueError(f"{_short(name)} of {call.kernel} is {_short(value)}")
     for each in fields(Config):
-        value = _whole(getattr(call.config, each.name), 1, 1024, each.name)
+        value = whole(getattr(call.config, each.name), 1, 1024, each.name)
         if value & (value - 1) and each.name != "stages":
             raise ValueError(f"{each.name} is {value}, no power of two")
-    _whole(call.planes, 1, _MOST, "planes")
+    whole(call.planes, 1, _MOST, "planes")
     return call
 
 
@@ -164,27 +164,27 @@ def _check(plan: Plan) -> None:
     for buffer in plan.buffers:
         _check_buffer(buffer)
     for which, channels in ((plan.image, 4), (plan.rain, 3)):
-        picture = plan.buffers[_whole(which, 0, len(plan.buffers) - 1, "the picture or rain layer")]
+        picture = plan.buffers[whole(which, 0, len(plan.buffers) - 1, "the picture or rain layer")]
         if (picture.level, picture.channels, picture.slabs, picture.tile) != (0, channels, 1, None):
             raise ValueError(f"the picture or rain layer {picture.name!r}")
     for step in plan.steps:
         try:
             _check_step(step, plan)
         except ValueError as error:
-            raise ValueError(f"step {step.name!r}: {error}") from error
+            raise ValueError(f"step {_short(step.name)}: {error}") from error
     if arrange(plan, GRANULARITY, GRANULARITY).size > _MOST_BYTES_PER_PIXEL * GRANULARITY**2:
         raise ValueError("more memory than any network takes")
 
 
 def _check_buffer(buffer: Buffer) -> None:
     _check_name(buffer.name)
-    _whole(buffer.level, 0, _DEEPEST, "a level")
-    _whole(buffer.channels, 1, _MOST_ELEMENTS, "channels")
-    _whole(buffer.slabs, 1, _MOST, "slabs")
+    whole(buffer.level, 0, _DEEPEST, "a level")
+    whole(buffer.channels, 1, _MOST_ELEMENTS, "channels")
+    whole(buffer.slabs, 1, _MOST, "slabs")
     if buffer.tile is not None:
         height, width = buffer.tile
-        _whole(height, 1, _MOST, "a tile's height")
-        _whole(width, 1, _MOST, "a tile's width")
+        whole(height, 1, _MOST, "a tile's height")
+        whole(width, 1, _MOST, "a tile's width")
 
 
 def _check_step(step: Step, plan: Plan) -> None:
@@ -201,27 +201,27 @@ def _check_step(step: Step, plan: Plan) -> None:
                 raise ValueError(f"a size is {_short(size)}")
         else:
             # The first two are those of the map that the tiles cover.
-            _whole(size, 1, _MOST if i >= 2 else 0, "a size")
+            whole(size, 1, _MOST if i >= 2 else 0, "a size")
     for index in step.writes:
-        if kinds[_whole(index, 0, len(kinds) - 1, "what it writes")] != "V":
+        if kinds[whole(index, 0, len(kinds) - 1, "what it writes")] != "V":
             raise ValueError("it writes weights")
-    _whole(step.flops, 0, _MOST_WORK, "flops")
-    _whole(step.map_bytes, 1, _MOST_WORK, "map_bytes")
-    _whole(step.weight_bytes, 0, _MOST_WORK, "weight_bytes")
-    _whole(step.branch, 0, 1, "the branch")
+    whole(step.flops, 0, _MOST_WORK, "flops")
+    whole(step.map_bytes, 1, _MOST_WORK, "map_bytes")
+    whole(step.weight_bytes, 0, _MOST_WORK, "weight_bytes")
+    whole(step.branch, 0, 1, "the branch")
 
 
 def _check_pointer(pointer: Pointer, plan: Plan) -> None:
     if isinstance(pointer, Weight):
         item = ITEMSIZE[pointer.dtype]
-        _whole(pointer.size, item, len(plan.weights), "bytes of weights")
-        _whole(pointer.offset, 0, len(plan.weights) - pointer.size, "an offset of weights")
+        whole(pointer.size, item, len(plan.weights), "bytes of weights")
+        whole(pointer.offset, 0, len(plan.weights) - pointer.size, "an offset of weights")
         if pointer.size % item or pointer.offset % item:
             raise ValueError("weights between elements")
         return
-    buffer = plan.buffers[_whole(pointer.buffer, 0, len(plan.buffers) - 1, "a buffer")]
-    _whole(pointer.slab, 0, buffer.slabs - 1, "a slab")
-    _whole(pointer.channel, 0, buffer.channels - 1, "a channel")
+    buffer = plan.buffers[whole(pointer.buffer, 0, len(plan.buffers) - 1, "a buffer")]
+    whole(pointer.slab, 0, buffer.slabs - 1, "a slab")
+    whole(pointer.channel, 0, buffer.channels - 1, "a channel")
 
 
 def _check_name(name: object) -> None:
@@ -229,12 +229,12 @@ def _check_name(name: object) -> None:
         raise ValueError("a name that is no short text")
 
 
-def _whole(value: Any, least: int, most: int, what: str) -> int:
-    """The value, where it is a whole number of that range."""
+def whole(value: Any, least: int, most: int, what: str) -> int:
+    """The value, where it is a whole number of that range. Raises ValueError for any other."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{what} is {_short(value)}")
     return value
 
 
 def _short(value: object) -> str:
-    return repr(value)[:40]
+    return repr(value)[:80]

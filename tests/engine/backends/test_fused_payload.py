@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from derain_engine.engine.backends import fused_payload
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
 from derain_engine.engine.backends.fused import _fitting, backend
-from derain_engine.engine.errors import BackendUnavailable, BuildError, BundleError, InputError
+from derain_engine.engine.errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
 from derain_engine.engine.models.ssid_kd import SSIDKD
 from derain_engine.engine.plan import Plan
 from derain_engine.kernels.aot import distinct, picture_calls, specialisation
@@ -150,6 +151,28 @@ def test_a_kernel_that_cannot_be_is_refused(fused_artefact: Artefact, key: str, 
         backend.open(
             edited(fused_artefact, lambda table: table["kernels"][0].update({key: value})), RunOptions()
         )
+
+
+def test_any_change_to_the_kernels_is_refused_or_harmless(fused_artefact: Artefact) -> None:
+    rng = random.Random(1)
+    values = [None, True, -1, 0, 1, 3, 1 << 31, 1 << 70, 0.5, "", "sm_90", "\x07", [], ["i32"], {}, {"C": 1}]
+    opened = 0
+    for _ in range(60):
+        table = json.loads(fused_artefact.payloads[KERNELS])
+        at, key = table, rng.choice(list(table))
+        while isinstance(at[key], dict | list) and at[key] and rng.random() < 0.9:
+            at = at[key]
+            key = rng.choice(list(at)) if isinstance(at, dict) else rng.randrange(len(at))
+        at[key] = rng.choice(values)
+        try:
+            session = backend.open(changed(fused_artefact, KERNELS, json.dumps(table).encode()), RunOptions())
+            opened += 1
+            if opened <= 3:
+                session.run(np.zeros((1, 32, 32, 3), np.uint8))
+            session.close()
+        except DerainError:
+            pass
+    assert 0 < opened < 60
 
 
 def test_arguments_that_do_not_fit_are_refused_before_the_launch(
