@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from ...kernels.aot import parse_targets
+from ...kernels.config import Configure, heuristic
+from ...kernels.tuned import configure_for
 from ..device import driver
 from ..device.context import Context
 from ..errors import BackendUnavailable, InputError
 from ..models.spec import ModelSpec
-from ..plan import Dtype
+from ..plan import Dtype, Plan
 from ..plan.arena import arrange
 from ..progress import Progress, no_progress
 from ..version import __version__
@@ -47,7 +49,8 @@ class FusedBackend:
     ) -> Artefact:
         """As :meth:`Backend.compile`.
 
-        Launches are cut for pictures of ``options.shape``, without one for 512x512; the engine takes any size.
+        Launches are cut for pictures of ``options.shape``, without one for 512x512, as was measured to be best on each
+        GPU where that was done; the engine takes any size.
         Without ``options.gpu`` kernels are compiled for this machine's GPU; where it has none, for none, so that
         every machine compiles them when it opens the engine.
         """
@@ -59,16 +62,25 @@ class FusedBackend:
             raise InputError(
                 f"The fused backend has no precision {dtype!r}; it has {', '.join(self.precisions)}."
             )
-        here = None if self.unavailable() else driver.gpu(0).target
+        here = None if self.unavailable() else driver.gpu(0)
         if options.gpu is not None:
-            gpus = parse_targets(options.gpu, here)
+            gpus = parse_targets(options.gpu, here and here.target)
         else:
-            gpus = () if here is None else (here,)
+            gpus = () if here is None else (here.target,)
+
+        def lowered(configure: Configure) -> Plan:
+            return lower(network, cast(Dtype, dtype), nominal=options.shape or NOMINAL, configure=configure)
+
         progress("Lowering", 0.0)
-        plan = lower(network, cast(Dtype, dtype), nominal=options.shape or NOMINAL)
-        payloads = fused_payload.pack_plans(plan, {})
+        plan = lowered(heuristic)
+        plans: dict[str, Plan] = {}
         for gpu in gpus:
-            payloads |= fused_payload.pack_kernels(gpu, fused_kernels.compile_for(plan, gpu, progress))
+            name = here.name if here is not None and here.target == gpu else None
+            configure = configure_for(gpu, name, dtype)
+            plans[gpu] = plan if configure is heuristic else lowered(configure)
+        payloads = fused_payload.pack_plans(plan, plans)
+        for gpu in gpus:
+            payloads |= fused_payload.pack_kernels(gpu, fused_kernels.compile_for(plans[gpu], gpu, progress))
         pixel = -(-arrange(plan, _LARGE, _LARGE).size // _LARGE**2)
         return Artefact(self.name, __version__, dtype, payloads, gpus=gpus, bytes_per_pixel=pixel)
 
