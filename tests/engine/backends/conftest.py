@@ -33,19 +33,32 @@ def fused_plan(fused_network: SSIDKD) -> Plan:
     return lower(fused_network, "fp16")
 
 
+@pytest.fixture(scope="session")
+def _made(
+    fused_network: SSIDKD, fused_plan: Plan, cubin: Callable[..., bytes]
+) -> tuple[StandInCompiler, Artefact]:
+    compiler = StandInCompiler(fused_plan, cubin)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_kernels, "compile_calls", compiler)
+        return compiler, backend.compile(fused_network, SPEC, CompileOptions("fp16", gpu="sm_90"))
+
+
 @pytest.fixture
 def compiler(
-    cuda: StandIn, fused_plan: Plan, cubin: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+    cuda: StandIn, _made: tuple[StandInCompiler, Artefact], monkeypatch: pytest.MonkeyPatch
 ) -> StandInCompiler:
-    compiler = StandInCompiler(cuda, fused_plan, cubin)
+    """In the compiler's place. It has been asked for nothing."""
+    compiler, _ = _made
+    compiler.run_on(cuda)
+    compiler.asked.clear()
     monkeypatch.setattr(fused_kernels, "compile_calls", compiler)
     return compiler
 
 
 @pytest.fixture
-def fused_artefact(fused_network: SSIDKD, compiler: StandInCompiler) -> Artefact:
+def fused_artefact(compiler: StandInCompiler, _made: tuple[StandInCompiler, Artefact]) -> Artefact:
     """In fp16, with kernels for sm_90, which is what the stand-in is."""
-    return backend.compile(fused_network, SPEC, CompileOptions("fp16", gpu="current"))
+    return _made[1]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from derain_engine.engine.plan import Plan
 from derain_engine.engine.plan.by_torch import run_call
 from derain_engine.engine.plan.memory import DTYPES
-from derain_engine.engine.plan.program import Pointer, Weight
+from derain_engine.engine.plan.program import Dtype, Pointer, Weight
 from derain_engine.kernels.aot import Compiled, distinct, specialisation
 from derain_engine.kernels.launch import Call
 from derain_engine.kernels.pixels import reference_in, reference_out
@@ -31,10 +31,11 @@ class StandInCompiler:
     asked: (precision, GPUs) of everything that was compiled.
     """
 
-    def __init__(self, cuda: StandIn, plan: Plan, cubin: Callable[..., bytes]) -> None:
+    def __init__(self, plan: Plan, cubin: Callable[..., bytes]) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
-        self._cuda, self._cubin = cuda, cubin
-        self._dtype = plan.dtype
+        self._kernels: dict[str, Any] = {}
+        self._cubin = cubin
+        self._dtype: Dtype = plan.dtype
         self._pointers: dict[str, tuple[Pointer, ...]] = {}
         self._weights: dict[int, Weight] = {}
         for step in plan.steps:
@@ -42,6 +43,10 @@ class StandInCompiler:
             for each in step.pointers:
                 if isinstance(each, Weight):
                     assert self._weights.setdefault(each.offset, each) == each
+
+    def run_on(self, cuda: StandIn) -> None:
+        """Let a driver know every kernel that was compiled or will be."""
+        self._cuda, cuda.kernels = cuda, self._kernels
 
     def __call__(
         self, calls: Iterable[Call], dtype: str, targets: Sequence[str], **options: Any
@@ -51,7 +56,7 @@ class StandInCompiler:
         return [self._compile(call, target) for target in targets for call in distinct(calls)]
 
     def _compile(self, call: Call, target: str) -> Compiled:
-        symbol = f"kernel_{len(self._cuda.kernels)}"
+        symbol = f"kernel_{len(self._kernels)}"
         if call.kernel.startswith("pixels."):
             types, body = self._picture(call)
         else:
@@ -66,7 +71,7 @@ class StandInCompiler:
             assert grid == call.grid(extents[0], extents[1])
             body(pointers, extents)
 
-        self._cuda.kernels[symbol] = sizes, run
+        self._kernels[symbol] = sizes, run
         return Compiled(
             call=call,
             dtype=self._dtype,
@@ -84,7 +89,7 @@ class StandInCompiler:
 
     def _step(self, call: Call) -> tuple[list[str], Callable[[list[int], list[int]], None]]:
         kinds = self._pointers[specialisation(call)]
-        dtypes = [each.dtype if isinstance(each, Weight) else self._dtype for each in kinds]
+        dtypes: list[Dtype] = [each.dtype if isinstance(each, Weight) else self._dtype for each in kinds]
 
         def body(pointers: list[int], sizes: list[int]) -> None:
             tensors = []

@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_a_frame_on_the_gpu_is_cleaned_as_one_on_the_host(
 def test_a_result_is_finished_when_it_is_given(cuda: StandIn, engine: Engine) -> None:
     """Whoever takes it need not know our stream, and may free or change the source at once."""
     cuda.calls.clear()
-    clean = engine(WithInterface(cuda, frame(32, 32, 3)))
+    clean: Any = engine(WithInterface(cuda, frame(32, 32, 3)))
     names = [call[0] for call in cuda.calls]
     assert "cuStreamSynchronize" in names[len(names) - names[::-1].index("cuLaunchKernel") :]
     assert clean.stream is None
@@ -88,7 +89,8 @@ def test_a_result_is_finished_when_it_is_given(cuda: StandIn, engine: Engine) ->
 def test_a_result_outlives_its_engine(cuda: StandIn, fused_artefact: Artefact) -> None:
     with Engine(backend.open(fused_artefact, RunOptions()), a_manifest(), tile=0) as engine:
         array = frame(7, 13, 3)
-        clean, expected = engine(WithInterface(cuda, array)), engine(array)
+        clean: Any = engine(WithInterface(cuda, array))
+        expected = engine(array)
     del engine
     gc.collect()
     assert set(cuda.left()) == {"memory", "contexts"}
@@ -108,7 +110,8 @@ def test_results_come_as_their_librarys_own_arrays(
     library.from_dlpack = lambda array: ("an array of some library", array)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "somelibrary", library)
     array = frame(32, 32, 3)
-    kind, clean = engine(Array(cuda, array))
+    given: Any = engine(Array(cuda, array))
+    kind, clean = given
     assert kind == "an array of some library"
     np.testing.assert_array_equal(on_host(clean), engine(array))
 

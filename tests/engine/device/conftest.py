@@ -379,7 +379,7 @@ def context(cuda: StandIn) -> Iterator[Context]:
         yield opened
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cubin() -> Callable[..., bytes]:
     """Makes what counts as a cubin: nothing but the header, for a GPU (such as 90) in the old or new ABI."""
 
