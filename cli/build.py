@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..engine.sizes import words
 from .progress import progress_bar
 from .terminal import file_size, say, show_table
 from .values import Size, Trust, frame_size
 
 if TYPE_CHECKING:
     from ..engine.builder import BuildReport
+    from ..engine.manifest import Manifest
     from ..engine.verify import Report
 
 _BUILD_EXAMPLES = """Examples:
@@ -26,6 +28,7 @@ derain-engine build model.pt -o model.derain --precision fp32
 derain-engine build model.pt -o model.derain --option pyramid=maxpool
 derain-engine build model.pt -o vga.derain --shape 480x640
 derain-engine build model.pt -o gpu.derain --backend fused --gpu sm_80,sm_90
+derain-engine build model.pt -o rtx.derain --backend tensorrt-rtx --opt 720x1280 --max 1088x1920
 """
 _INSPECT_EXAMPLES = """Examples:
 
@@ -48,6 +51,8 @@ derain-engine unpack model.derain -o model-files
 
 _NOT_COMPILED = "no GPU yet; where it is opened Triton compiles it, or build with --gpu"
 _STEPS_SIZE = Size(512, 512)
+#: Nodes that a report card names.
+_NAMED = 4
 _MODEL = "A model file, or the name of shipped weights; a file of that name goes first."
 
 
@@ -95,6 +100,54 @@ def _build(
             show_default="this machine's",
         ),
     ] = None,
+    min_shape: Annotated[
+        Size | None,
+        typer.Option(
+            "--min",
+            parser=frame_size,
+            metavar="HxW",
+            help="Of the least frames, for TensorRT; smaller ones are padded.",
+            show_default="the network's least",
+        ),
+    ] = None,
+    opt_shapes: Annotated[
+        list[Size] | None,
+        typer.Option(
+            "--opt",
+            parser=frame_size,
+            metavar="HxW",
+            help="Of the frames to be fastest for, for TensorRT; may be repeated.",
+            show_default="512x512",
+        ),
+    ] = None,
+    max_shape: Annotated[
+        Size | None,
+        typer.Option(
+            "--max",
+            parser=frame_size,
+            metavar="HxW",
+            help="Of the largest frames, for TensorRT; larger ones are cleaned in tiles.",
+            show_default="1088x1920",
+        ),
+    ] = None,
+    repair: Annotated[
+        Literal["auto", "off"],
+        typer.Option(help="Keep in fp32 what fp16 breaks, for TensorRT, or leave such a network alone."),
+    ] = "auto",
+    workspace: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="MIB", help="Most memory that a layer may take for itself, for TensorRT."
+        ),
+    ] = None,
+    hardware_compatibility: Annotated[
+        Literal["none", "ampere_plus", "same_compute_capability"] | None,
+        typer.Option(help="Other GPUs that the engine has to run on, for TensorRT."),
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Let later versions run the engine, for TensorRT."),
+    ] = False,
     accept: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,6 +174,13 @@ def _build(
             colour_order=colour_order,
             options=options,
             gpu=gpu,
+            min_shape=min_shape,
+            opt_shapes=opt_shapes or (),
+            max_shape=max_shape,
+            repair=repair,
+            workspace=None if workspace is None else workspace << 20,
+            hardware_compatibility=hardware_compatibility,
+            version_compatible=version_compatible,
             accept=accept or [],
             progress=progress,
         )
@@ -229,6 +289,8 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
     yield "Precision", manifest.precision
     if backends.get(manifest.backend).on_gpu:
         yield "Compiled for", ", ".join(manifest.gpus) or _NOT_COMPILED
+    yield from _frames(manifest)
+    yield from _made(manifest.verification)
     yield from _figures(report.verification)
     height, width = report.timed_size
     if report.warm_ms is None:
@@ -236,6 +298,40 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
     else:
         yield "Warm frame", f"{report.warm_ms:.3g} ms at {height}x{width}"
     yield "Built in", f"{report.seconds:.1f} s"
+
+
+def _frames(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    sizes = manifest.sizes
+    if sizes is not None and sizes.fixed:
+        yield "Frames", f"{words(sizes.most)} alone; larger ones in tiles"
+    elif sizes is not None:
+        fastest = ", ".join(map(words, sizes.usual))
+        yield (
+            "Frames",
+            f"{words(sizes.least)} to {words(sizes.most)}, fastest at {fastest}; larger ones in tiles",
+        )
+
+
+def _made(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of a graph that was typed node by node."""
+    if "nodes" not in facts:
+        return
+    layers = facts["multiplying_layers"]
+    yield "Layers that multiply", ", ".join(f"{count} in {kind}" for kind, count in layers.items())
+    if kept := facts["kept_in_fp32"]:
+        yield "Kept in fp32", f"{len(kept)} of {facts['nodes']} nodes: {_some(kept)}"
+    if repair := facts.get("repair"):
+        before = repair["psnr_db_before"]
+        without = "NaN or infinity" if before is None else f"{before:.1f} dB"
+        yield "Repaired", f"{_some(repair['nodes'])} would give {without} in fp16"
+    if saturated := facts["saturated_weights"]:
+        values = sum(saturated.values())
+        yield "Saturated", f"{values} weights beyond fp16's range, now 65504: {_some(list(saturated))}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _figures(report: Report) -> Iterator[tuple[str, str]]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import backends, files, frames, verify, weights
-from .backends.base import Artefact, CompileOptions, RunOptions
+from . import backends, files, verify, weights
+from .backends.base import Artefact, CompileOptions, Repair, RunOptions
+from .build_options import frame_sizes, padded_size, repairs, require_taken
 from .bundle import Manifest, open_bundle, write_bundle
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BackendUnavailable, BundleError, InputError, VerificationError
 from .progress import Progress, no_progress
+from .sizes import LARGEST_SIDE, FrameSizes, Size
 from .trust import record as record_trust
 from .trust import require as require_trust
 from .version import __version__
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 
 #: Names that --accept takes.
 CHECKS = verify.CHECKS
+#: Values that --hardware-compatibility takes, of TensorRT's own names.
+HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 _TIMED_SIDE = 512
 _TIMED_RUNS = 5
-#: In pixels, of the frames that an engine may be specialised on.
-_LARGEST_SIDE = 16384
 _SECONDS_TO_TIME = 20.0
 
 
@@ -81,6 +83,13 @@ def build(
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
     options: Mapping[str, Any] | None = None,
     gpu: str | None = None,
+    min_shape: tuple[int, int] | None = None,
+    opt_shapes: Sequence[tuple[int, int]] = (),
+    max_shape: tuple[int, int] | None = None,
+    repair: Literal["auto", "off"] = "auto",
+    workspace: int | None = None,
+    hardware_compatibility: str | None = None,
+    version_compatible: bool = False,
     accept: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> BuildReport:
@@ -92,11 +101,19 @@ def build(
         backend: a name of ``engine.backends``; by default the fastest for this machine.
         precision: ``fp32``, ``bf16``, ...; by default the fastest that the machine computes in.
         shape: (height, width) in pixels to specialise on, rounded up to what the network takes; the engine then
-            takes frames that are padded to this size and no others.
+            takes frames that are padded to this size and no others (larger ones in tiles).
         colour_order, options: as in :func:`load_checkpoint`.
         gpu: the GPUs to build for, for backends that run on one: ``current``, ``all`` or names such as
             ``sm_80,sm_90``; by default this machine's. It need not have one: then what the engine computes is
             compared on the CPU (``verification.rehearsed``).
+        min_shape, opt_shapes, max_shape: (height, width) in pixels, for backends whose engines take a range of sizes:
+            the least frames, those to be fastest for, and the most; by default from the network's smallest side over
+            512x512 to 1088x1920. Smaller frames are padded, larger ones run in tiles.
+        repair: ``auto`` keeps those parts of the network in fp32 which keep the engine in fp16 from passing the
+            comparison, for backends that can, and says which; ``off`` keeps none.
+        workspace: most bytes of memory that a layer may take for itself, for TensorRT.
+        hardware_compatibility, version_compatible: of TensorRT: ``ampere_plus`` or ``same_compute_capability`` for
+            engines that run on other GPUs too, and whether later versions of it may run them.
         accept: checks (``CHECKS``) whose miss does not stop the build.
         progress: told every stage and how much of it is done.
 
@@ -122,17 +139,38 @@ def build(
         raise InputError(
             f"The {chosen.name} backend runs on CPUs; leave --gpu out, or choose another --backend."
         )
+    require_taken(
+        chosen,
+        sizes=bool(min_shape or opt_shapes or max_shape),
+        workspace=workspace is not None,
+        hardware_compatibility=hardware_compatibility is not None,
+        version_compatible=version_compatible,
+    )
+    if hardware_compatibility not in (None, *HARDWARE_COMPATIBILITIES):
+        raise InputError(
+            f"There is no hardware compatibility {hardware_compatibility!r}; there is "
+            f"{', '.join(HARDWARE_COMPATIBILITIES)}."
+        )
 
     progress("Loading", 0.0)
     checkpoint = load_checkpoint(path, colour_order=colour_order, options=options)
     spec = checkpoint.spec
     if shape is not None:
-        if not all(0 < side <= _LARGEST_SIDE for side in shape):
-            raise InputError(f"A shape's sides are 1 to {_LARGEST_SIDE} pixels, not {shape[0]}x{shape[1]}.")
-        height, width = (frames.padded_side(side, spec.granularity, spec.smallest_side) for side in shape)
-        shape = (height, width)
-    artefact = chosen.compile(checkpoint.network, spec, CompileOptions(precision, shape, gpu), progress)
-    report, warm_ms, timed_size = _examine(chosen, artefact, checkpoint, shape, progress)
+        shape = padded_size(shape, spec)
+    sizes = frame_sizes(spec, shape, min_shape, opt_shapes, max_shape) if "sizes" in chosen.takes else None
+    compile_options = CompileOptions(
+        precision,
+        shape,
+        gpu,
+        sizes=sizes,
+        workspace=workspace,
+        hardware_compatibility=hardware_compatibility or "none",
+        version_compatible=version_compatible,
+    )
+    judged_on = repairs(spec) if repair == "auto" and "repair" in chosen.takes else iter([None])
+    artefact, report, warm_ms, timed_size = _make(
+        chosen, checkpoint, compile_options, judged_on, accept, progress
+    )
     verify.check(report, name, accept)
 
     progress("Writing", 0.0)
@@ -188,7 +226,8 @@ def verify_engine(
             require_trust(bundle, trust)
         session, rehearsed = _open(backend, artefact)
         try:
-            report = _verified(session, checkpoint, manifest.precision, _only_size(manifest), progress)
+            size = _compared_size(_only_size(manifest), manifest.sizes, rehearsed)
+            report = _verified(session, checkpoint, manifest.precision, size, progress)
             return replace(report, rehearsed=rehearsed)
         finally:
             session.close()
@@ -210,7 +249,7 @@ def _only_size(manifest: Manifest) -> tuple[int, int] | None:
     match manifest.input.get("size"):
         case None:
             return None
-        case [int(height), int(width)] if 0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE:
+        case [int(height), int(width)] if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE:
             return height, width
         case other:
             raise BundleError(f"An engine's frame size of {other!r} is not [height, width] in pixels.")
@@ -245,18 +284,55 @@ def _verified(
     )
 
 
+def _make(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    options: CompileOptions,
+    judged_on: Iterator[Repair | None],
+    accept: Sequence[str],
+    progress: Progress,
+) -> tuple[Artefact, verify.Report, float | None, Size]:
+    """The artefact and what :func:`_examine` says of it, once for every repair of them until one passes."""
+    repair = next(judged_on)
+    while True:
+        artefact = backend.compile(
+            checkpoint.network, checkpoint.spec, replace(options, repair=repair), progress
+        )
+        following = next(judged_on, None) if artefact.precision != "fp32" else None
+        try:
+            examined = _examine(backend, artefact, checkpoint, options, progress)
+        except VerificationError:
+            if following is None:
+                raise
+        else:
+            if following is None or not verify.refused(examined[0], accept):
+                return artefact, *examined
+        repair = following
+
+
+def _compared_size(shape: Size | None, sizes: FrameSizes | None, rehearsed: bool) -> Size | None:
+    """Of the pictures that an engine is compared on; None for the usual ones."""
+    if sizes is None:
+        return shape
+    # What rehearses has no plan of one size.
+    return None if rehearsed else sizes.nearest(*verify.PICTURE_SIZE)
+
+
 def _examine(
     backend: Backend,
     artefact: Artefact,
     checkpoint: Checkpoint,
-    shape: tuple[int, int] | None,
+    options: CompileOptions,
     progress: Progress,
-) -> tuple[verify.Report, float | None, tuple[int, int]]:
+) -> tuple[verify.Report, float | None, Size]:
     """(comparison with the reference, warm milliseconds, size they are for)."""
     session, rehearsed = _open(backend, artefact)
     try:
-        report = _verified(session, checkpoint, artefact.precision, shape, progress)
-        height, width = shape or (max(_TIMED_SIDE, checkpoint.spec.smallest_side),) * 2
+        size = _compared_size(options.shape, artefact.sizes, rehearsed)
+        report = _verified(session, checkpoint, artefact.precision, size, progress)
+        height, width = options.shape or (max(_TIMED_SIDE, checkpoint.spec.smallest_side),) * 2
+        if artefact.sizes is not None:
+            height, width = artefact.sizes.usual[0]
         if rehearsed:
             return replace(report, rehearsed=True), None, (height, width)
         frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
@@ -288,6 +364,8 @@ def _manifest(
         "range": [0, 1],
     }
     edge["size"] = None if shape is None else list(shape)
+    if artefact.sizes is not None:
+        edge["sizes"] = artefact.sizes.to_json()
     return Manifest(
         architecture=spec.architecture,
         config=dict(spec.config),
@@ -306,6 +384,6 @@ def _manifest(
         gpus=artefact.gpus,
         input={"name": "rainy", **edge},
         output={"name": "clean", **edge},
-        verification=report.to_json(),
+        verification=report.to_json() | dict(artefact.notes),
         derain_engine=__version__,
     )

@@ -102,19 +102,22 @@ def quantise(values: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     return scaled.astype(dtype)  # truncation is floor here: nothing is negative
 
 
-def pad_frame(batch: np.ndarray, granularity: int, smallest_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Pad at the bottom and right to multiples of ``granularity`` that are at least ``smallest_side``.
+def pad_frame(
+    batch: np.ndarray, granularity: int, smallest_side: int, least: tuple[int, int] = (1, 1)
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pad at the bottom and right to multiples of ``granularity`` that are at least ``smallest_side``, and at least the
+    height and width of ``least``.
 
     Each axis is mirrored without repeating its last pixel (NumPy's ``reflect``); an axis that is not longer
     than its padding has too few pixels to mirror and repeats its last one (``edge``). This is the one padding
     of the house: every backend and every reference sees the same padded frame.
 
-    batch: N x H x W x C, any dtype. granularity, smallest_side: pixels.
+    batch: N x H x W x C, any dtype. granularity, smallest_side, least: pixels.
     Returns the padded batch, C-contiguous (``batch`` itself where nothing is missing), and (H, W) to crop to.
     """
     height, width = batch.shape[1:3]
     for axis, side in ((1, height), (2, width)):
-        missing = padded_side(side, granularity, smallest_side) - side
+        missing = padded_side(side, granularity, max(smallest_side, least[axis - 1])) - side
         if missing:
             widths = [(0, 0)] * batch.ndim
             widths[axis] = (0, missing)

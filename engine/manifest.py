@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import BundleError
+from .errors import BundleError, InputError
+from .sizes import FrameSizes
 
 #: The newest format that this version reads, and the one it writes. It grows when an older reader would
 #: misunderstand a file; a field that an older reader may ignore is added without a new format.
@@ -33,7 +34,8 @@ class Manifest:
     weights_sha256: of the weights that the engine was built from, as in Checkpoint.
     backend, backend_version, precision: what made the payloads, and the precision they compute in.
     gpus: targets such as ``sm_90``; empty where the payloads are for CPUs.
-    input, output: a frame at the engine's edges: name, layout, colour order and value range.
+    input, output: a frame at the engine's edges: name, layout, colour order and value range; where the engine does not
+        take every size, ``sizes`` as of FrameSizes.
     payloads: by name, ``{"sha256": ..., "bytes": ...}``.
     verification: the report of the comparison with the reference.
     derain_engine: version that built it.
@@ -58,6 +60,12 @@ class Manifest:
     payloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     verification: dict[str, Any]
     derain_engine: str
+
+    @property
+    def sizes(self) -> FrameSizes | None:
+        """The frames that the engine takes, padded; None for all."""
+        record = self.input.get("sizes")
+        return None if record is None else FrameSizes.from_json(record)
 
     def to_json(self) -> str:
         """The same manifest gives the same text: sorted keys, ASCII, a newline at the end.
@@ -148,6 +156,15 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_edge(value: Any) -> bool:
+    try:
+        return _is_object(value) and (
+            value.get("sizes") is None or bool(FrameSizes.from_json(value["sizes"]))
+        )
+    except InputError:
+        return False
+
+
 def _is_count(value: Any, least: int, most: int | None = None) -> bool:
     whole = isinstance(value, int) and not isinstance(value, bool)
     return whole and value >= least and (most is None or value <= most)
@@ -171,6 +188,7 @@ def _is_payload(value: Any) -> bool:
 
 _TEXT = (_is_text, "a text")
 _OBJECT = (_is_object, "an object")
+_EDGE = (_is_edge, "an object of what a frame is")
 _SIDE = (_is_side, f"a whole number from 1 to {_LARGEST_SIDE}")
 _OVERLAP = (_is_overlap, f"a whole number from 0 to {_LARGEST_SIDE}")
 _SHA256 = (_is_sha256, "a SHA-256 in lower-case hexadecimal")
@@ -191,8 +209,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backend_version": _TEXT,
     "precision": _TEXT,
     "gpus": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
-    "input": _OBJECT,
-    "output": _OBJECT,
+    "input": _EDGE,
+    "output": _EDGE,
     "payloads": (
         lambda value: isinstance(value, dict) and all(map(_is_payload, value.values())),
         "an object of {sha256, bytes} by name",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,22 @@ _log = logging.getLogger("derain_engine.tensorrt")
 
 @dataclass(frozen=True)
 class Flavour:
-    """name: of the backend and of the extra that installs it. module: of the Python bindings. title: for messages."""
+    """One of the libraries.
+
+    name: of the backend and of the extra that installs it. module: of the Python bindings. title: for messages.
+    gpus: what it can be told to build for where no GPU is; empty where it builds for the one at hand alone.
+    """
 
     name: str
     module: str
     title: str
+    gpus: tuple[str, ...] = ()
+
+    def unavailable(self) -> str | None:
+        """None where the library is installed, else one sentence; it is not loaded."""
+        if importlib.util.find_spec(self.module) is None:
+            return f"{self.title} is not installed; {self._advice}."
+        return None
 
     def bindings(self) -> Any:
         """The library's Python module.
@@ -29,27 +41,39 @@ class Flavour:
         Raises:
             BackendUnavailable: it is not installed, or not whole.
         """
+        if (reason := self.unavailable()) is not None:
+            raise BackendUnavailable(reason)
         try:
             return importlib.import_module(self.module)
         # Bindings without the libraries end in whatever their loader raises.
         except (ImportError, OSError, RuntimeError) as error:
-            raise BackendUnavailable(
-                f"{self.title} is not installed ({error}); install it with: pip install 'derain-engine[{self.name}]'"
-            ) from error
+            raise BackendUnavailable(f"{self.title} does not load ({error}); {self._advice}.") from error
 
     @property
     def version(self) -> str:
         """Raises BackendUnavailable as :meth:`bindings`."""
         return self.bindings().__version__
 
+    @property
+    def _advice(self) -> str:
+        return f"install it with: pip install 'derain-engine[{self.name}]'"
 
+
+#: The GPUs of TensorRT-RTX: a plan for all of them is hardly larger than for one.
 FLAVOURS = {
     each.name: each
     for each in (
         Flavour("tensorrt", "tensorrt", "TensorRT"),
-        Flavour("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX"),
+        Flavour(
+            "tensorrt-rtx",
+            "tensorrt_rtx",
+            "TensorRT-RTX",
+            ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120"),
+        ),
     )
 }
+
+_listeners: list[list[str]] = []
 
 
 @functools.cache
@@ -57,42 +81,39 @@ def logger(flavour: Flavour) -> Any:
     """The library's logger of this process: the library keeps the first that it is given. Everything goes to Python's
     ``logging``, and errors to whoever listens (:func:`errors`)."""
     trt = flavour.bindings()
-    levels = {
-        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.ERROR: logging.ERROR,
-        trt.ILogger.WARNING: logging.WARNING,
-    }
+    wrong = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            if level == logging.ERROR:
-                self.errors.append(message)
-            # A handler's default level would print warnings that are for the library's authors.
-            _log.log(min(level, logging.INFO), "%s", message)
+            if severity in wrong:
+                for heard in list(_listeners):
+                    heard.append(message)
+            # Errors reach the user as exceptions; what else there is speaks to the library's authors.
+            _log.debug("%s: %s", severity, message)
 
     return Logger()
 
 
 @contextlib.contextmanager
 def errors(flavour: Flavour) -> Iterator[list[str]]:
-    """The errors that the library logs during a block: it returns None, or False, and tells the reason there."""
-    heard = logger(flavour).errors
-    heard.clear()
+    """The errors that the libraries log during a block: they return None, or False, and tell the reason there."""
+    logger(flavour)
+    heard: list[str] = []
+    _listeners.append(heard)
     try:
         yield heard
     finally:
-        heard[:] = list(heard)
+        _listeners[:] = [each for each in _listeners if each is not heard]
 
 
 def reason(heard: list[str]) -> str:
     """The first error in one line, without places in the library's source."""
-    if not heard:
+    lines = [line.strip() for message in heard for line in message.splitlines() if line.strip()]
+    if not lines:
         return "it gave no reason"
-    line = next((line.strip() for line in heard[0].splitlines() if line.strip()), "it gave no reason")
-    head, found, tail = line.partition(": Error Code ")
-    return (tail.partition(": ")[2] if found else head).rstrip(".")[:300] or line[:300]
+    _, found, told = lines[0].partition("Error Code ")
+    # "3: API Usage Error (what, in which file of the library)"
+    return (told.partition(": ")[2] if found else lines[0]).rstrip(".")[:300]

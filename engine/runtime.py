@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -19,9 +18,10 @@ from . import backends, files
 from . import trust as trusted
 from .backends.base import Artefact, RunOptions, Session
 from .bundle import Manifest, open_bundle
-from .device import interop
+from .device import guests, interop
 from .errors import BundleError, InputError
 from .frames import accept, pad_frame, padded_side
+from .sizes import words
 from .tiling import plan_tiles, run_tiled
 
 #: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network
@@ -50,9 +50,9 @@ class Engine:
         memory_limit_bytes: int | None = None,
     ) -> None:
         """session: closed by :meth:`close`. manifest: of the engine file that the session was opened from.
-        tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit and no others; a number is the
-            side of the tiles in pixels (rounded up to the granularity), for every frame that is larger;
-            0 never tiles.
+        tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit, or that are larger than the engine
+            takes, and no others; a number is the side of the tiles in pixels (rounded up to the granularity), for
+            every frame that is larger; 0 never tiles.
         memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
             memory that is available now where the session runs.
 
@@ -68,6 +68,7 @@ class Engine:
         self._discard = manifest.exact_tiling_halo or 0
         self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), self._granularity, 0)
         self._least_tile = padded_side(2 * self._overlap + 1, self._granularity, manifest.smallest_side)
+        self._sizes = manifest.sizes
         self._tile = self._tile_side(tile)
         if memory_limit_bytes is not None and memory_limit_bytes < 1:
             raise InputError(f"A memory limit of {memory_limit_bytes} bytes leaves nothing to work in.")
@@ -79,7 +80,7 @@ class Engine:
         self._calls_changed = threading.Condition()
         self._closed = False
 
-    def __call__(self, image: T) -> T:
+    def __call__(self, image: T, *, stream: Any = None) -> T:
         """Clean one image or a batch of images of one size, from 1 x 1 pixel up.
 
         image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
@@ -88,18 +89,35 @@ class Engine:
             Where the engine runs on a GPU also an array that lies there, with DLPack or
             ``__cuda_array_interface__`` (PyTorch, CuPy, PyCUDA, ...): uint8 or float32, without gaps. It is read
             where it lies and run whole, never in tiles, and its values are not looked at.
-        Returns a new array of the same type, dtype and shape. Integers are rounded and clamped; floats are
-        computed in float32 and given as the network made them, which may lie a little outside [0, 1]. For an
-        array on the GPU of a library without ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
+        stream: for an image on the GPU, the CUDA stream that it is written in: a number, a stream of PyCUDA, CuPy,
+            PyTorch or Numba, or any with ``__cuda_stream__``; 0 is the default stream. Nothing waits on the host:
+            the image is read when what is in the stream now is done, and what is put there afterwards starts when
+            the result is finished. The image may be dropped at once, as the engine keeps it until it has been read
+            (and no longer than to the next frame on the GPU after that); it may be written to in the stream. The
+            result is for use in the stream, or after waiting for it. What fails on the GPU is told there, or by the
+            next call.
+        Returns a new array of the same type, dtype and shape, finished unless there is a ``stream``. Integers are
+        rounded and clamped; floats are computed in float32 and given as the network made them, which may lie a
+        little outside [0, 1]. For an array on the GPU of a library other than PyCUDA and Numba that has no
+        ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
 
         Raises:
-            InputError: the image is something else (the message says what to do), or the engine is closed.
+            InputError: the image is something else (the message says what to do), the engine is closed, or there is
+                a stream for an image that is not on the GPU.
         """
         with self._in_use():
             if interop.on_gpu(image):
-                return self._clean_on_gpu(image)
+                return self._clean_on_gpu(image, stream)
+            if stream is not None:
+                raise InputError(
+                    f"A stream orders work on the GPU, and this {type(image).__name__} is not there; leave the stream "
+                    "out, or put the image on the GPU first."
+                )
             frame = accept(image)
-            padded, (height, width) = pad_frame(frame.batch, self._granularity, self.manifest.smallest_side)
+            least = (1, 1) if self._sizes is None else self._sizes.least
+            padded, (height, width) = pad_frame(
+                frame.batch, self._granularity, self.manifest.smallest_side, least
+            )
             return frame.restore(self._clean(padded)[:, :height, :width])
 
     def stream(self, frames: Iterable[T]) -> Generator[T, None, None]:
@@ -155,33 +173,61 @@ class Engine:
 
     def _clean(self, padded: np.ndarray) -> np.ndarray:
         count, height, width = padded.shape[:3]
+        taken = self._sizes is None or self._sizes.take(height, width)
         side = self._tile
         if side is None:
-            if count * height * width <= self._pixels_at_once:
+            if taken and count * height * width <= self._pixels_at_once:
                 return self._run(padded)
             fitting = int(self._pixels_at_once**0.5) // self._granularity * self._granularity
             side = max(fitting, self._least_tile)
-            if height * width <= self._pixels_at_once or max(height, width) <= side:
+            if taken and (height * width <= self._pixels_at_once or max(height, width) <= side):
                 return np.concatenate([self._run(padded[i : i + 1]) for i in range(count)])
-        if side == 0 or max(height, width) <= side:
+        if side == 0:
+            self._require_taken(height, width)
             return self._run(padded)
+        sides = (side, side) if self._sizes is None else self._sizes.nearest(side, side)
+        if height <= sides[0] and width <= sides[1]:
+            return self._run(padded)
+        if any(
+            tile < self._least_tile
+            for tile, length in zip(sides, (height, width), strict=True)
+            if tile < length
+        ):
+            # They come from the engine, and are too small to overlap.
+            self._require_taken(height, width)
         grid = plan_tiles(
-            height, width, side, granularity=self._granularity, overlap=self._overlap, discard=self._discard
+            height, width, sides, granularity=self._granularity, overlap=self._overlap, discard=self._discard
         )
         return run_tiled(padded, grid, self._run)
 
-    def _clean_on_gpu(self, image: Any) -> Any:
+    def _require_taken(self, height: int, width: int) -> None:
+        if self._sizes is not None and not self._sizes.take(height, width):
+            raise InputError(
+                f"A frame of {height}x{width} (height x width, padded) is larger than the {words(self._sizes.most)} "
+                f"that this engine was built for; clean it in tiles (--tile auto, for which the engine's sides have to "
+                f"be {self._least_tile} px or more), or build the engine with a larger --max or --shape."
+            )
+
+    def _clean_on_gpu(self, image: Any, stream: Any) -> Any:
         run = getattr(self._session, "run_on_gpu", None)
         if run is None:
             raise InputError(
                 f"The {type(image).__name__} is on a GPU and this engine runs on the CPU ({self.manifest.backend}); "
                 "move it to the CPU first, with image.cpu() for PyTorch."
             )
-        least = self.manifest.smallest_side
         with self._slots:
-            clean = run(image, lambda side: padded_side(side, self._granularity, least))
-        library = sys.modules.get(type(image).__module__.partition(".")[0])
-        return getattr(library, "from_dlpack", lambda array: array)(clean)
+            clean = run(image, self._padded, stream)
+        return guests.give(clean, image)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        """What a frame that is run whole is padded to."""
+        least = (1, 1) if self._sizes is None else self._sizes.least
+        padded = tuple(
+            padded_side(side, self._granularity, max(self.manifest.smallest_side, low))
+            for side, low in zip((height, width), least, strict=True)
+        )
+        self._require_taken(*padded)
+        return padded[0], padded[1]
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         with self._slots:

@@ -43,29 +43,36 @@ class TileGrid:
 
 
 def plan_tiles(
-    height: int, width: int, side: int, *, granularity: int, overlap: int, discard: int = 0
+    height: int, width: int, sides: tuple[int, int], *, granularity: int, overlap: int, discard: int = 0
 ) -> TileGrid:
-    """Cut a padded frame into tiles of ``side`` x ``side`` pixels (less along an axis that is shorter).
+    """Cut a padded frame into tiles of the height and width of ``sides`` (less along an axis that is shorter).
 
-    height, width, side, overlap: pixels, multiples of ``granularity``; ``side`` more than twice ``overlap``.
+    height, width, sides, overlap: pixels, multiples of ``granularity``; sides of which the frame has more are more
+        than twice ``overlap``.
     discard: pixels at a tile's interior edges that get no weight at all, at most half of ``overlap``. With
         the reach of a network's receptive field the tiled frame equals the whole one.
 
     Raises:
         InputError: sizes that break these rules.
     """
-    for name, value in (("height", height), ("width", width), ("tile side", side), ("tile overlap", overlap)):
+    lengths = ("height", height), ("width", width), ("tile height", sides[0]), ("tile width", sides[1])
+    for name, value in (*lengths, ("tile overlap", overlap)):
         if value < 0 or value % granularity:
             raise InputError(
                 f"The {name} of {value} px is not a multiple of the network's granularity, {granularity}."
             )
-    if side <= 2 * overlap:
+    if any(side <= 2 * overlap for side, length in zip(sides, (height, width), strict=True) if side < length):
         raise InputError(
-            f"Tiles of {side} px are too small: neighbours share {overlap} px; take more than {2 * overlap}."
+            f"Tiles of {sides[0]}x{sides[1]} px are too small: neighbours share {overlap} px; take more than "
+            f"{2 * overlap}."
         )
     if not 0 <= 2 * discard <= overlap:
         raise InputError(f"Tiles that share {overlap} px cannot leave {discard} px at either edge unused.")
-    return TileGrid(*(_plan_axis(length, side, granularity, overlap, discard) for length in (height, width)))
+    rows, columns = (
+        _plan_axis(length, side, granularity, overlap, discard)
+        for length, side in zip((height, width), sides, strict=True)
+    )
+    return TileGrid(rows, columns)
 
 
 def run_tiled(batch: np.ndarray, grid: TileGrid, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

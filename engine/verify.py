@@ -35,7 +35,7 @@ _PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
     ("rocket", "drizzle", 100, 200),
 )
 # In pixels: whole for the SSID-KD family, small enough for the largest network's fp32 reference on a CPU.
-_HEIGHT, _WIDTH = 192, 256
+PICTURE_SIZE = _HEIGHT, _WIDTH = 192, 256
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,14 @@ def verify(
     return Report(precision, tuple(comparisons))
 
 
+def refused(report: Report, accept: Sequence[str] = ()) -> list[str]:
+    """Of what the report missed, what is not accepted by name."""
+    return [m for m in report.missed() if m.split(":")[0] not in accept]
+
+
 def check(report: Report, subject: str, accept: Sequence[str] = ()) -> None:
     """Raises VerificationError naming every missed check that is not accepted by name."""
-    missed = [m for m in report.missed() if m.split(":")[0] not in accept]
-    if missed:
+    if missed := refused(report, accept):
         raise VerificationError(
             f"{subject} in {report.precision} is not close enough to its fp32 reference: {'; '.join(missed)}. "
             "Try --precision fp32, or accept a check by its name."

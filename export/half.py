@@ -8,7 +8,7 @@ meet, once for each tensor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,12 +20,7 @@ from ..engine.errors import BuildError
 #: Largest finite fp16.
 LARGEST = 65504.0
 #: Inputs that are fp32 whatever the node computes in (ONNX operators, type constraints other than T).
-_ALWAYS_FLOAT: Mapping[str, frozenset[int]] = {"Resize": frozenset({1, 2}), "Upsample": frozenset({1})}
-#: Operators that hand on values of their inputs: rounded already, they need no rounding after them.
-_EXACT = frozenset(
-    "Concat Identity MaxPool Relu Reshape Slice Split Squeeze Transpose Unsqueeze Flatten DepthToSpace SpaceToDepth "
-    "Expand Tile Pad Max Min Clip Abs Neg".split()
-)
+ALWAYS_FLOAT: Mapping[str, frozenset[int]] = {"Resize": frozenset({1, 2}), "Upsample": frozenset({1})}
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -54,7 +49,7 @@ def to_half(model: ModelProto, keep: Collection[str] = ()) -> HalfModel:
     unknown = sorted(set(keep) - {node.name for node in model.graph.node})
     if unknown:
         raise BuildError(f"The graph has no node {unknown[0]!r} that could stay in fp32.")
-    kept = set(keep) | set(_edge_arithmetic(model.graph))
+    kept = set(keep) | set(edge_arithmetic(model.graph))
     result = _Conversion(model, kept).run()
     try:
         onnx.checker.check_model(result.model, full_check=True)
@@ -64,41 +59,9 @@ def to_half(model: ModelProto, keep: Collection[str] = ()) -> HalfModel:
     return result
 
 
-def rounding(half: ModelProto) -> ModelProto:
-    """A graph of :func:`to_half` in fp32 arithmetic that rounds to fp16 wherever that graph does: what it computes can
-    be seen on a CPU, whose runtimes widen and fuse half-precision nodes. Beyond the range of fp16 values become
-    infinite, as there."""
-    graph = half.graph
-    halves = {
-        value.name
-        for value in onnx.shape_inference.infer_shapes(half, strict_mode=True).graph.value_info
-        if value.type.tensor_type.elem_type == _HALF
-    } | {initializer.name for initializer in graph.initializer if initializer.data_type == _HALF}
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        nodes.append(copy)
-        if node.op_type == "Cast" and _attribute(node, "to").i == _HALF:
-            # To fp16 and back: what it is for, seen from fp32.
-            copy.output[0] = node.output[0] + "/half"
-            nodes.append(helper.make_node("Cast", [copy.output[0]], [node.output[0]], to=_FLOAT))
-            continue
-        if node.op_type in _EXACT:
-            continue
-        for i, name in enumerate(node.output):
-            if name in halves:
-                copy.output[i] = name + "/exact"
-                nodes.append(helper.make_node("Cast", [name + "/exact"], [name + "/half"], to=_HALF))
-                nodes.append(helper.make_node("Cast", [name + "/half"], [name], to=_FLOAT))
-    weights = [
-        numpy_helper.from_array(numpy_helper.to_array(each).astype(np.float32), each.name)
-        if each.data_type == _HALF
-        else each
-        for each in graph.initializer
-    ]
-    rounded = helper.make_graph(nodes, graph.name, graph.input, graph.output, weights)
-    return helper.make_model(rounded, opset_imports=half.opset_import, ir_version=half.ir_version)
+def halved(values: np.ndarray) -> np.ndarray:
+    """As fp16; what is beyond its range becomes its largest number."""
+    return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
 
 
 class _Conversion:
@@ -107,7 +70,7 @@ class _Conversion:
         graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
         values = (*graph.input, *graph.value_info, *graph.output)
         self.floats = {v.name for v in values if v.type.tensor_type.elem_type == _FLOAT}
-        self.weights = {each.name: each for each in model.graph.initializer}
+        self.weights = {each.name: each for each in (*model.graph.initializer, *_constants(model.graph))}
         self.floats |= {name for name, each in self.weights.items() if each.data_type == _FLOAT}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
@@ -120,14 +83,16 @@ class _Conversion:
         graph = self.model.graph
         results = {output.name for output in graph.output}
         for node in graph.node:
+            if node.op_type == "Constant" and node.output[0] in self.weights:
+                continue
             kind = _FLOAT if node.name in self.kept else _HALF
             copy = NodeProto()
             copy.CopyFrom(node)
-            always = _ALWAYS_FLOAT.get(node.op_type, frozenset())
+            always = ALWAYS_FLOAT.get(node.op_type, frozenset())
             copy.input[:] = [
                 self.read(name, _FLOAT if i in always else kind) for i, name in enumerate(node.input)
             ]
-            _set_type(copy, kind)
+            self.set_type(copy, kind)
             self.nodes.append(copy)
             for i, name in enumerate(node.output):
                 if name not in self.floats:
@@ -172,31 +137,38 @@ class _Conversion:
             return name
         target = f"{name}/fp16"
         if target not in self.initializers:
-            values = numpy_helper.to_array(tensor)
-            beyond = int(np.count_nonzero(np.abs(values) > LARGEST))
-            if beyond:
-                self.saturated[name] = beyond
-            half = np.clip(values, -LARGEST, LARGEST).astype(np.float16)
-            self.initializers[target] = numpy_helper.from_array(half, target)
+            self.initializers[target] = self.halve(tensor, name, target)
         return target
+
+    def halve(self, tensor: TensorProto, name: str, target: str) -> TensorProto:
+        values = numpy_helper.to_array(tensor)
+        beyond = int(np.count_nonzero(np.abs(values) > LARGEST))
+        if beyond:
+            self.saturated[name] = beyond
+        return numpy_helper.from_array(halved(values), target)
+
+    def set_type(self, node: NodeProto, kind: int) -> None:
+        """The type that a node names itself."""
+        for each in node.attribute:
+            if each.name in ("to", "dtype") and each.i == _FLOAT:
+                each.i = kind
+            elif each.type == AttributeProto.TENSOR and each.t.data_type == _FLOAT and kind == _HALF:
+                each.t.CopyFrom(self.halve(each.t, node.name, each.t.name))
 
 
 def _cast(source: str, target: str, kind: int) -> NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=kind)
 
 
-def _attribute(node: NodeProto, name: str) -> AttributeProto:
-    return next(each for each in node.attribute if each.name == name)
-
-
-def _set_type(node: NodeProto, kind: int) -> None:
-    """The type that a node names itself."""
-    for each in node.attribute:
-        if each.name in ("to", "dtype") and each.i == _FLOAT:
-            each.i = kind
-        elif each.type == AttributeProto.TENSOR and each.t.data_type == _FLOAT and kind == _HALF:
-            values = np.clip(numpy_helper.to_array(each.t), -LARGEST, LARGEST).astype(np.float16)
-            each.t.CopyFrom(numpy_helper.from_array(values, each.t.name))
+def _constants(graph: GraphProto) -> Iterator[TensorProto]:
+    """Floats that nodes of their own hold, as weights."""
+    for node in graph.node:
+        if node.op_type == "Constant":
+            value = helper.get_attribute_value(node.attribute[0])
+            if isinstance(value, float) or (isinstance(value, Sequence) and isinstance(value[0], float)):
+                yield numpy_helper.from_array(np.array(value, np.float32), node.output[0])
+            elif isinstance(value, TensorProto) and value.data_type == _FLOAT:
+                yield numpy_helper.from_array(numpy_helper.to_array(value), node.output[0])
 
 
 def _require_plain(graph: GraphProto) -> None:
@@ -212,8 +184,8 @@ def _require_plain(graph: GraphProto) -> None:
             )
 
 
-def _edge_arithmetic(graph: GraphProto) -> Iterator[str]:
-    """Additions and the like of a graph's input that give a graph's output."""
+def edge_arithmetic(graph: GraphProto) -> Iterator[str]:
+    """Names of additions and the like of a graph's input that give a graph's output; they stay fp32 unasked."""
     inputs = {value.name for value in graph.input}
     outputs = {value.name for value in graph.output}
     for node in graph.node:

@@ -8,107 +8,152 @@ not to be needed is given up again, so that the set is small, though nobody can 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from ..engine.errors import BackendUnavailable, BuildError
+from ..engine.errors import BuildError
 from ..engine.progress import Progress, no_progress
-from .half import LARGEST, rounding, to_half
-from .onnx import INPUT
+from .half import LARGEST, to_half
+from .rounding import CpuGraph, rounding
+from .trials import Trials
 
 #: Parts that a graph is looked at in.
 _PARTS = 16
+#: Choices that are tried at most; then what is known to suffice stands.
+_MOST_TRIED = 200
+_STAGE = "Looking for what fp16 breaks"
 
 
 @dataclass(frozen=True)
 class Repair:
-    """keep: nodes to keep in fp32, by name. before, after: PSNR in dB of the fp16 graph against fp32, without and with
-    them; -inf where it gave NaN or infinity. total: nodes of the graph."""
+    """keep: nodes to keep in fp32, by name, in the graph's order. before, after: PSNR in dB of the fp16 graph against
+    fp32, without and with them; -inf where it gave NaN or infinity. tried: how many choices were run for it."""
 
     keep: tuple[str, ...]
     before: float
     after: float
-    total: int
+    tried: int
 
 
 def find_fragile(
-    model: ModelProto, frames: Sequence[np.ndarray], aim: float, progress: Progress = no_progress
+    model: ModelProto,
+    batch: np.ndarray,
+    psnr: float,
+    max_abs: float,
+    progress: Progress = no_progress,
 ) -> Repair:
-    """The nodes that keep the fp16 graph from coming within ``aim`` dB of fp32.
+    """The nodes that keep the fp16 graph from coming close enough to fp32; none where it does.
 
     Args:
         model: in fp32.
-        frames: N x 3 x H x W float32 in [0, 1] to compare on; small ones, since the graph is run many times.
-        aim: PSNR in dB.
+        batch: N x 3 x H x W float32 in [0, 1] to compare on; small, since graphs are run many times.
+        psnr, max_abs: least PSNR in dB (data range 1) and largest absolute error of any frame.
 
     Raises:
         BackendUnavailable: ONNX Runtime is not installed.
-        BuildError: not even the whole graph in fp32 comes that close (it gives NaN), or it cannot be run.
+        BuildError: the network gives NaN in fp32, is not close enough even where everything but its edges is in
+            fp32, or cannot be run.
     """
-    expected = [_run(model, frame)[0] for frame in frames]
-
-    def score(keep: Collection[str]) -> float:
-        graph = rounding(to_half(model, keep).model)
-        return min(_psnr(_run(graph, f)[0], e) for f, e in zip(frames, expected, strict=True))
-
-    names = [node.name for node in model.graph.node]
-    before = score(())
-    if before >= aim:
-        return Repair((), before, before, len(names))
-    if not all(np.isfinite(each).all() for each in expected):
+    expected = CpuGraph(model).run(batch)[0]
+    if not np.isfinite(expected).all():
         raise BuildError("The network itself gives NaN or infinity in fp32; check its weights.")
-    progress("Looking for what fp16 breaks", 0.0)
-    keep = set(_out_of_range(model, frames))
-    if score(keep) < aim:
-        keep |= _worst(names, keep, score, aim, progress)
-    after = score(keep)
-    if after < aim:
+    aim = _Aim(expected, psnr, max_abs)
+    margin, before = aim.of(_in_half(model, (), batch))
+    if margin >= 0:
+        return Repair((), before, before, 1)
+    progress(_STAGE, 0.0)
+    search = _Search(Trials(model), batch, aim)
+    keep = set(_out_of_range(model, batch))
+    if search.margin(keep) < 0:
+        keep |= _worst(search, keep, progress)
+    if search.margin(keep) < 0:
         raise BuildError(
-            f"The network in fp16 is {after:.1f} dB from fp32, and keeping nodes in fp32 does not bring it to "
-            f"{aim:.0f}; build with --precision fp32."
+            f"The network in fp16 is {before:.1f} dB from fp32, and keeping nodes in fp32 does not bring it to "
+            f"{psnr:.0f} dB and {max_abs:g}; build with --precision fp32."
         )
-    kept = _pruned([name for name in names if name in keep], score, aim, progress)
-    return Repair(kept, before, score(kept), len(names))
+    kept = _pruned(search, [name for name in search.names if name in keep], progress)
+    _, after = aim.of(_in_half(model, kept, batch))
+    progress(_STAGE, 1.0)
+    return Repair(kept, before, after, search.count)
 
 
-def _worst(
-    names: Sequence[str],
-    keep: set[str],
-    score: Callable[[Collection[str]], float],
-    aim: float,
-    progress: Progress,
-) -> set[str]:
+def _in_half(model: ModelProto, keep: Collection[str], batch: np.ndarray) -> np.ndarray:
+    return CpuGraph(rounding(to_half(model, keep).model)).run(batch)[0]
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """What fp16 is to come close to, and how close, as for :func:`find_fragile`."""
+
+    expected: np.ndarray
+    psnr: float
+    max_abs: float
+
+    def of(self, found: np.ndarray) -> tuple[float, float]:
+        """(margin in dB, negative where it misses; PSNR in dB) of the worst frame."""
+        if not np.isfinite(found).all():
+            return -math.inf, -math.inf
+        error = np.abs(found.astype(np.float64) - self.expected)
+        worst = float(np.square(error).mean(axis=(1, 2, 3)).max())
+        psnr = math.inf if worst == 0 else -10 * math.log10(worst)
+        peak = float(error.max())
+        below = math.inf if peak == 0 else 20 * math.log10(self.max_abs / peak)
+        return min(psnr - self.psnr, below), psnr
+
+
+class _Search:
+    """Choices of nodes that were tried. count: how many."""
+
+    def __init__(self, trials: Trials, batch: np.ndarray, aim: _Aim) -> None:
+        self.trials, self.batch, self.aim = trials, batch, aim
+        self.names = trials.names
+        self.known: dict[frozenset[str], float] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self.known)
+
+    def margin(self, keep: Collection[str]) -> float:
+        """In dB, by which the graph that keeps these nodes is close enough."""
+        key = frozenset(keep)
+        if key not in self.known:
+            self.known[key], _ = self.aim.of(self.trials.run(self.batch, key))
+        return self.known[key]
+
+
+def _worst(search: _Search, keep: set[str], progress: Progress) -> set[str]:
     """Parts of the graph, the one that harms most first, until the rest is good enough in fp16."""
+    names = search.names
     size = math.ceil(len(names) / _PARTS)
     parts = [set(names[i : i + size]) for i in range(0, len(names), size)]
     harm = []
     for i, part in enumerate(parts):
-        progress("Looking for what fp16 breaks", i / len(parts))
-        harm.append((score(set(names) - part | keep), i))
+        progress(_STAGE, 0.5 * i / len(parts))
+        harm.append((search.margin(set(names) - part | keep), i))
     added: set[str] = set()
     for _, i in sorted(harm):
         added |= parts[i]
-        if score(keep | added) >= aim:
+        if search.margin(keep | added) >= 0:
             break
     return added
 
 
-def _pruned(
-    keep: Sequence[str], score: Callable[[Collection[str]], float], aim: float, progress: Progress
-) -> tuple[str, ...]:
+def _pruned(search: _Search, keep: Sequence[str], progress: Progress) -> tuple[str, ...]:
     """What is left of ``keep`` when stretches of it, from long to short, are given up where the rest suffices."""
     kept = list(keep)
     length = len(kept)
     while length:
-        progress("Looking for what fp16 breaks", 1 - length / (len(keep) + 1))
+        progress(_STAGE, 1 - 0.5 * length / len(keep))
         at = 0
         while at < len(kept):
+            if search.count >= _MOST_TRIED:
+                return tuple(kept)
             rest = kept[:at] + kept[at + length :]
-            if score(rest) >= aim:
+            if search.margin(rest) >= 0:
                 kept = rest
             else:
                 at += length
@@ -116,7 +161,7 @@ def _pruned(
     return tuple(kept)
 
 
-def _out_of_range(model: ModelProto, frames: Sequence[np.ndarray]) -> Iterator[str]:
+def _out_of_range(model: ModelProto, batch: np.ndarray) -> Iterator[str]:
     """Nodes that give or take values which fp16 does not have."""
     watched = ModelProto()
     watched.CopyFrom(model)
@@ -128,11 +173,9 @@ def _out_of_range(model: ModelProto, frames: Sequence[np.ndarray]) -> Iterator[s
     for name in floats:
         watched.graph.node.extend(_largest(name))
         watched.graph.output.append(helper.make_tensor_value_info(f"{name}/largest", TensorProto.FLOAT, []))
-    beyond: set[str] = set()
-    for frame in frames:
-        _, *largest = _run(watched, frame)
-        # Negated, so that NaN counts.
-        beyond |= {name for name, value in zip(floats, largest, strict=True) if not value <= LARGEST}
+    largest = CpuGraph(watched).run(batch)[len(model.graph.output) :]
+    # Negated, so that NaN counts.
+    beyond = {name for name, value in zip(floats, largest, strict=True) if not value <= LARGEST}
     for node in model.graph.node:
         if beyond & {*node.input, *node.output}:
             yield node.name
@@ -143,29 +186,3 @@ def _largest(name: str) -> list[NodeProto]:
         helper.make_node("Abs", [name], [f"{name}/abs"]),
         helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/largest"], keepdims=0),
     ]
-
-
-def _run(model: ModelProto, frame: np.ndarray) -> list[np.ndarray]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailable(
-            'Comparing fp16 with fp32 needs ONNX Runtime; install it with: pip install "derain-engine[build]"'
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Optimised, casts to fp16 and back might be taken for nothing.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Threads that wait by spinning take from those that compute.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {INPUT: frame})
-
-
-def _psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    if not np.isfinite(found).all():
-        return -math.inf
-    error = float(np.mean((found.astype(np.float64) - expected) ** 2))
-    return math.inf if error == 0 else -10 * math.log10(error)

@@ -1,47 +1,52 @@
 """An ONNX graph as a plan of TensorRT or TensorRT-RTX, with or without a GPU.
 
 Both build strongly typed: every layer computes in the type that the graph gives it, so what precision an engine has is
-decided before (:mod:`.half`) and only checked here.
+decided before (:mod:`.half`) and checked here.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from ..engine.errors import BuildError, InputError
 from ..engine.files import whole_file
 from ..engine.nvinfer import Flavour, errors, logger, reason
 from ..engine.progress import Progress, no_progress
-from .onnx import INPUT
+from ..engine.sizes import FrameSizes, words
+from .onnx import INPUT, OUTPUTS
+from .tensorrt_layers import inspected, typed
 
-#: What TensorRT-RTX can be told to build for; a plan for all of them is hardly larger than for one.
-RTX_GPUS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
-#: Layers whose precision makes an engine's.
-_PRODUCTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+_STAGE = "Building the plan"
 
 
 @dataclass(frozen=True)
-class Profile:
-    """(height, width) in pixels of the frames that a plan takes: the least, the one it is fastest for, the most."""
+class PlanOptions:
+    """What a builder may be told beside the graph.
 
-    least: tuple[int, int]
-    usual: tuple[int, int]
-    most: tuple[int, int]
+    gpus: for a flavour that names any, some of those; None for this machine's.
+    precision: what the layers that multiply have to compute in.
+    hardware_compatibility: TensorRT's ``none``, ``ampere_plus`` or ``same_compute_capability``.
+    version_compatible: whether later versions of TensorRT may run it too.
+    workspace: most bytes of memory that a layer may take for itself; None for the library's own limit.
+    timing_cache: file in which TensorRT keeps what it has timed; TensorRT-RTX times nothing.
+    on_gpu: whether a GPU is here to look into the finished plan with.
+    """
 
-    def __post_init__(self) -> None:
-        for axis in range(2):
-            if not 0 < self.least[axis] <= self.usual[axis] <= self.most[axis]:
-                least, usual, most = (f"{h}x{w}" for h, w in (self.least, self.usual, self.most))
-                raise InputError(
-                    f"Frames from {least} over {usual} to {most} are no range: sides must not become smaller."
-                )
+    gpus: Sequence[str] | None = None
+    precision: str = "fp16"
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,23 +63,16 @@ class BuiltPlan:
 def build_plan(
     model: ModelProto,
     flavour: Flavour,
-    profiles: Sequence[Profile],
-    gpus: Sequence[str] | None = None,
-    *,
-    precision: str = "fp16",
-    timing_cache: Path | None = None,
+    sizes: FrameSizes,
+    options: PlanOptions,
     progress: Progress = no_progress,
 ) -> BuiltPlan:
     """Build a plan for frames one at a time.
 
     Args:
-        model: typed as it is to be computed; one input, ``rainy``.
-        profiles: ranges of sizes, each of which the plan is optimised for.
-        gpus: for TensorRT-RTX, some of ``RTX_GPUS``; None for this machine's GPU, which full TensorRT always builds
-            for.
-        precision: what the layers that multiply have to compute in.
-        timing_cache: file in which TensorRT keeps what it has timed; TensorRT-RTX times nothing.
-        progress: told the builder's phases.
+        model: typed as it is to be computed, from images to images (:func:`require_images`).
+        sizes: of the frames; every usual size is one that the plan is optimised for.
+        progress: told the builder's outermost phase. What it raises stops the build, as KeyboardInterrupt does.
 
     Raises:
         BackendUnavailable: the library is not installed.
@@ -82,29 +80,64 @@ def build_plan(
         BuildError: the graph is refused (the message names the node), the build fails, or layers came out in another
             precision.
     """
+    require_images(model)
     trt = flavour.bindings()
     started = time.monotonic()
     with errors(flavour) as heard:
         builder = trt.Builder(logger(flavour))
-        if builder is None:
-            raise BuildError(f"{flavour.title} does not start: {reason(heard)}.")
         network = builder.create_network(_strongly_typed(trt))
         parser = trt.OnnxParser(network, logger(flavour))
-        if not parser.parse(model.SerializeToString()):
-            raise BuildError(f"{flavour.title} does not take the graph: {_parser_errors(parser)}.")
-        layers, products = _types(trt, network)
-        _require_precision(flavour, products, precision)
+        fitted = _of_size(model, sizes)
+        if not parser.parse(fitted.SerializeToString()):
+            raise BuildError(f"{flavour.title} does not take the graph: {_parser_errors(parser, heard)}.")
+        layers, products = typed(trt, network)
+        _require_precision(flavour, products, options.precision)
         config = builder.create_builder_config()
-        for profile in profiles:
-            _add_profile(trt, builder, config, profile)
-        _choose_gpus(trt, flavour, config, gpus)
-        _read_timing_cache(config, timing_cache)
-        config.progress_monitor = _monitor(trt, progress)
-        plan = builder.build_serialized_network(network, config)
+        _configure(trt, flavour, config, options)
+        if not sizes.fixed:
+            for usual in sizes.usual:
+                _add_profile(builder, config, FrameSizes(sizes.least, (usual,), sizes.most))
+        if options.timing_cache is not None:
+            _read_timing_cache(config, options.timing_cache)
+        plan = _build(trt, builder, network, config, progress)
         if plan is None:
             raise BuildError(f"{flavour.title} could not build the engine: {_advice(reason(heard))}")
-        _write_timing_cache(config, timing_cache)
-        return BuiltPlan(bytes(plan), layers, products, time.monotonic() - started)
+        if options.timing_cache is not None:
+            _write_timing_cache(config, options.timing_cache)
+        data = bytes(plan)
+        if options.on_gpu:
+            layers, products = inspected(trt, flavour, data) or (layers, products)
+            _require_precision(flavour, products, options.precision)
+        return BuiltPlan(data, layers, products, time.monotonic() - started)
+
+
+def require_images(model: ModelProto) -> None:
+    """Raises BuildError for a graph that is not from N x 3 x H x W float32 to the same: another number of inputs,
+    another rank, or a rank that is not known."""
+    graph = model.graph
+    weights = {each.name for each in graph.initializer}
+    inputs = [each for each in graph.input if each.name not in weights]
+    for what, values in (("input", inputs), ("output", graph.output)):
+        if len(values) != 1:
+            names = ", ".join(each.name for each in values) or "none"
+            raise BuildError(f"The graph has {len(values)} {what}s ({names}); an engine has one, the image.")
+        kind = values[0].type.tensor_type
+        if not kind.HasField("shape"):
+            raise BuildError(
+                f"The rank of the graph's {what} {values[0].name} is not fixed; it must be N x 3 x H x W."
+            )
+        dims = kind.shape.dim
+        if len(dims) != 4 or dims[1].dim_value != 3 or kind.elem_type != TensorProto.FLOAT:
+            shape = " x ".join(str(each.dim_value or each.dim_param or "?") for each in dims)
+            raise BuildError(
+                f"The graph's {what} {values[0].name} is {shape} {TensorProto.DataType.Name(kind.elem_type).lower()}; "
+                "it must be N x 3 x H x W float."
+            )
+    names = inputs[0].name, graph.output[0].name
+    if names != (INPUT, OUTPUTS[0]):
+        raise BuildError(
+            f"The graph leads from {names[0]} to {names[1]}; it must lead from {INPUT} to {OUTPUTS[0]}."
+        )
 
 
 def _strongly_typed(trt: Any) -> int:
@@ -113,26 +146,22 @@ def _strongly_typed(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parser_errors(parser: Any) -> str:
+def _of_size(model: ModelProto, sizes: FrameSizes) -> ModelProto:
+    """The graph for one frame at a time, and for the only size where there is one."""
+    fitted = ModelProto()
+    fitted.CopyFrom(model)
+    for value in (*fitted.graph.input, *fitted.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_value = 1
+        if sizes.fixed:
+            dims[2].dim_value, dims[3].dim_value = sizes.most
+    return fitted
+
+
+def _parser_errors(parser: Any, heard: list[str]) -> str:
     found = [parser.get_error(i) for i in range(parser.num_errors)]
-    told = [f"{each.node_operator()} ({each.node_name()}): {each.desc()}" for each in found]
-    return "; ".join(told[:3]) or "it gave no reason"
-
-
-def _types(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
-    kinds = [getattr(trt.LayerType, name) for name in _PRODUCTS]
-    layers: Counter[str] = Counter()
-    products: Counter[str] = Counter()
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        kind = _PRECISIONS.get(layer.get_output(0).dtype.name, layer.get_output(0).dtype.name.lower())
-        layers[kind] += 1
-        if layer.type in kinds:
-            products[kind] += 1
-    return dict(layers), dict(products)
-
-
-_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+    told = [f"{each.node_operator()} ({each.node_name()}): {each.desc().strip()}" for each in found]
+    return "; ".join(told[:3]).rstrip(".") or reason(heard)
 
 
 def _require_precision(flavour: Flavour, products: Mapping[str, int], precision: str) -> None:
@@ -145,31 +174,39 @@ def _require_precision(flavour: Flavour, products: Mapping[str, int], precision:
         )
 
 
-def _add_profile(trt: Any, builder: Any, config: Any, profile: Profile) -> None:
+def _configure(trt: Any, flavour: Flavour, config: Any, options: PlanOptions) -> None:
+    # Products of fp32 would be rounded to 10 bits otherwise.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatibility != "none":
+        level = getattr(trt.HardwareCompatibilityLevel, options.hardware_compatibility.upper())
+        config.hardware_compatibility_level = level
+    if options.gpus is not None:
+        unknown = [gpu for gpu in options.gpus if gpu not in flavour.gpus]
+        if unknown or not options.gpus:
+            known = (
+                f"it knows {', '.join(flavour.gpus)}" if flavour.gpus else "it knows the GPU at hand alone"
+            )
+            raise InputError(f"{flavour.title} cannot build for {''.join(unknown[:1]) or 'no GPU'}; {known}.")
+        config.num_compute_capabilities = len(options.gpus)
+        for i, gpu in enumerate(options.gpus):
+            config.set_compute_capability(getattr(trt.ComputeCapability, gpu.upper().replace("_", "")), i)
+
+
+def _add_profile(builder: Any, config: Any, sizes: FrameSizes) -> None:
     added = builder.create_optimization_profile()
-    added.set_shape(INPUT, *((1, 3, *size) for size in (profile.least, profile.usual, profile.most)))
+    added.set_shape(INPUT, *((1, 3, *size) for size in (sizes.least, sizes.usual[0], sizes.most)))
     if config.add_optimization_profile(added) < 0:
-        raise BuildError(f"The frame sizes {profile} are not possible for this network.")
-
-
-def _choose_gpus(trt: Any, flavour: Flavour, config: Any, gpus: Sequence[str] | None) -> None:
-    if gpus is None:
-        return
-    if not hasattr(config, "set_compute_capability"):
-        raise InputError(f"{flavour.title} builds for the GPU of this machine alone; leave --gpu out.")
-    unknown = [gpu for gpu in gpus if gpu not in RTX_GPUS]
-    if unknown:
-        raise InputError(
-            f"{flavour.title} cannot build for {unknown[0]} without such a GPU; it knows {', '.join(RTX_GPUS)}."
+        raise BuildError(
+            f"Frames from {words(sizes.least)} to {words(sizes.most)} are not possible for this network."
         )
-    config.num_compute_capabilities = len(gpus)
-    for i, gpu in enumerate(gpus):
-        config.set_compute_capability(getattr(trt.ComputeCapability, gpu.upper().replace("_", "")), i)
 
 
-def _read_timing_cache(config: Any, path: Path | None) -> None:
-    if path is None:
-        return
+def _read_timing_cache(config: Any, path: Path) -> None:
     kept = path.read_bytes() if path.exists() else b""
     # One that does not fit this GPU or version is not taken; an empty one is.
     for data in (kept, b""):
@@ -177,36 +214,72 @@ def _read_timing_cache(config: Any, path: Path | None) -> None:
             return
 
 
-def _write_timing_cache(config: Any, path: Path | None) -> None:
-    if path is None:
-        return
+def _write_timing_cache(config: Any, path: Path) -> None:
     with whole_file(path) as temporary:
         temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
 
 
+def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress) -> Any:
+    """The serialised plan; None where the library fails."""
+    monitor = _monitor(trt, progress)
+    config.progress_monitor = monitor
+    # In another thread, since an exception, such as that of Ctrl-C, cannot pass through the library.
+    with ThreadPoolExecutor(1, thread_name_prefix="derain-engine-build") as pool:
+        done = pool.submit(builder.build_serialized_network, network, config)
+        try:
+            plan = done.result()
+        except BaseException:
+            monitor.stop.set()
+            raise
+    if monitor.failure is not None:
+        raise monitor.failure
+    return plan
+
+
 def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):
-        """Phases are nested; the outermost one's steps are what a user sees."""
+        """Phases lie in each other. A user sees the way through all of them as one.
+
+        stop: to be set by whoever wants the build to end. failure: what ``progress`` raised.
+        """
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.phases: dict[str, int] = {}
+            self.stop = threading.Event()
+            self.failure: BaseException | None = None
+            # Name -> [steps, steps done], from the outermost to the innermost.
+            self.phases: dict[str, list[int]] = {}
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self.phases[name] = max(1, steps)
+            self.phases[name] = [max(1, steps), 0]
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name == next(iter(self.phases), None):
-                progress("Building the plan", min(1.0, (step + 1) / self.phases[name]))
-            return True
+            if name in self.phases:
+                self.phases[name][1] = step + 1
+            return self.report()
 
         def phase_finish(self, name: str) -> None:
             self.phases.pop(name, None)
+
+        def report(self) -> bool:
+            try:
+                progress(_STAGE, self.done())
+            except BaseException as error:
+                self.failure = error
+            return self.failure is None and not self.stop.is_set()
+
+        def done(self) -> float:
+            """Of the whole build: of each phase the steps that are done, and of the next step what lies in it."""
+            done, share = 0.0, 1.0
+            for steps, finished in self.phases.values():
+                done += share * finished / steps
+                share /= steps
+            return min(done, 1.0)
 
     return Monitor()
 
 
 def _advice(told: str) -> str:
-    if "memory" in told.lower():
-        return f"{told}. Lower the largest frame size (--max), or free memory of the GPU."
+    if any(word in told.lower() for word in ("memory", "workspace", "alloc")):
+        return f"{told}. Lower the largest frames (--max, --shape) or --workspace, or free memory of the GPU."
     return f"{told}."

@@ -121,30 +121,31 @@ class Compiled:
         }
 
 
-def parse_targets(text: str, current: str | None = None) -> tuple[str, ...]:
+def parse_targets(text: str, current: str | None = None, known: tuple[str, ...] = TARGETS) -> tuple[str, ...]:
     """The GPUs that ``--gpu`` names: ``all``, ``current``, or a list such as ``sm_80,sm_90``.
 
     Args:
         current: the GPU of this machine, where it has one.
+        known: what ``all`` means and a list may name.
 
     Raises:
         InputError: an unknown GPU, or ``current`` where there is none.
     """
     if text == "all":
-        return TARGETS
+        return known
     if text == "current":
         if current is None:
-            raise InputError(f"This machine has no GPU that could be meant by current; {_known()}.")
+            raise InputError(f"This machine has no GPU that could be meant by current; {_known(known)}.")
         return (current,)
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in TARGETS:
-            raise InputError(f"{name!r} is not a GPU that kernels are compiled for; {_known()}.")
+        if name not in known:
+            raise InputError(f"{name!r} is not a GPU that can be built for; {_known(known)}.")
     return tuple(dict.fromkeys(names))
 
 
-def _known() -> str:
-    return f"give all, or some of {', '.join(TARGETS)}"
+def _known(known: tuple[str, ...]) -> str:
+    return f"give all, or some of {', '.join(known)}"
 
 
 def specialisation(call: Call) -> str:

@@ -29,11 +29,11 @@ ROWS = (
     {"checkpoint"},
     {"models"},
     {"kernels"},
-    {"files", "progress", "weights"},
+    {"files", "nvinfer", "progress", "sizes", "weights"},
     {"errors", "version"},
 )
 #: Files of engine/ that belong to a part of another name.
-MEMBER_OF = {"manifest": "bundle", "model_file": "checkpoint", "tiling": "frames"}
+MEMBER_OF = {"build_options": "builder", "manifest": "bundle", "model_file": "checkpoint", "tiling": "frames"}
 #: Parts that may import anything at module level; the others stay light until a function is called.
 HEAVY_PARTS = {"export", "kernels", "models", "plan", "training"}
 LIGHT_MODULES = {

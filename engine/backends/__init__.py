@@ -14,6 +14,8 @@ from .base import Backend
 _MODULES = {
     "openvino": ".openvino",
     "fused": ".fused",
+    "tensorrt": ".tensorrt",
+    "tensorrt-rtx": ".tensorrt_rtx",
     "reference": ".reference",
 }
 

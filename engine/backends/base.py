@@ -5,30 +5,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from ..models.spec import ModelSpec
 from ..progress import Progress, no_progress
+from ..sizes import FrameSizes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
+class Repair:
+    """How close an engine in fp16 has to come to fp32, for backends that can keep parts of a network in fp32.
+
+    frames: N x 3 x H x W float32 in [0, 1] to judge on. psnr: least PSNR in dB. max_abs: largest absolute error.
+    """
+
+    frames: np.ndarray = field(repr=False)
+    psnr: float
+    max_abs: float
+
+
+@dataclass(frozen=True)
 class CompileOptions:
-    """What a user may ask of a build.
+    """What a user may ask of a build. The last ones are for backends that take them (:attr:`Backend.takes`).
 
     precision: ``fp32``, ``bf16``, ...; None lets the backend take the fastest that this machine has in hardware.
     shape: (height, width) to specialise on; None for any size.
     gpu: the GPUs to build for, as ``--gpu`` takes them (``current``, ``all``, ``sm_80,sm_90``), for backends that run
         on one; None lets the backend choose.
+    sizes: of the frames that the engine has to take, multiples of the network's granularity.
+    repair: what to keep parts of the network in fp32 for; None to keep none.
+    workspace: most bytes of memory that a layer may take for itself.
+    hardware_compatibility: ``none``, ``ampere_plus`` or ``same_compute_capability``.
+    version_compatible: whether later versions of the backend's library may run the engine.
     """
 
     precision: str | None = None
     shape: tuple[int, int] | None = None
     gpu: str | None = None
+    sizes: FrameSizes | None = None
+    repair: Repair | None = None
+    workspace: int | None = None
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,8 @@ class Artefact:
 
     gpus: what they were compiled for, such as ``sm_90``; empty where they are for CPUs, or for any GPU.
     bytes_per_pixel: memory that a session takes for a pixel of a frame; None where the network's own figure stands.
+    sizes: the frames that a session takes; None for all.
+    notes: what else there is to know of how it was made, as JSON's types.
     """
 
     backend: str
@@ -61,6 +86,8 @@ class Artefact:
     payloads: Mapping[str, bytes | memoryview] = field(repr=False)
     gpus: tuple[str, ...] = ()
     bytes_per_pixel: int | None = None
+    sizes: FrameSizes | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -96,11 +123,14 @@ class Backend(Protocol):
     """One way of running a network.
 
     on_gpu: whether its payloads are programs for a GPU, which are opened only where they are trusted.
+    takes: fields of CompileOptions that it heeds beside ``precision``, ``shape`` and ``gpu``. With ``sizes`` its
+        engines take frames of a range of sizes.
     """
 
     name: str
     precisions: tuple[str, ...]
     on_gpu: bool
+    takes: frozenset[str]
 
     def unavailable(self) -> str | None:
         """None where sessions can be opened on this machine, else one sentence: what is missing and how to get it."""

@@ -40,6 +40,7 @@ class FusedBackend:
     name = "fused"
     precisions = ("fp16", "bf16", "fp32")
     on_gpu = True
+    takes: frozenset[str] = frozenset()
 
     def unavailable(self) -> str | None:
         return driver.unavailable()

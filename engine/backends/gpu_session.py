@@ -10,6 +10,7 @@ import contextlib
 import math
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -19,8 +20,8 @@ import numpy as np
 from ..device.context import Context
 from ..device.interop import DeviceArray, view
 from ..device.memory import DeviceBuffer, PinnedBuffer, download, upload
-from ..device.stream import Stream
-from ..errors import InputError
+from ..device.stream import Event, Stream
+from ..errors import DerainError, InputError
 from .base import RunOptions
 from .batches import output_for
 
@@ -86,6 +87,8 @@ class GpuSession:
         self._context = context
         self._order = threading.Lock()
         self._closed = False
+        #: Frames on the GPU that are being read, and what happens when they are no longer.
+        self._read: deque[tuple[Event, DeviceArray]] = deque()
         with context.current():
             self._stream = Stream(context)
             self._network = make(context, self._stream)
@@ -120,38 +123,60 @@ class GpuSession:
             np.copyto(out, lane.host[: batch.nbytes].view(batch.dtype).reshape(batch.shape))
         return out
 
-    def run_on_gpu(self, image: Any, padded: Callable[[int], int]) -> DeviceArray:
+    def run_on_gpu(
+        self, image: Any, padded: Callable[[int, int], tuple[int, int]], stream: Any = None
+    ) -> DeviceArray:
         """Clean an image or batch that lies on the GPU; padding, cropping and rounding are done there too.
 
         Args:
             image: anything with DLPack or ``__cuda_array_interface__``: H x W x 3, N x H x W x 3 or N x 3 x H x W (a
                 last axis of 3 wins), RGB, uint8, or float32 in [0, 1].
-            padded: the side in pixels that a frame's side is padded to.
+            padded: the height and width in pixels that a frame's height and width are padded to.
+            stream: somebody's, as :class:`Stream` takes them: cleaning starts when what is in it now is done, and
+                what is put into it afterwards starts when the frame is clean. Nothing waits on the host but the
+                preparation of a size that is new. The image is kept alive until it has been read, and then until
+                the next frame on the GPU or the end of the session.
 
         Returns:
-            An array of its shape and dtype in new memory, finished; it may outlive the session.
+            An array of its shape and dtype in new memory, which may outlive the session: finished, or with a
+            ``stream`` ordered there (:attr:`DeviceArray.stream`). Freeing the memory waits for the GPU.
 
         Raises:
             InputError: another shape or dtype, gaps between the elements, or another GPU.
+            DerainError: the driver refuses; with streams also what failed in frames before.
         """
         with self._context.current(), self._order:
             self._check_open()
-            source = view(image, self._stream)
+            while self._read and self._read[0][0].happened():
+                self._read.popleft()[0].close()
+            theirs = None if stream is None else Stream(self._context, stream)
+            source = view(image, self._stream, theirs)
             planar = _is_planar(source)
             if source.dtype not in ("uint8", "float32"):
                 raise InputError(
                     f"Frames on the GPU are uint8, or float32 in [0, 1], not {source.dtype}; convert them first."
                 )
             memory = DeviceBuffer(self._context, source.region.nbytes)
-            result = DeviceArray.over(memory, source.shape, source.dtype, self._stream)
+            result = DeviceArray.over(memory, source.shape, source.dtype, theirs or self._stream)
             count, height, width = _sizes(source.shape, planar)
             shape, bytes_ = (count, height, width, 3), source.dtype == "uint8"
-            self._clean(
-                _pictures(source.pointer, shape, bytes_, planar),
-                _pictures(memory.pointer, shape, bytes_, planar),
-                padded(height),
-                padded(width),
-            )
+            try:
+                self._clean(
+                    _pictures(source.pointer, shape, bytes_, planar),
+                    _pictures(memory.pointer, shape, bytes_, planar),
+                    *padded(height, width),
+                )
+                if theirs is not None:
+                    theirs.wait_for(self._stream)
+                    read = Event(self._context)
+                    self._read.append((read, source))
+                    read.record(self._stream)
+                    return result
+            except BaseException:
+                # Part of it may be under way, and what it reads is no longer held by anyone here.
+                with contextlib.suppress(DerainError):
+                    self._stream.synchronise()
+                raise
             # Whoever gave the source may write to it or free it next, and knows nothing of this stream.
             self._stream.synchronise()
         return replace(result, stream=None)
@@ -164,6 +189,8 @@ class GpuSession:
             self._closed = True
             with self._context.current():
                 self._stream.synchronise()
+                while self._read:
+                    self._read.popleft()[0].close()
                 self._network.close()
                 while not self._lanes.empty():
                     self._lanes.get().close()

@@ -145,6 +145,7 @@ class OpenVINOBackend:
     name = "openvino"
     precisions = tuple(_HINTS)
     on_gpu = False
+    takes: frozenset[str] = frozenset()
 
     def unavailable(self) -> str | None:
         try:

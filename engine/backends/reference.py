@@ -71,6 +71,7 @@ class ReferenceBackend:
     name = "reference"
     precisions = ("fp32",)
     on_gpu = False
+    takes: frozenset[str] = frozenset()
 
     def unavailable(self) -> str | None:
         try:

@@ -104,7 +104,7 @@ def test_an_engine_for_cpus_says_nothing_of_gpus(cli: Cli, model: Path, tmp_path
     [
         (["--backend", "reference", "--gpu", "sm_90"], "reference backend runs on CPUs; leave --gpu out"),
         (["--gpu", "all"], "openvino backend runs on CPUs"),
-        (["--backend", "fused", "--gpu", "sm_12"], "'sm_12' is not a GPU that kernels are compiled for"),
+        (["--backend", "fused", "--gpu", "sm_12"], "'sm_12' is not a GPU that can be built for"),
         (["--backend", "fused", "--precision", "int8"], "no precision 'int8'; it has fp16, bf16, fp32"),
     ],
 )

@@ -40,7 +40,7 @@ def test_plans_keep_their_promises(granularity, height, width, side, overlap, di
     grid = plan_tiles(
         height,
         width,
-        side * granularity,
+        (side * granularity, side * granularity),
         granularity=granularity,
         overlap=overlap * granularity,
         discard=discard,
@@ -63,14 +63,14 @@ def test_plans_keep_their_promises(granularity, height, width, side, overlap, di
 
 
 def test_no_tile_is_wasted():
-    grid = plan_tiles(96, 256, 96, granularity=32, overlap=32)
+    grid = plan_tiles(96, 256, (96, 96), granularity=32, overlap=32)
     assert grid.rows.origins == (0,)
     assert grid.columns.origins == (0, 32, 96, 160)  # spread evenly, as far as the granularity allows
     assert len(grid) == 4
 
 
 def test_weights_change_smoothly():
-    axis = plan_tiles(32, 1024, 256, granularity=32, overlap=96).columns
+    axis = plan_tiles(32, 1024, (256, 256), granularity=32, overlap=96).columns
     # The steepest squared sine over 96 px rises by pi / 2 / 96 a pixel, alone or against its neighbour.
     assert np.abs(np.diff(axis.weights, axis=1)).max() < 1.5 * np.pi / 2 / 96
 
@@ -84,7 +84,7 @@ def test_pointwise_networks_do_not_notice_tiles(shape):
         seen.append(tile)
         return 0.7 * tile + 0.1
 
-    grid = plan_tiles(shape[0], shape[1], 96, granularity=32, overlap=32)
+    grid = plan_tiles(shape[0], shape[1], (96, 96), granularity=32, overlap=32)
     np.testing.assert_allclose(run_tiled(batch, grid, network), 0.7 * batch + 0.1, atol=1e-6)
     assert {tile.shape for tile in seen} == {(1, 96, 96, 3)}
     assert all(tile.dtype == np.float32 and tile.flags.c_contiguous for tile in seen)
@@ -94,7 +94,7 @@ def test_pointwise_networks_do_not_notice_tiles(shape):
 def test_uint8_frames_are_blended_before_they_are_rounded():
     levels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 16, 16, 3)
     batch = np.tile(levels, (1, 6, 12, 1))
-    grid = plan_tiles(96, 192, 96, granularity=32, overlap=32)
+    grid = plan_tiles(96, 192, (96, 96), granularity=32, overlap=32)
     assert run_tiled(batch, grid, lambda tile: tile).dtype == np.uint8
     np.testing.assert_array_equal(run_tiled(batch, grid, lambda tile: tile), batch)
     # A gain and an offset that leave [0, 1] and hit no tie: clamped, then rounded as a session does it.
@@ -106,10 +106,10 @@ def test_uint8_frames_are_blended_before_they_are_rounded():
 def test_a_finite_reach_within_the_discarded_edge_is_exact():
     batch = pictures(1, 160, 288)
     whole = blur(batch, 12)
-    grid = plan_tiles(160, 288, 96, granularity=32, overlap=32, discard=12)
+    grid = plan_tiles(160, 288, (96, 96), granularity=32, overlap=32, discard=12)
     np.testing.assert_allclose(run_tiled(batch, grid, lambda tile: blur(tile, 12)), whole, atol=1e-6)
     # Without it the blending reaches where the tile's own edge is seen.
-    grid = plan_tiles(160, 288, 96, granularity=32, overlap=32)
+    grid = plan_tiles(160, 288, (96, 96), granularity=32, overlap=32)
     assert np.abs(run_tiled(batch, grid, lambda tile: blur(tile, 12)) - whole).max() > 1e-3
 
 
@@ -118,7 +118,7 @@ def test_blending_hides_seams_that_abutting_tiles_show():
     whole = blur(batch, 6)
 
     def worst(overlap):
-        grid = plan_tiles(96, 288, 96, granularity=32, overlap=overlap)
+        grid = plan_tiles(96, 288, (96, 96), granularity=32, overlap=overlap)
         return np.abs(run_tiled(batch, grid, lambda tile: blur(tile, 6)) - whole).max()
 
     assert worst(0) > 0.2  # half of the window sees zeros at a seam
@@ -130,15 +130,15 @@ def test_blending_hides_seams_that_abutting_tiles_show():
     [
         ({"height": 100}, "height of 100 px is not a multiple"),
         ({"width": 90}, "width of 90 px is not a multiple"),
-        ({"side": 100}, "tile side of 100 px is not a multiple"),
+        ({"sides": (100, 96)}, "tile height of 100 px is not a multiple"),
         ({"overlap": 20}, "tile overlap of 20 px is not a multiple"),
         ({"overlap": -32}, "tile overlap of -32 px"),
-        ({"side": 64}, "too small: neighbours share 32 px; take more than 64"),
+        ({"sides": (96, 64)}, "too small: neighbours share 32 px; take more than 64"),
         ({"discard": 17}, "cannot leave 17 px"),
         ({"discard": -1}, "cannot leave -1 px"),
     ],
 )
 def test_plans_that_cannot_work_are_refused(arguments, message):
-    sound = {"height": 128, "width": 128, "side": 96, "granularity": 32, "overlap": 32}
+    sound = {"height": 128, "width": 128, "sides": (96, 96), "granularity": 32, "overlap": 32}
     with pytest.raises(InputError, match=message):
         plan_tiles(**{**sound, **arguments})

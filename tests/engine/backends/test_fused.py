@@ -183,7 +183,7 @@ def test_closing_frees_everything_and_twice_is_harmless(cuda: StandIn, fused_art
     with pytest.raises(InputError, match="closed"):
         session.run(pictures(1, 32, 32))
     with pytest.raises(InputError, match="closed"):
-        session.run_on_gpu(pictures(1, 32, 32), lambda side: side)
+        session.run_on_gpu(pictures(1, 32, 32), lambda *sides: sides)
     del session
     gc.collect()
     assert cuda.left() == {}
