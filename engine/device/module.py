@@ -96,6 +96,7 @@ class Function:
                 # So that as many blocks as possible share a multiprocessor.
                 preference = cuda.CUfunc_cache.CU_FUNC_CACHE_PREFER_SHARED
                 driver.check(cuda.cuFuncSetCacheConfig(self._handle, preference), doing)
+            _load(self._handle, name)
             self.parameters = _read_parameters(self._handle)
 
     @property
@@ -195,6 +196,15 @@ def _format_of(kind: str) -> str:
     if form is None:
         raise InputError(f"Kernel arguments of type {kind!r} are not known; known are {', '.join(_FORMATS)}.")
     return form
+
+
+def _load(function: Any, name: str) -> None:
+    # A lazy driver would do it at the first launch, which may be inside a capture, where nothing can be loaded.
+    try:
+        driver.check(driver.bindings().cuFuncLoad(function), f"loading the kernel {name}")
+    # What the bindings raise where the driver has no such function; such drivers load a kernel that is looked for.
+    except RuntimeError:
+        return
 
 
 def _read_parameters(function: Any) -> tuple[int, ...] | None:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import importlib.util
 import itertools
-import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +121,7 @@ class StandIn:
         self._failures: dict[str, tuple[int, str | None]] = {}
         self._numbers = itertools.count(1000)
         self._functions: dict[int, str] = {}
+        self._loaded: set[int] = set()
         self._time = itertools.count()
 
     def __getattr__(self, name: str) -> Any:
@@ -194,6 +192,7 @@ class StandIn:
     cuFuncSetCacheConfig = _idle("cuFuncSetCacheConfig")
     cuStreamSynchronize = _idle("cuStreamSynchronize")
     cuEventSynchronize = _idle("cuEventSynchronize")
+    cuEventQuery = _idle("cuEventQuery")
     cuModuleUnload = _taking("cuModuleUnload", "modules")
     cuMemFree = _taking("cuMemFree", "allocations")
     cuMemFreeHost = _taking("cuMemFreeHost", "pinned")
@@ -249,6 +248,10 @@ class StandIn:
         handle = self.CUfunction(next(self._numbers))
         self._functions[int(handle)] = name.decode()
         return handle
+
+    @_function()
+    def cuFuncLoad(self, function: Any) -> None:
+        self._loaded.add(int(function))
 
     @_function(2)
     def cuFuncGetParamInfo(self, function: Any, index: int) -> tuple[int, int]:
@@ -333,6 +336,11 @@ class StandIn:
     def cuLaunchKernel(self, function: Any, x: int, y: int, z: int, *rest: Any) -> None:
         *_, stream, address, extra = rest
         assert extra == 0
+        if int(function) not in self._loaded and any(
+            int(stream) in c.streams for c in self.captures.values()
+        ):
+            raise _Refusal("STREAM_CAPTURE_UNSUPPORTED")
+        self._loaded.add(int(function))
         sizes, body = self.kernels[self._functions[int(function)]]
         slots = (ctypes.c_void_p * len(sizes)).from_address(address)
         values = [ctypes.string_at(slot, size) for slot, size in zip(slots, sizes, strict=True)]
@@ -388,13 +396,3 @@ def cubin() -> Callable[..., bytes]:
         return struct.pack("<4s3xB10xH12xQQI2xHHHH2x", b"\x7fELF", abi, 190, 0, 64, flags, 0, 0, 0, 0)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def assemblers() -> list[str]:
-    """ptxas of a CUDA toolkit and of Triton, whose versions differ; those that are here."""
-    found = [shutil.which("ptxas", path="/usr/local/cuda/bin") or shutil.which("ptxas")]
-    if (triton := importlib.util.find_spec("triton")) and triton.origin:
-        folder = Path(triton.origin).parent / "backends" / "nvidia" / "bin"
-        found += [str(path) for path in sorted(folder.glob("ptxas*"))]
-    return [path for path in found if path]

@@ -17,6 +17,8 @@ from derain_engine.engine.device.module import Arguments, Module, launch
 from derain_engine.engine.device.stream import Event, Stream
 from derain_engine.engine.errors import DerainError, InputError
 
+from .assemblers import assemblers
+
 #: y[i] += a for i < n, in blocks of 32 threads.
 _ADD = """
 .version 7.8
@@ -44,15 +46,15 @@ def gpu() -> Iterator[Context]:
 
 
 @pytest.fixture
-def assemble(tmp_path, assemblers):
+def assemble(tmp_path):
     """Makes the cubin of the kernel above."""
 
     def make(target: str) -> bytes:
-        if not assemblers:
+        if not assemblers():
             pytest.skip("no ptxas is here, neither CUDA's nor Triton's")
         (tmp_path / "add.ptx").write_text(_ADD.format(target=target))
         made = tmp_path / "add.cubin"
-        command = [assemblers[-1], f"-arch={target}", tmp_path / "add.ptx", "-o", made]
+        command = [assemblers()[-1], f"-arch={target}", tmp_path / "add.ptx", "-o", made]
         subprocess.run(command, check=True, timeout=60)
         return made.read_bytes()
 

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from derain_engine.engine.device.graph import Graph
 from derain_engine.engine.device.memory import DeviceBuffer
 from derain_engine.engine.device.module import Arguments, Module, cubin_target, launch
 from derain_engine.engine.device.stream import Stream
 from derain_engine.engine.errors import BackendUnavailable, BundleError, DerainError, InputError
+
+from .assemblers import assemblers
 
 #: As Triton declares a kernel, the two pointers to scratch memory at the end included.
 TYPES = ("*fp16", "i32", "i64", "fp32", "*i8", "*i8")
@@ -125,6 +128,30 @@ def test_a_driver_too_old_to_tell_a_kernels_parameters_launches_all_the_same(
     assert len(seen) == 1
 
 
+def test_a_kernel_is_loaded_before_a_capture_needs_it(cuda, context, cubin, seen, monkeypatch):
+    """The first launch of one that is not loaded is no part of a graph."""
+    module, stream = Module(context, cubin(), "m"), Stream(context)
+    arguments = Arguments(TYPES, (1, 2, 3, 4.0, 5, 6))
+
+    def capture(function):
+        return Graph(stream, lambda: launch(function, (1, 1, 1), 32, arguments, stream))
+
+    assert capture(module.function("scale")).kernels == 1
+    cuda.fail("cuFuncLoad", "OUT_OF_MEMORY")
+    with pytest.raises(DerainError, match="out of memory while loading the kernel scale"):
+        module.function("scale")
+
+    def missing(self, function):
+        raise RuntimeError('Function "cuFuncLoad" not found')
+
+    monkeypatch.setattr(type(cuda), "cuFuncLoad", missing)
+    function = module.function("scale")
+    with pytest.raises(DerainError, match=r"launching the kernel scale.*STREAM_CAPTURE_UNSUPPORTED"):
+        capture(function)
+    launch(function, (1, 1, 1), 32, arguments, stream)
+    assert capture(function).kernels == 1
+
+
 def test_large_shared_memory_is_asked_for_and_too_much_refused(cuda, context, cubin, seen):
     module = Module(context, cubin(), "m")
     module.function("scale", shared=48 * 1024)
@@ -183,14 +210,14 @@ def test_the_target_is_read_in_both_forms(cubin):
 
 
 @pytest.mark.parametrize("target", [80, 86, 89, 90])
-def test_real_cubins_are_whole_and_name_their_target(tmp_path, assemblers, target):
-    if not assemblers:
+def test_real_cubins_are_whole_and_name_their_target(tmp_path, target):
+    if not assemblers():
         pytest.skip("no ptxas is here, neither CUDA's nor Triton's")
     source, made = tmp_path / "a.ptx", tmp_path / "a.cubin"
     source.write_text(
         f".version 7.8\n.target sm_{target}\n.address_size 64\n.visible .entry a() {{ ret; }}\n"
     )
-    for assembler in assemblers:
+    for assembler in assemblers():
         subprocess.run([assembler, f"-arch=sm_{target}", source, "-o", made], check=True, timeout=60)
         cubin = made.read_bytes()
         assert cubin_target(cubin, "a") == f"sm_{target}"
