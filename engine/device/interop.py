@@ -137,11 +137,13 @@ def on_gpu(array: Any) -> bool:
     return hasattr(array, "__cuda_array_interface__")
 
 
-def view(array: Any, stream: Stream) -> DeviceArray:
+def view(array: Any, stream: Stream, after: Stream | None = None) -> DeviceArray:
     """Somebody's array on this GPU, without a copy. It is kept alive.
 
     stream: where it is going to be read or written: what is put there from now on waits for the work on the array
         that its library has under way.
+    after: where the caller says that this work is; waited for beside what the array itself tells. Without it, an
+        array that tells nothing is taken to be written in the default stream.
 
     Raises:
         InputError: not an array, not on this stream's GPU, in a context that is not the GPU's primary one, masked, or
@@ -150,10 +152,13 @@ def view(array: Any, stream: Stream) -> DeviceArray:
     if not on_gpu(array):
         raise InputError(f"This {type(array).__name__} does not lie on a GPU; hand it over as a numpy array.")
     with stream.context.current():
-        found = (
-            _from_dlpack(array, stream) if hasattr(array, "__dlpack__") else _from_interface(array, stream)
-        )
+        if hasattr(array, "__dlpack__"):
+            found = _from_dlpack(array, stream)
+        else:
+            found = _from_interface(array, stream, after)
         _check_place(found)
+        if after is not None:
+            stream.wait_for(after)
     return found
 
 
@@ -181,7 +186,7 @@ def _from_dlpack(array: Any, stream: Stream) -> DeviceArray:
     )
 
 
-def _from_interface(array: Any, stream: Stream) -> DeviceArray:
+def _from_interface(array: Any, stream: Stream, after: Stream | None) -> DeviceArray:
     try:
         interface = array.__cuda_array_interface__
         pointer, _ = interface["data"]
@@ -200,8 +205,9 @@ def _from_interface(array: Any, stream: Stream) -> DeviceArray:
         strides = (step * _FORMATS[dtype].itemsize for step in dlpack.row_major(shape))
     # None promises that there is nothing to wait for, but PyCUDA says it of work on the default stream too, and
     # version 2 knew no streams.
-    maker = interface.get("stream") or LEGACY_DEFAULT
-    stream.wait_for(Stream(stream.context, maker))
+    maker = interface.get("stream") or (LEGACY_DEFAULT if after is None else None)
+    if maker is not None:
+        stream.wait_for(Stream(stream.context, maker))
     return DeviceArray(pointer or 0, shape, tuple(strides), dtype, stream.context, array)
 
 

@@ -16,9 +16,9 @@ LEGACY_DEFAULT = 1
 class Stream(Resource):
     """An ordered queue of GPU work.
 
-    foreign: a stream of somebody else's to use rather than a new one: its number, or a stream object of PyTorch, CuPy
-        or PyCUDA or any with ``__cuda_stream__``. It is kept alive and never destroyed here. New streams do not wait
-        for the default stream: where others' data comes in, :mod:`.interop` orders them.
+    foreign: a stream of somebody else's to use rather than a new one: its number, or a stream object of PyTorch, CuPy,
+        PyCUDA or Numba or any with ``__cuda_stream__``. It is kept alive and never destroyed here. New streams do not
+        wait for the default stream: where others' data comes in, :mod:`.interop` orders them.
 
     Raises:
         InputError: ``foreign`` is no stream.
@@ -88,6 +88,18 @@ class Event(Resource):
         """Let the event happen when everything that is in ``stream`` now is done."""
         driver.check(driver.bindings().cuEventRecord(self.handle, stream.handle), "recording an event")
 
+    def happened(self) -> bool:
+        """Whether what was in the stream when it was recorded is done, without waiting.
+
+        Raises:
+            DerainError: some of it failed.
+        """
+        status, *_ = driver.bindings().cuEventQuery(self.handle)
+        if getattr(status, "name", "") == "CUDA_ERROR_NOT_READY":
+            return False
+        driver.check((status,), "asking how far the GPU is")
+        return True
+
     def synchronise(self) -> None:
         """Wait until the event has happened."""
         driver.check(driver.bindings().cuEventSynchronize(self.handle), "waiting for the GPU")
@@ -104,8 +116,9 @@ def _number_of(stream: Any) -> int:
         return stream
     if hasattr(stream, "__cuda_stream__"):
         return int(stream.__cuda_stream__()[1])
-    # PyTorch's, PyCUDA's and CuPy's names.
+    # PyTorch's, PyCUDA's (and Numba's, which is of ctypes and says None for 0) and CuPy's names.
     for name in ("cuda_stream", "handle", "ptr"):
         if hasattr(stream, name):
-            return int(getattr(stream, name))
+            number = getattr(stream, name)
+            return int(getattr(number, "value", number) or 0)
     raise InputError(f"A {type(stream).__name__} is not a CUDA stream.")

@@ -138,6 +138,19 @@ def test_reading_waits_for_the_stream_that_writes(cuda, stream, changes, waited_
     assert not cuda.called("cuStreamSynchronize")
 
 
+@pytest.mark.parametrize(
+    ("changes", "waited_for"), [({"stream": None}, [77]), ({"stream": 2}, [2, 77]), ({"version": 2}, [77])]
+)
+def test_a_caller_who_names_the_stream_need_not_wait_for_the_default_one(
+    cuda, context, stream, changes, waited_for
+):
+    foreign = WithInterface(cuda, np.zeros(4, np.uint8))
+    foreign.changes = changes
+    view(foreign, stream, Stream(context, 77))
+    assert [int(call[2]) for call in cuda.calls if call[0] == "cuEventRecord"] == waited_for
+    assert {call[1] for call in cuda.calls if call[0] == "cuStreamWaitEvent"} == {stream.handle}
+
+
 def test_dlpack_is_told_the_stream_that_reads(cuda, context, stream):
     foreign = WithDLPack(cuda, np.zeros(4, np.uint8))
     view(foreign, stream)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +35,8 @@ class CudaStream:
         (SimpleNamespace(cuda_stream=0), LEGACY_DEFAULT),
         (SimpleNamespace(handle=77), 77),
         (SimpleNamespace(ptr=77), 77),
+        (SimpleNamespace(handle=ctypes.c_void_p(77)), 77),
+        (SimpleNamespace(handle=ctypes.c_void_p(0)), LEGACY_DEFAULT),
     ],
 )
 def test_streams_of_other_libraries_are_used_and_never_destroyed(cuda, context, foreign, number):
@@ -81,6 +84,16 @@ def test_events_measure_time_only_when_made_for_it(context):
     untimed.record(stream)
     with pytest.raises(DerainError, match="measuring time"):
         untimed.elapsed_ms(start)
+
+
+def test_an_event_tells_whether_it_happened(cuda, context):
+    event = Event(context)
+    cuda.fail("cuEventQuery", "NOT_READY")
+    assert [event.happened(), event.happened()] == [False, True]
+    assert not cuda.called("cuEventSynchronize")
+    cuda.fail("cuEventQuery", "ILLEGAL_ADDRESS")
+    with pytest.raises(DerainError, match=r"how far the GPU is.*started again"):
+        event.happened()
 
 
 def test_work_that_failed_is_told_when_it_is_waited_for(cuda, context):
