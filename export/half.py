@@ -50,8 +50,8 @@ def to_half(model: ModelProto, keep: Collection[str] = ()) -> HalfModel:
     if unknown:
         raise BuildError(f"The graph has no node {unknown[0]!r} that could stay in fp32.")
     kept = set(keep) | set(edge_arithmetic(model.graph))
-    result = _Conversion(model, kept).run()
     try:
+        result = _Conversion(model, kept).run()
         onnx.checker.check_model(result.model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -69,6 +69,7 @@ class _Conversion:
         self.model, self.kept = model, kept
         graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
         values = (*graph.input, *graph.value_info, *graph.output)
+        _require_types(model.graph, {each.name for each in values if each.type.tensor_type.elem_type})
         self.floats = {v.name for v in values if v.type.tensor_type.elem_type == _FLOAT}
         self.weights = {each.name: each for each in (*model.graph.initializer, *_constants(model.graph))}
         self.floats |= {name for name, each in self.weights.items() if each.data_type == _FLOAT}
@@ -181,6 +182,16 @@ def _require_plain(graph: GraphProto) -> None:
             raise BuildError(
                 f"The graph's {node.op_type} ({node.name}) holds a graph of its own, which is not converted to fp16; "
                 "build with --precision fp32."
+            )
+
+
+def _require_types(graph: GraphProto, typed: Collection[str]) -> None:
+    for node in graph.node:
+        unknown = [name for name in node.output if name and name not in typed]
+        if unknown:
+            raise BuildError(
+                f"The graph's {node.op_type} ({node.name}) is no operator whose result has a known type; build with "
+                "--precision fp32, or without it."
             )
 
 
