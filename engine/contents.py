@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import backends
+from .backends.base import Artefact
 from .builder import find_model
-from .bundle import MANIFEST, open_bundle
+from .bundle import MANIFEST, Manifest, open_bundle
 from .checkpoint import load_checkpoint
 from .errors import InputError
 from .frames import padded_side
@@ -31,6 +33,7 @@ def is_engine(path: str | os.PathLike[str]) -> bool:
 
 def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
     """An engine file's manifest, or what a model is, as values that JSON can hold; ``kind`` tells which.
+    ``unavailable_here`` says what keeps this machine from running an engine for a GPU; nothing of it is loaded.
 
     file: an engine file, a model file, or the name of shipped weights.
 
@@ -42,7 +45,7 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
     if is_engine(file):
         with open_bundle(file) as bundle:
             about = {"kind": "engine", "file": str(bundle.path), "bytes": bundle.path.stat().st_size}
-            return about | asdict(bundle.manifest)
+            return about | asdict(bundle.manifest) | _here(bundle.manifest)
     path, name = find_model(file)
     checkpoint = load_checkpoint(path)
     from .models.cost import macs_per_pixel
@@ -57,6 +60,17 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
         **asdict(checkpoint.spec),
         "metadata": dict(checkpoint.metadata),
     }
+
+
+def _here(manifest: Manifest) -> dict[str, Any]:
+    """Of an engine for a GPU: why this machine cannot run it, None where nothing is known to stand against that."""
+    if manifest.backend not in backends.names():
+        return {}
+    backend = backends.get(manifest.backend)
+    if not backend.on_gpu:
+        return {}
+    artefact = Artefact(manifest.backend, manifest.backend_version, manifest.precision, {}, manifest.gpus)
+    return {"unavailable_here": backend.unavailable(artefact)}
 
 
 def describe_steps(file: str | os.PathLike[str], height: int, width: int) -> str:

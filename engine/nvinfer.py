@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -21,18 +22,29 @@ class Flavour:
     """One of the libraries.
 
     name: of the backend and of the extra that installs it. module: of the Python bindings. title: for messages.
+    packages: that bring the bindings, by the names of the registry.
     gpus: what it can be told to build for where no GPU is; empty where it builds for the one at hand alone.
+    one_version: whether no version runs the plans of another; else that depends on the plan.
     """
 
     name: str
     module: str
     title: str
+    packages: tuple[str, ...]
     gpus: tuple[str, ...] = ()
+    one_version: bool = False
 
     def unavailable(self) -> str | None:
         """None where the library is installed, else one sentence; it is not loaded."""
         if importlib.util.find_spec(self.module) is None:
             return f"{self.title} is not installed; {self._advice}."
+        return None
+
+    def installed(self) -> str | None:
+        """The version that is installed, without loading it; None where the registry's records do not tell."""
+        for package in self.packages:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                return importlib.metadata.version(package)
         return None
 
     def bindings(self) -> Any:
@@ -63,14 +75,27 @@ class Flavour:
 FLAVOURS = {
     each.name: each
     for each in (
-        Flavour("tensorrt", "tensorrt", "TensorRT"),
+        Flavour("tensorrt", "tensorrt", "TensorRT", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
         Flavour(
             "tensorrt-rtx",
             "tensorrt_rtx",
             "TensorRT-RTX",
+            ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
             ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120"),
+            one_version=True,
         ),
     )
+}
+
+#: Words for what makes TensorRT-RTX refuse a plan.
+_INVALID = {
+    "VERSION_MISMATCH": "another version built it",
+    "UNSUPPORTED_CC": "it was not built for this GPU",
+    "OLD_CUDA_DRIVER": "the NVIDIA driver is too old",
+    "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
+    "INSUFFICIENT_GPU_MEMORY": "the GPU has not enough memory",
+    "MALFORMED_ENGINE": "it is damaged",
+    "CUDA_ERROR": "the CUDA driver or runtime does not work",
 }
 
 _listeners: list[list[str]] = []
@@ -107,6 +132,17 @@ def errors(flavour: Flavour) -> Iterator[list[str]]:
         yield heard
     finally:
         _listeners[:] = [each for each in _listeners if each is not heard]
+
+
+def diagnosis(flavour: Flavour, runtime: Any, plan: bytes, heard: list[str]) -> str:
+    """Why a plan cannot be opened here, as the runtime sees it after it refused."""
+    trt = flavour.bindings()
+    found: list[str] = []
+    if hasattr(runtime, "get_engine_validity"):
+        _, bits = runtime.get_engine_validity(plan)
+        names = trt.EngineInvalidityDiagnostics.__members__
+        found = [words for name, words in _INVALID.items() if name in names and int(bits) & int(names[name])]
+    return ", ".join(found) or reason(heard)
 
 
 def reason(heard: list[str]) -> str:

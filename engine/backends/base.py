@@ -132,8 +132,11 @@ class Backend(Protocol):
     on_gpu: bool
     takes: frozenset[str]
 
-    def unavailable(self) -> str | None:
-        """None where sessions can be opened on this machine, else one sentence: what is missing and how to get it."""
+    def unavailable(self, artefact: Artefact | None = None) -> str | None:
+        """None where sessions can be opened on this machine, else one sentence: what is missing and how to get it.
+
+        artefact: that is to be opened, where it is more than the machine that decides. Nothing of it is run.
+        """
         ...
 
     def compile(

@@ -42,7 +42,7 @@ class FusedBackend:
     on_gpu = True
     takes: frozenset[str] = frozenset()
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, artefact: Artefact | None = None) -> str | None:
         return driver.unavailable()
 
     def compile(

@@ -147,7 +147,7 @@ class OpenVINOBackend:
     on_gpu = False
     takes: frozenset[str] = frozenset()
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, artefact: Artefact | None = None) -> str | None:
         try:
             import openvino
         except ImportError:

@@ -73,7 +73,7 @@ class ReferenceBackend:
     on_gpu = False
     takes: frozenset[str] = frozenset()
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, artefact: Artefact | None = None) -> str | None:
         try:
             import safetensors.torch  # noqa: F401
         except ImportError:

@@ -50,8 +50,17 @@ class TensorRTBackend:
             self.takes |= {"hardware_compatibility", "version_compatible"}
         self._flavour = flavour
 
-    def unavailable(self) -> str | None:
-        return driver.unavailable() or self._flavour.unavailable()
+    def unavailable(self, artefact: Artefact | None = None) -> str | None:
+        reason = driver.unavailable() or self._flavour.unavailable()
+        if reason is not None or artefact is None or not self._flavour.one_version:
+            return reason
+        installed, built_by = self._flavour.installed(), artefact.backend_version
+        if installed in (None, built_by):
+            return None
+        return (
+            f"The engine was built by {self._flavour.title} {built_by}, and {installed} is here, which runs its own "
+            "engines alone; build it again."
+        )
 
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
@@ -113,7 +122,7 @@ class TensorRTBackend:
 
     def open(self, artefact: Artefact, options: RunOptions) -> GpuSession:
         """As :meth:`Backend.open`. ``options.threads`` changes nothing."""
-        if (reason := self.unavailable()) is not None:
+        if (reason := self.unavailable(artefact)) is not None:
             raise BackendUnavailable(reason)
         if _PLAN not in artefact.payloads:
             raise BundleError(f"The engine has no {_PLAN}; it is not a whole {self._flavour.title} engine.")

@@ -16,7 +16,7 @@ from ..device.module import Arguments, Module, launch
 from ..device.stream import Stream
 from ..errors import BackendUnavailable, DerainError, InputError
 from ..files import whole_file
-from ..nvinfer import Flavour, errors, logger, reason
+from ..nvinfer import Flavour, diagnosis, errors, logger, reason
 from ..sizes import FrameSizes
 from .gpu_session import Picture
 
@@ -69,7 +69,8 @@ class TensorRTNetwork:
             if self._engine is None:
                 raise BackendUnavailable(
                     f"{flavour.title} {flavour.version} does not open the engine, which {built_by} built, on this GPU "
-                    f"({context.gpu.name}, {context.gpu.target}): {reason(heard)}. Build it again here."
+                    f"({context.gpu.name}, {context.gpu.target}): "
+                    f"{diagnosis(flavour, self._runtime, plan, heard)}. Build it again here."
                 )
         self._profiles = _profiles(self._engine)
         self._compiled = _Compiled(self._trt, self._engine, cache)
