@@ -84,6 +84,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(
     expected = {
         "derain_engine/py.typed",
         "derain_engine/engine/weights/LICENSE",
+        "derain_engine/kernels/cuda/planar.ptx",
         "derain_engine/kernels/tuned.json",
     }
     for package in stated_packages(monkeypatch):
