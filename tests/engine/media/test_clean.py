@@ -42,6 +42,7 @@ class Halving:
     """Halves its input; cannot work on frames of ``refused`` padded pixels in width."""
 
     precision = "fp32"
+    available_memory = None
 
     def __init__(self, parallelism: int = 1, refused: int = 0, error: Exception | None = None) -> None:
         self.parallelism, self.refused = parallelism, refused
