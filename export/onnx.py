@@ -222,7 +222,7 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
             if not any(initializer.name == name for initializer in graph.initializer):
                 graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
             node.input[:] = [node.input[0], "", name]
-    _drop_unused(graph)
+    drop_unused(graph)
     sizeless = _sizeless(graph)
     for node in graph.node:
         place = _SHAPE_INPUTS.get(node.op_type)
@@ -242,7 +242,7 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
         dims[3].dim_param = _side_label("width", dims[3].dim_value, width)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Take out nodes and weights that no output depends on, in place."""
     used = {output.name for output in graph.output}
     nodes = []

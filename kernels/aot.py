@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -68,6 +68,7 @@ class Compiled:
     spilled: bytes of local memory that a thread stores to, which is where values go that registers do not hold.
     matrix: how many instructions of the matrix units there are, by name (HMMA; HGMMA on sm_90, UTCHMMA on sm_100).
     triton: the compiler's version.
+    ptx: what the cubin was assembled from.
     """
 
     call: Call
@@ -82,6 +83,7 @@ class Compiled:
     spilled: int
     matrix: Mapping[str, int]
     triton: str
+    ptx: str = field(default="", repr=False)
 
     @property
     def fits(self) -> bool:
@@ -101,7 +103,7 @@ class Compiled:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the cubin, of which there are size and SHA-256, as JSON's types."""
+        """Everything but the code: of the cubin there are size and SHA-256, as JSON's types."""
         return {
             "kernel": self.call.kernel,
             "constants": self.call.compile_time(),
@@ -274,6 +276,7 @@ def compile_call(call: Call, dtype: str, target: str) -> Compiled:
         spilled=facts.spilled,
         matrix=facts.matrix,
         triton=triton.__version__,
+        ptx=compiled.asm["ptx"],
     )
 
 
