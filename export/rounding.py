@@ -66,7 +66,7 @@ class CpuGraph:
         BuildError: it cannot run the graph.
     """
 
-    def __init__(self, model: ModelProto, threads: int | None = None) -> None:
+    def __init__(self, model: ModelProto) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -77,7 +77,8 @@ class CpuGraph:
         options.log_severity_level = 4
         # Optimised, casts to fp16 and back are taken for nothing.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads or 0
+        # Planning which map takes over whose memory takes a minute for 8000 nodes; freed they are without it, too.
+        options.enable_mem_reuse = False
         # Threads that wait by spinning take from those that compute.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
