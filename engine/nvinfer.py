@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,9 @@ _INVALID = {
     "CUDA_ERROR": "the CUDA driver or runtime does not work",
 }
 
+#: Where in the library's source it was.
+_PLACE = re.compile(r"\[[\w./]+\.\w+:[^\]]*\] ?|\bIn \w+ at /?[\w./]+:\d+")
+
 _listeners: list[list[str]] = []
 
 
@@ -151,5 +155,6 @@ def reason(heard: list[str]) -> str:
     if not lines:
         return "it gave no reason"
     _, found, told = lines[0].partition("Error Code ")
-    # "3: API Usage Error (what, in which file of the library)"
-    return (told.partition(": ")[2] if found else lines[0]).rstrip(".")[:300]
+    # "3: API Usage Error (what. In some function at some/file:12)"
+    told = told.partition(": ")[2] if found else lines[0]
+    return " ".join(_PLACE.sub("", told).split()).replace("( (", "(").rstrip(". ")[:300]

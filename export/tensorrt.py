@@ -233,6 +233,8 @@ def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress
             raise
     if monitor.failure is not None:
         raise monitor.failure
+    if plan is not None:
+        progress(_STAGE, 1.0)
     return plan
 
 
@@ -247,6 +249,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.stop = threading.Event()
             self.failure: BaseException | None = None
+            self.furthest = 0.0
             # Name -> [steps, steps done], from the outermost to the innermost.
             self.phases: dict[str, list[int]] = {}
 
@@ -263,7 +266,9 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
         def report(self) -> bool:
             try:
-                progress(_STAGE, self.done())
+                # The library goes through some phases more than once.
+                self.furthest = max(self.furthest, self.done())
+                progress(_STAGE, self.furthest)
             except BaseException as error:
                 self.failure = error
             return self.failure is None and not self.stop.is_set()
@@ -280,6 +285,8 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 
 def _advice(told: str) -> str:
-    if any(word in told.lower() for word in ("memory", "workspace", "alloc")):
+    if "workspace limit" in told.lower():
+        return f"{told}. Raise --workspace, or lower the largest frames (--max, --shape)."
+    if any(word in told.lower() for word in ("memory", "alloc")):
         return f"{told}. Lower the largest frames (--max, --shape) or --workspace, or free memory of the GPU."
     return f"{told}."
