@@ -148,6 +148,13 @@ def _build(
         bool,
         typer.Option("--version-compatible", help="Let later versions run the engine, for TensorRT."),
     ] = False,
+    plugins: Annotated[
+        bool,
+        typer.Option(
+            "--plugins",
+            help="Put this project's own kernels into the engine, for TensorRT; needs Triton.",
+        ),
+    ] = False,
     accept: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,6 +188,7 @@ def _build(
             workspace=None if workspace is None else workspace << 20,
             hardware_compatibility=hardware_compatibility,
             version_compatible=version_compatible,
+            plugins=plugins,
             accept=accept or [],
             progress=progress,
         )

@@ -27,6 +27,7 @@ _FLAGS = {
     "workspace": "--workspace",
     "hardware_compatibility": "--hardware-compatibility",
     "version_compatible": "--version-compatible",
+    "plugins": "--plugins",
 }
 
 

@@ -90,6 +90,7 @@ def build(
     workspace: int | None = None,
     hardware_compatibility: str | None = None,
     version_compatible: bool = False,
+    plugins: bool = False,
     accept: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> BuildReport:
@@ -114,6 +115,7 @@ def build(
         workspace: most bytes of memory that a layer may take for itself, for TensorRT.
         hardware_compatibility, version_compatible: of TensorRT: ``ampere_plus`` or ``same_compute_capability`` for
             engines that run on other GPUs too, and whether later versions of it may run them.
+        plugins: put the fused kernels of MFFBs into the engine, for TensorRT.
         accept: checks (``CHECKS``) whose miss does not stop the build.
         progress: told every stage and how much of it is done.
 
@@ -145,6 +147,7 @@ def build(
         workspace=workspace is not None,
         hardware_compatibility=hardware_compatibility is not None,
         version_compatible=version_compatible,
+        plugins=plugins,
     )
     if hardware_compatibility not in (None, *HARDWARE_COMPATIBILITIES):
         raise InputError(
@@ -166,6 +169,7 @@ def build(
         workspace=workspace,
         hardware_compatibility=hardware_compatibility or "none",
         version_compatible=version_compatible,
+        plugins=plugins,
     )
     judged_on = repairs(spec) if repair == "auto" and "repair" in chosen.takes else iter([None])
     artefact, report, warm_ms, timed_size = _make(

@@ -42,6 +42,7 @@ class CompileOptions:
     workspace: most bytes of memory that a layer may take for itself.
     hardware_compatibility: ``none``, ``ampere_plus`` or ``same_compute_capability``.
     version_compatible: whether later versions of the backend's library may run the engine.
+    plugins: whether parts of the network are computed by kernels of ours inside the library's engine.
     """
 
     precision: str | None = None
@@ -52,6 +53,7 @@ class CompileOptions:
     workspace: int | None = None
     hardware_compatibility: str = "none"
     version_compatible: bool = False
+    plugins: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...kernels.aot import parse_targets
+from ...kernels.aot import TARGETS, parse_targets
 from .. import files
 from ..device import driver
 from ..device.context import Context
@@ -47,7 +47,7 @@ class TensorRTBackend:
         self.name = flavour.name
         self.takes = frozenset({"sizes", "repair", "workspace"})
         if not flavour.gpus:
-            self.takes |= {"hardware_compatibility", "version_compatible"}
+            self.takes |= {"hardware_compatibility", "version_compatible", "plugins"}
         self._flavour = flavour
 
     def unavailable(self, artefact: Artefact | None = None) -> str | None:
@@ -80,6 +80,8 @@ class TensorRTBackend:
         version = self._flavour.version
         here = None if driver.unavailable() else driver.gpu(0).target
         named = self._named_gpus(options.gpu, here)
+        if options.plugins:
+            _require_plugins(options, precision, str(here))
         try:
             from ...export.half import HalfModel, to_half
             from ...export.onnx import export_onnx
@@ -95,8 +97,12 @@ class TensorRTBackend:
         half = (
             to_half(model, repair.keep if repair else ()) if precision == "fp16" else HalfModel(model, (), {})
         )
+        # The engine keeps the plain graph as well, which any machine can run to compare.
+        graph, plugins = (
+            self._with_plugins(half.model, str(here), progress) if options.plugins else (half.model, ())
+        )
         built = build_plan(
-            half.model,
+            graph,
             self._flavour,
             options.sizes,
             PlanOptions(
@@ -117,7 +123,7 @@ class TensorRTBackend:
             {_GRAPH: half.model.SerializeToString(deterministic=True), _PLAN: built.data},
             gpus=named or (str(here),),
             sizes=options.sizes,
-            notes=_notes(half, repair, built, len(model.graph.node)),
+            notes=_notes(half, repair, built, len(model.graph.node), plugins),
         )
 
     def open(self, artefact: Artefact, options: RunOptions) -> GpuSession:
@@ -173,6 +179,16 @@ class TensorRTBackend:
         wanted = options.repair
         return find_fragile(model, wanted.frames, wanted.psnr, wanted.max_abs, progress)
 
+    def _with_plugins(self, graph: ModelProto, gpu: str, progress: Progress) -> tuple[ModelProto, list[str]]:
+        """The graph with plugins that TensorRT knows, and their names."""
+        from ...export.tensorrt_blocks import with_plugins
+        from ...export.tensorrt_plugin import register
+
+        changed, plugins = with_plugins(graph, gpu, progress)
+        for plugin in plugins:
+            register(plugin, self._flavour.bindings())
+        return changed, [plugin.name for plugin in plugins]
+
     def _timing_cache(self, version: str) -> Path | None:
         with contextlib.suppress(OSError):
             return files.cache_dir("timing", self.name) / f"{self._key(version)}.cache"
@@ -185,7 +201,22 @@ class TensorRTBackend:
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
-def _notes(half: HalfModel, repair: Repair | None, built: BuiltPlan, nodes: int) -> Mapping[str, Any]:
+def _require_plugins(options: CompileOptions, precision: str, gpu: str) -> None:
+    """Raises InputError for an engine that plugins cannot be part of."""
+    if precision != "fp16":
+        raise InputError(f"Plugins compute in fp16, not in {precision}; leave --plugins or --precision out.")
+    if options.hardware_compatibility != "none" or options.version_compatible:
+        raise InputError(
+            "Plugins are compiled for this GPU alone; leave --plugins, or --hardware-compatibility and "
+            "--version-compatible, out."
+        )
+    if gpu not in TARGETS:
+        raise InputError(f"There are plugins for {', '.join(TARGETS)}, not for {gpu}; leave --plugins out.")
+
+
+def _notes(
+    half: HalfModel, repair: Repair | None, built: BuiltPlan, nodes: int, plugins: Sequence[str]
+) -> Mapping[str, Any]:
     notes: dict[str, Any] = {
         "layers": dict(built.layers),
         "multiplying_layers": dict(built.products),
@@ -193,6 +224,8 @@ def _notes(half: HalfModel, repair: Repair | None, built: BuiltPlan, nodes: int)
         "kept_in_fp32": list(half.kept),
         "saturated_weights": dict(half.saturated),
     }
+    if plugins:
+        notes["plugins"] = list(plugins)
     if repair is not None and repair.keep:
         notes["repair"] = {
             "nodes": list(repair.keep),
