@@ -20,7 +20,7 @@ NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc 2>/dev/null),/usr/local/cuda/bin
 START := $(shell date +%s)
 took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$((s % 60)) s"
 
-.PHONY: demo test test-all lint bench native
+.PHONY: demo test test-all lint bench native ptx
 
 demo: .venv/ready
 	$(BIN)/python -m derain_engine.cli.demo --out demo-out
