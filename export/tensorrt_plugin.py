@@ -26,6 +26,16 @@ NAMESPACE = "derain_engine"
 # More has to be asked for, and TensorRT is not known to ask.
 _SHARED_MEMORY = 48 << 10
 _THREADS_PER_WARP = 32
+#: GPU -> the first version of PTX that knows it (PTX ISA, "Release Notes"). Triton writes the newest that its assembler
+#: reads, which drivers older than that refuse; the kernels use nothing that needs it.
+_PTX_VERSIONS = {
+    "sm_80": "7.0",
+    "sm_86": "7.1",
+    "sm_89": "7.8",
+    "sm_90": "8.0",
+    "sm_100": "8.6",
+    "sm_120": "8.7",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ def make_plugin(compiled: Compiled, inputs: Sequence[str], channels: int) -> Plu
     last = len(inputs)
     order = (*range(last), last + 1, last + 2, last)
     ptx = with_parameters(compiled.ptx, compiled.symbol, name, order)
+    ptx = re.sub(r"\.version \S+", f".version {_PTX_VERSIONS[target]}", ptx, count=1)
     return Plugin(name, call, tuple(inputs), channels, ptx, compiled.shared, compiled.warps)
 
 
