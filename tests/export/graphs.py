@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 SHAPE = ("batch", 3, "height", "width")
 
 
-def graph(nodes: str, /, **weights: np.ndarray) -> ModelProto:
+def graph(nodes: str, /, **weights: np.ndarray | np.generic) -> ModelProto:
     """From ``rainy`` to ``clean``, N x 3 x H x W float.
 
     nodes: in ONNX's text, one a line; they are named after operator and place: ``Conv_0``, ``Relu_1``.
@@ -54,7 +54,7 @@ def pictures(count: int = 2, height: int = 16, width: int = 24) -> np.ndarray:
 def types(model: ModelProto) -> dict[str, str]:
     """Of every tensor that has one: ``fp32``, ``fp16``."""
     known = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    names = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+    names: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
     values = (*known.input, *known.value_info, *known.output)
     found = {each.name: names.get(each.type.tensor_type.elem_type, "other") for each in values}
     return found | {each.name: names.get(each.data_type, "other") for each in model.graph.initializer}

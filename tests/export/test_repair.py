@@ -35,7 +35,7 @@ def chain(length: int, gains: dict[int, float] | None = None) -> onnx.ModelProto
 
 def noisy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A large constant is added after the first convolution and taken away again, which leaves fp16 few digits."""
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(3000), "much"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3000, np.float32), "much"))
     first = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Relu")
     source = model.graph.node[first].input[0]
     model.graph.node[first].input[0] = "restored"
