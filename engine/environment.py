@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import backends, files, weights
+from .nvinfer import FLAVOURS
 from .version import __version__
 
 #: Distributions that the house uses, in whichever extra.
@@ -24,8 +25,6 @@ _PACKAGES = (
     "safetensors",
     "scikit-image",
     "triton",
-    "tensorrt",
-    "tensorrt-rtx",
     "cuda-python",
     "av",
 )
@@ -63,7 +62,8 @@ def collect() -> dict[str, Any]:
         "derain_engine": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES}
+        | {name: flavour.installed() for name, flavour in FLAVOURS.items()},
         "cpu": cpu() | cores(),
         "memory": {"total_bytes": memory.total, "available_bytes": memory.available},
         "gpus": gpus(),

@@ -1,0 +1,177 @@
+"""How long TensorRT takes to build an engine, how large that becomes, and how much memory it takes.
+
+Every build is a process of its own, so that its peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..engine import environment
+from ..engine.errors import InputError
+from ..engine.nvinfer import FLAVOURS
+from ..engine.progress import Progress, no_progress
+from ..engine.sizes import FrameSizes, words
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..engine.models.spec import ModelSpec
+
+#: Of the engines for one size of frame, in pixels.
+_STATIC = (512, 512)
+#: Of engine.environment, what a build depends on.
+_FACTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One build.
+
+    name: of the network. parameters: distinct numbers in its weights. nodes: of its ONNX graph.
+    frames: sizes that the engine takes, as of FrameSizes. gpus: that it was built for; empty for this machine's.
+    export_s, plan_s: seconds from PyTorch to a graph in that precision, and from there to the plan.
+    graph_bytes, plan_bytes: sizes of the two. peak_bytes: most memory that the process had, PyTorch included.
+    """
+
+    name: str
+    parameters: int
+    nodes: int
+    backend: str
+    backend_version: str
+    precision: str
+    frames: dict[str, Any]
+    gpus: tuple[str, ...]
+    export_s: float
+    plan_s: float
+    graph_bytes: int
+    plan_bytes: int
+    peak_bytes: int
+
+    @property
+    def takes(self) -> str:
+        """The frames in words."""
+        sizes = FrameSizes.from_json(self.frames)
+        return words(sizes.most) if sizes.fixed else f"{words(sizes.least)} to {words(sizes.most)}"
+
+
+@dataclass(frozen=True)
+class Builds:
+    """rows: by network, first for one size of frame, then for a range. environment: facts of ``engine.environment``.
+    command, date (UTC, ISO 8601): of the run."""
+
+    rows: tuple[Row, ...]
+    environment: dict[str, Any]
+    command: str
+    date: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench_builds(
+    names: Sequence[str],
+    *,
+    backend: str = "tensorrt-rtx",
+    precision: str = "fp16",
+    command: str = "",
+    progress: Progress = no_progress,
+) -> Builds:
+    """Build every network for 512x512 and for a range of sizes, one after the other.
+
+    names: model files, shipped weights or presets, which have random weights.
+    backend: ``tensorrt-rtx``, which builds for all GPUs that it can name, or ``tensorrt`` for this machine's.
+    precision: ``fp16`` or ``fp32``.
+
+    Raises:
+        InputError, CheckpointError: a name of nothing, another backend or precision.
+        BackendUnavailable: the library is not installed.
+        BuildError: a build fails.
+    """
+    if backend not in FLAVOURS:
+        raise InputError(f"{backend!r} builds no plans; those that do are {', '.join(FLAVOURS)}.")
+    if precision not in ("fp16", "fp32"):
+        raise InputError(f"Plans are in fp16 or fp32, not in {precision!r}.")
+    FLAVOURS[backend].bindings()
+    rows = []
+    for name in names:
+        for fixed in (True, False):
+            progress(
+                f"{name}, {words(_STATIC) if fixed else 'a range of sizes'}", len(rows) / (2 * len(names))
+            )
+            rows.append(_in_own_process(name, backend, precision, fixed))
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    facts = {name: fact for name, fact in environment.collect().items() if name in _FACTS}
+    return Builds(tuple(rows), facts, command, now)
+
+
+def _in_own_process(name: str, backend: str, precision: str, fixed: bool) -> Row:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_build, name, backend, precision, fixed).result()
+
+
+def _build(name: str, backend: str, precision: str, fixed: bool) -> Row:
+    from ..engine.build_options import frame_sizes
+    from ..export.half import to_half
+    from ..export.onnx import export_onnx
+    from ..export.tensorrt import PlanOptions, build_plan
+
+    flavour = FLAVOURS[backend]
+    network, spec = _find(name)
+    sizes = frame_sizes(spec, _STATIC if fixed else None, None, (), None)
+    started = time.perf_counter()
+    graph = exported = export_onnx(network, spec)
+    if precision == "fp16":
+        graph = to_half(exported).model
+    exported_at = time.perf_counter()
+    plan = build_plan(graph, flavour, sizes, PlanOptions(flavour.gpus or None, precision))
+    return Row(
+        name=name,
+        parameters=sum(each.numel() for each in network.parameters()),
+        nodes=len(exported.graph.node),
+        backend=backend,
+        backend_version=flavour.version,
+        precision=precision,
+        frames=sizes.to_json(),
+        gpus=flavour.gpus,
+        export_s=round(exported_at - started, 2),
+        plan_s=round(plan.seconds, 2),
+        graph_bytes=graph.ByteSize(),
+        plan_bytes=len(plan.data),
+        peak_bytes=_peak(),
+    )
+
+
+def _find(name: str) -> tuple[nn.Module, ModelSpec]:
+    from ..engine.builder import find_model
+    from ..engine.checkpoint import load_checkpoint
+    from ..engine.models.registry import architectures, create, spec_of
+
+    try:
+        checkpoint = load_checkpoint(find_model(name)[0])
+    except InputError:
+        for architecture in architectures().values():
+            if name in architecture.presets:
+                spec = spec_of(architecture.name, architecture.presets[name])
+                return create(spec).eval(), spec
+        raise
+    return checkpoint.network, checkpoint.spec
+
+
+def _peak() -> int:
+    """Most bytes of memory that this process has had."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    # Kilobytes, but for macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
