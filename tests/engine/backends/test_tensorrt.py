@@ -389,28 +389,3 @@ def test_without_a_gpu_tensorrt_neither_builds_nor_runs(
             BackendUnavailable, match=r"builds on the GPU that it builds for.*tensorrt-rtx builds"
         ):
             compile_(gpu=gpu)
-
-
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_without_the_library_it_is_said_how_to_get_it(
-    cuda: StandIn, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nvinfer.importlib.util, "find_spec", lambda module: None)
-    backend = backends.get(name)
-    wanted = rf"is not installed; install it with: pip install 'derain-engine\[{name}\]'"
-    with pytest.raises(BackendUnavailable, match=wanted):
-        backend.open(Artefact(name, VERSION, "fp16", {}), RunOptions())
-    with pytest.raises(BackendUnavailable, match=wanted):
-        backend.compile(Tiny(), SPEC, CompileOptions(sizes=RANGE))
-
-
-def test_bindings_without_their_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> None:
-        raise OSError("libnvinfer.so.11: cannot open shared object file")
-
-    monkeypatch.setattr(nvinfer.importlib.util, "find_spec", lambda module: module)
-    monkeypatch.setattr(nvinfer.importlib, "import_module", load)
-    with pytest.raises(
-        BackendUnavailable, match=r"does not load \(libnvinfer.so.11: cannot open.*pip install"
-    ):
-        FLAVOURS["tensorrt"].bindings()
