@@ -57,8 +57,9 @@ class StandInTensorRT(ModuleType):
         self.said = "Error Code 2: Internal Error (as the test wants it. In f at /src/a.cpp:1)"
         self.log: list[str] = []
         self.sessions: dict[bytes, CpuGraph] = {}
-        self.alive: set[str] = set()
-        self.ILogger: Any = type("ILogger", (_Base,), {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3})
+        self.ILogger: Any = type(
+            "ILogger", (_Base,), {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3}
+        )
         self.IProgressMonitor = type("IProgressMonitor", (_Base,), {})
         self.ExecutionContextAllocationStrategy = flags("S", "STATIC ON_PROFILE_CHANGE USER_MANAGED")
         self.DynamicShapesKernelSpecializationStrategy = flags("K", "LAZY EAGER NONE")
