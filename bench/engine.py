@@ -11,22 +11,26 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from ..engine import environment, frames, verify, weights
+from ..engine import backends, environment, frames, verify, weights
 from ..engine.builder import find_model, matching_checkpoint
 from ..engine.bundle import open_bundle
 from ..engine.checkpoint import Checkpoint
 from ..engine.errors import BackendUnavailable, InputError, VerificationError
 from ..engine.manifest import Manifest
 from ..engine.progress import Progress, no_progress
-from ..engine.runtime import Engine, load
+from ..engine.runtime import Engine
 from ..engine.shipped import find_engine
 from . import rivals
+from .contestants import Contestant, FromFile
+from .gpu import gpu
+from .results import Benchmark, Row
+from .roofs import Roofs, measure_roofs
+from .starts import Starts, measure_starts
 
 #: Frames that take turns as input, so that none is met with its own values still in the caches.
 _INPUTS = 4
@@ -34,62 +38,6 @@ _WARM_UP = 2
 _STREAM_ROUNDS = 3
 #: In seconds, before every timed frame: threads of the contestant before go on spinning for a while.
 _PAUSE = 0.02
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contestant at one frame size.
-
-    name: the engine file, or what else ran the network. precision: it computed in. height, width: of the
-    uint8 frames, in pixels. threads: CPU threads allowed.
-    open_ms, first_ms: opening, and the first frame, both without compiled code from earlier runs.
-    runs: timed warm frames. median_ms, p95_ms, p99_ms: their latency, padding and conversion included.
-    frames_per_second: of ``Engine.stream``, opened for throughput.
-    verified: the output lay within the bounds of its precision around the fp32 reference's, at this size; None
-    without a reference. psnr_db (None also for equal outputs), max_abs: the figures.
-    """
-
-    name: str
-    backend: str
-    backend_version: str
-    precision: str
-    height: int
-    width: int
-    threads: int
-    open_ms: float
-    first_ms: float
-    runs: int
-    median_ms: float
-    p95_ms: float
-    p99_ms: float
-    frames_per_second: float
-    verified: bool | None
-    psnr_db: float | None
-    max_abs: float | None
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """rows: by size, then contestant. environment: facts of ``engine.environment``. command, date (UTC, ISO
-    8601): of the run."""
-
-    rows: tuple[Row, ...]
-    environment: dict[str, Any]
-    command: str
-    date: str
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Rows that can be quoted one by one: each repeats where, when and how it was measured."""
-        facts = {"environment": self.environment, "command": self.command, "date": self.date}
-        return [{**asdict(row), **facts} for row in self.rows]
-
-
-@dataclass(frozen=True)
-class _Contestant:
-    name: str
-    manifest: Manifest
-    reference: Checkpoint | None
-    open: Callable[[Literal["latency", "throughput"]], Engine]
 
 
 @dataclass(frozen=True)
@@ -107,6 +55,8 @@ def bench_engines(
     threads: int | None = None,
     model: str | os.PathLike[str] | None = None,
     compare: bool = False,
+    onnx: Sequence[tuple[str, Path]] = (),
+    starts: bool = True,
     trust: str | Sequence[str] = (),
     command: str,
     progress: Progress = no_progress,
@@ -121,6 +71,9 @@ def bench_engines(
         model: the network that the engines were built from; by default the shipped weights they name as their
             source. Without it, or without what the reference needs to run, outputs are not verified.
         compare: also run the network in PyTorch eager and in ONNX Runtime, both fp32.
+        onnx: (name, file) of other networks to time in ONNX Runtime in the same run, see
+            :class:`.rivals.OnnxFile`; their output is not verified.
+        starts: also measure cold and warm starts and memory, each in a process of its own.
         trust: as for ``load``.
         command: the command line, for the record.
         progress: told every stage and the fraction done of it.
@@ -138,8 +91,36 @@ def bench_engines(
     contestants = [_engine_file(path, model, count, compare, trust) for path in paths]
     if compare:
         contestants += _rivals(contestants, count, progress)
+    contestants += [rivals.onnx_file(name, file, count) for name, file in onnx]
+    return measure(
+        contestants,
+        sizes=sizes,
+        runs=runs,
+        threads=count,
+        starts=starts,
+        command=command,
+        progress=progress,
+    )
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    *,
+    sizes: Sequence[tuple[int, int]],
+    runs: int,
+    threads: int,
+    starts: bool,
+    command: str,
+    progress: Progress = no_progress,
+) -> Benchmark:
+    """Time them all at each size, in turns. Arguments as for :func:`bench_engines`."""
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    rows = [row for size in sizes for row in _measure(contestants, size, runs, count, progress)]
+    roofs = measure_roofs(contestants, threads, progress)
+    rows = [
+        row
+        for size in sizes
+        for row in _measure(contestants, size, runs, threads, progress, starts=starts, roofs=roofs)
+    ]
     return Benchmark(tuple(rows), environment.collect(), command, date)
 
 
@@ -149,7 +130,7 @@ def _engine_file(
     threads: int,
     compare: bool,
     trust: str | Sequence[str],
-) -> _Contestant:
+) -> Contestant:
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
     try:
@@ -158,11 +139,11 @@ def _engine_file(
         if compare or model is not None:
             raise
         reference = None
-    return _Contestant(
+    return Contestant(
         path.name,
         manifest,
         reference,
-        lambda mode: load(path, mode=mode, threads=threads, tile=0, cache=False, trust=trust),
+        FromFile(path, backends.get(manifest.backend).on_gpu, threads, trust),
     )
 
 
@@ -177,7 +158,7 @@ def _network_of(manifest: Manifest, engine: Path, model: str | os.PathLike[str] 
     raise VerificationError(f"{engine} was built from other weights than those in {path}.")
 
 
-def _rivals(engines: Sequence[_Contestant], threads: int, progress: Progress) -> list[_Contestant]:
+def _rivals(engines: Sequence[Contestant], threads: int, progress: Progress) -> list[Contestant]:
     """Two for each network among the engines."""
     networks = {each.manifest.weights_sha256: each for each in engines}
     found = []
@@ -186,28 +167,40 @@ def _rivals(engines: Sequence[_Contestant], threads: int, progress: Progress) ->
             raise InputError(
                 f"{each.name} was built from {each.manifest.source}; give that model to compare with."
             )
-        for name, make in (("PyTorch eager", rivals.pytorch_eager), ("ONNX Runtime", rivals.onnx_runtime)):
+        for name, make in (("PyTorch eager", rivals.pytorch), ("ONNX Runtime", rivals.onnx_runtime)):
             progress(f"Preparing {name}", 0.0)
             manifest, opener = make(each.reference, each.manifest, threads)
             label = name if len(networks) == 1 else f"{name} ({manifest.source})"
-            found.append(_Contestant(label, manifest, each.reference, lambda mode, opener=opener: opener()))
+            found.append(Contestant(label, manifest, each.reference, opener))
     return found
 
 
 def _measure(
-    contestants: Sequence[_Contestant], size: tuple[int, int], runs: int, threads: int, progress: Progress
+    contestants: Sequence[Contestant],
+    size: tuple[int, int],
+    runs: int,
+    threads: int,
+    progress: Progress,
+    *,
+    starts: bool = False,
+    roofs: Roofs | None = None,
 ) -> list[Row]:
     label = f"{size[0]}x{size[1]}"
     images = np.random.default_rng(0).integers(0, 256, (_INPUTS, *size, 3), dtype=np.uint8)
+    processes: list[Starts | None] = []
+    for each in contestants:
+        if starts:
+            progress(f"{label}: starts", len(processes) / len(contestants))
+        processes.append(measure_starts(each.open, images[0]) if starts else None)
     opened: list[Engine] = []
-    starts: list[tuple[float, float]] = []
+    openings: list[tuple[float, float]] = []
     try:
         for each in contestants:
             progress(f"{label}: opening", len(opened) / len(contestants))
             began = time.perf_counter()
             opened.append(each.open("latency"))
             open_seconds = time.perf_counter() - began
-            starts.append((open_seconds, _seconds(opened[-1], images[0])))
+            openings.append((open_seconds, _seconds(opened[-1], images[0])))
         progress(f"{label}: comparing outputs", 0.0)
         verified = [_verify(*pair, size) for pair in zip(contestants, opened, strict=True)]
         for engine, image in itertools.product(opened, images[:_WARM_UP]):
@@ -222,10 +215,15 @@ def _measure(
         for engine in opened:
             engine.close()
     rates = _stream(contestants, images, runs, lambda done: progress(f"{label}: stream", done))
+    about = gpu() if any(each.open.on_gpu for each in contestants) else None
+    cpu = environment.cpu()["model"]
     rows = []
-    measured = zip(contestants, opened, starts, verified, times, rates, strict=True)
-    for each, engine, start, check, seconds, rate in measured:
+    measured = zip(contestants, opened, processes, openings, verified, times, rates, strict=True)
+    for each, engine, process, opening, check, seconds, rate in measured:
         median, p95, p99 = (float(value) for value in 1000 * np.percentile(seconds, (50, 95, 99)))
+        on_gpu = each.open.on_gpu
+        work = roofs and roofs.work.get(each.manifest.weights_sha256)
+        ceiling = roofs and roofs.ceilings.get((on_gpu, engine.precision))
         rows.append(
             Row(
                 name=each.name,
@@ -235,19 +233,38 @@ def _measure(
                 height=size[0],
                 width=size[1],
                 threads=threads,
-                open_ms=1000 * start[0],
-                first_ms=1000 * start[1],
+                device=cpu if not on_gpu else "GPU" if about is None else about.name,
+                driver=about.driver if on_gpu and about is not None else None,
+                cold_start_ms=process and process.cold_ms,
+                warm_start_ms=process and process.warm_ms,
+                open_ms=1000 * opening[0],
+                first_ms=1000 * opening[1],
                 runs=runs,
                 median_ms=median,
                 p95_ms=p95,
                 p99_ms=p99,
+                noise=_noise(seconds),
                 frames_per_second=rate,
+                peak_host_mb=process and process.peak_host_mb,
+                device_mb=process and process.device_mb,
                 verified=check.ok,
                 psnr_db=check.psnr_db,
                 max_abs=check.max_abs,
+                macs_per_pixel=work and work.macs_per_pixel,
+                flop_per_byte=work and work.flop_per_byte(engine.precision, *size),
+                matmul_tflop_s=ceiling and ceiling.matmul_tflop_s,
+                copy_gb_s=ceiling and ceiling.copy_gb_s,
             )
         )
     return rows
+
+
+def _noise(seconds: np.ndarray) -> float | None:
+    """As of :class:`Row`."""
+    if len(seconds) < 4:
+        return None
+    first, second = (float(np.median(half)) for half in np.array_split(seconds, 2))
+    return abs(first - second) / min(first, second)
 
 
 def _seconds(engine: Engine, image: np.ndarray) -> float:
@@ -257,7 +274,7 @@ def _seconds(engine: Engine, image: np.ndarray) -> float:
 
 
 def _stream(
-    contestants: Sequence[_Contestant], images: np.ndarray, runs: int, progress: Callable[[float], None]
+    contestants: Sequence[Contestant], images: np.ndarray, runs: int, progress: Callable[[float], None]
 ) -> list[float]:
     """Frames a second of each contestant, over rounds in which all take turns."""
     count = -(-runs // _STREAM_ROUNDS)
@@ -281,7 +298,7 @@ def _stream(
     return [float(rate) for rate in _STREAM_ROUNDS * count / seconds]
 
 
-def _verify(contestant: _Contestant, engine: Engine, size: tuple[int, int]) -> _Verified:
+def _verify(contestant: Contestant, engine: Engine, size: tuple[int, int]) -> _Verified:
     """The engine against the fp32 reference on one rainy picture, mirrored to the size that is timed."""
     if contestant.reference is None:
         return _Verified()

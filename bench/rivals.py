@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..engine import backends
-from ..engine.backends.base import CompileOptions, RunOptions, Session
 from ..engine.checkpoint import Checkpoint
-from ..engine.errors import BackendUnavailable
+from ..engine.errors import BackendUnavailable, InputError
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
 from ..engine.runtime import Engine
+from ..engine.version import __version__
+from .contestants import Contestant, Mode, Opener
 
-#: Opens an engine anew.
-Opener = Callable[[], Engine]
+if TYPE_CHECKING:
+    from torch import nn
+
+TorchPrecision = Literal["fp32", "bf16", "fp16"]
+#: Times that torch.compile may compile one network, for sizes and precisions; its own limit is 8.
+_MOST_COMPILED = 64
 
 
 class OnnxRuntimeSession:
-    """A session (``engine.backends.base.Session``) of ONNX Runtime on the CPU, fp32."""
+    """A session (``engine.backends.base.Session``) of ONNX Runtime on the CPU, in what the file computes in: one
+    input N x 3 x H x W, RGB in [0, 1], the first output of the same shape."""
 
     parallelism = 1
     precision = "fp32"
@@ -36,10 +42,17 @@ class OnnxRuntimeSession:
         # Idle threads that spin would be paid for by whatever is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         image = np.ascontiguousarray(to_float(batch).transpose(0, 3, 1, 2))
-        (clean,) = self._session.run(["clean"], {"rainy": image})
+        clean = self._session.run([self._output], {self._input: image})[0]
+        if clean.shape != image.shape:
+            raise InputError(
+                f"An ONNX file made {'x'.join(map(str, clean.shape))} of a frame of "
+                f"{'x'.join(map(str, image.shape))}; its first output has to be a picture of the same size."
+            )
         clean = np.ascontiguousarray(clean.transpose(0, 2, 3, 1))
         if batch.dtype == np.uint8:
             clean = quantise(clean, np.uint8)
@@ -52,25 +65,127 @@ class OnnxRuntimeSession:
         self._session = None
 
 
-def pytorch_eager(checkpoint: Checkpoint, manifest: Manifest, threads: int) -> tuple[Manifest, Opener]:
-    """The reference network in PyTorch, fp32. manifest: of an engine that was built from ``checkpoint``.
+class TorchSession:
+    """A session of PyTorch: the network in one precision, on the CPU, or with channels last on the first GPU."""
+
+    parallelism = 1
+    available_memory = None
+
+    def __init__(
+        self, network: nn.Module, precision: TorchPrecision, device: str, *, compiled: bool, cache: bool
+    ) -> None:
+        import torch
+
+        self.precision = precision
+        self._device = device
+        self._kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._cache = cache
+        network = network.to(device=device, dtype=self._kind)
+        if device == "cuda":
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        mode = "max-autotune" if device == "cuda" else None
+        # For each size anew: code for any size is slower.
+        self._run: Any = torch.compile(network, mode=mode, dynamic=False) if compiled else network
+
+    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        import torch
+        from torch._dynamo import config as dynamo
+        from torch._inductor import config as inductor
+
+        with (
+            torch.inference_mode(),
+            dynamo.patch(recompile_limit=_MOST_COMPILED),
+            inductor.patch(force_disable_caches=not self._cache),
+        ):
+            image = torch.tensor(batch).to(self._device).permute(0, 3, 1, 2)
+            if batch.dtype == np.uint8:
+                image = image.float() / 255
+            # Reading the result waits for the GPU.
+            clean = self._run(image.to(self._kind)).clean.permute(0, 2, 3, 1).float()
+            if batch.dtype == np.uint8:
+                clean = clean.clamp(0, 1).mul(255).add(0.5).floor().byte()
+            result = clean.cpu().contiguous().numpy()
+        if out is None:
+            return result
+        np.copyto(out, result)
+        return out
+
+    def close(self) -> None:
+        self._run = None
+
+
+@dataclass(frozen=True)
+class FromOnnx:
+    """Opens ONNX Runtime. model: a whole ONNX file."""
+
+    model: bytes = field(repr=False)
+    manifest: Manifest
+    threads: int
+    on_gpu: bool = False
+
+    def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
+        return Engine(OnnxRuntimeSession(self.model, self.threads), self.manifest, tile=0)
+
+
+@dataclass(frozen=True)
+class FromTorch:
+    """Opens PyTorch. network: fp32, on the CPU; it is copied."""
+
+    network: nn.Module = field(repr=False)
+    manifest: Manifest
+    precision: TorchPrecision
+    device: Literal["cpu", "cuda"]
+    compiled: bool
+    threads: int
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
+        import copy
+
+        import torch
+
+        torch.set_num_threads(self.threads)
+        session = TorchSession(
+            copy.deepcopy(self.network), self.precision, self.device, compiled=self.compiled, cache=cache
+        )
+        return Engine(session, self.manifest, tile=0)
+
+
+def pytorch(
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    threads: int,
+    *,
+    precision: TorchPrecision = "fp32",
+    device: Literal["cpu", "cuda"] = "cpu",
+    compiled: bool = False,
+) -> tuple[Manifest, Opener]:
+    """The reference network in PyTorch, eager or through ``torch.compile``, which is tried on one small layer: without
+    a compiler it raises errors of its own. manifest: of an engine that was built from ``checkpoint``.
 
     Raises:
         BackendUnavailable: PyTorch is not installed.
     """
-    backend = backends.get("reference")
-    artefact = backend.compile(checkpoint.network, checkpoint.spec, CompileOptions())
-    manifest = replace(
-        manifest,
-        backend="pytorch",
-        backend_version=artefact.backend_version,
-        precision=artefact.precision,
-    )
-    return manifest, lambda: _engine(backend.open(artefact, RunOptions(threads=threads)), manifest)
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendUnavailable(
+            "Comparing with PyTorch needs torch; install it with: pip install 'derain-engine[build]'"
+        ) from error
+    if compiled:
+        torch.compile(torch.nn.Conv2d(3, 3, 1).to(device), dynamic=False)(
+            torch.rand(1, 3, 4, 4, device=device)
+        )
+    backend = "torch.compile" if compiled else "pytorch"
+    manifest = replace(manifest, backend=backend, backend_version=torch.__version__, precision=precision)
+    return manifest, FromTorch(checkpoint.network, manifest, precision, device, compiled, threads)
 
 
 def onnx_runtime(checkpoint: Checkpoint, manifest: Manifest, threads: int) -> tuple[Manifest, Opener]:
-    """The network, exported, in ONNX Runtime, fp32. manifest: as for :func:`pytorch_eager`.
+    """The network, exported, in ONNX Runtime, fp32. manifest: as for :func:`pytorch`.
 
     Raises:
         BackendUnavailable: ONNX or ONNX Runtime is not installed. BuildError: the network cannot be exported.
@@ -87,8 +202,60 @@ def onnx_runtime(checkpoint: Checkpoint, manifest: Manifest, threads: int) -> tu
     manifest = replace(
         manifest, backend="onnxruntime", backend_version=onnxruntime.__version__, precision="fp32"
     )
-    return manifest, lambda: _engine(OnnxRuntimeSession(model, threads), manifest)
+    return manifest, FromOnnx(model, manifest, threads)
 
 
-def _engine(session: Session, manifest: Manifest) -> Engine:
-    return Engine(session, manifest, tile=0)
+def onnx_file(name: str, file: Path, threads: int) -> Contestant:
+    """Somebody's network in ONNX Runtime: one input N x 3 x H x W, RGB in [0, 1], the first output of the same shape.
+    Frames are given as they are, unpadded.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime is not installed.
+        InputError: no such file, or not such a network.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            "Timing ONNX files needs onnxruntime; install it with: pip install 'derain-engine[bench]'"
+        ) from error
+    try:
+        model = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common type
+        raise InputError(
+            f"{file} is no ONNX file that ONNX Runtime runs: {str(error).splitlines()[0]}"
+        ) from error
+    inputs = session.get_inputs()
+    if (
+        len(inputs) != 1
+        or len(inputs[0].shape) != 4
+        or inputs[0].shape[1] != 3
+        or inputs[0].type != "tensor(float)"
+    ):
+        raise InputError(
+            f"{file} takes {', '.join(f'{each.name} {each.shape} {each.type}' for each in inputs)}; what can be timed "
+            "takes one float input N x 3 x H x W."
+        )
+    manifest = Manifest(
+        architecture="onnx",
+        config={},
+        granularity=1,
+        smallest_side=1,
+        exact_tiling_halo=None,
+        tile_overlap=0,
+        bytes_per_pixel=0,
+        source=name,
+        weights_sha256=hashlib.sha256(model).hexdigest(),
+        backend="onnxruntime",
+        backend_version=onnxruntime.__version__,
+        precision="fp32",
+        input={},
+        output={},
+        verification={},
+        derain_engine=__version__,
+    )
+    return Contestant(name, manifest, None, FromOnnx(model, manifest, threads))

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 
 from derain_engine.bench import engine as bench
+from derain_engine.bench.contestants import Contestant
+from derain_engine.bench.kernels import ceilings
 from derain_engine.engine.backends.reference import ReferenceSession
+
+
+@pytest.fixture(autouse=True)
+def low_ceilings(monkeypatch):
+    monkeypatch.setattr(ceilings, "_COPIED", {"cpu": 1 << 16})
+    monkeypatch.setattr(ceilings, "_SIDE", {"cpu": 64})
 
 
 @pytest.mark.slow
 def test_engines_and_rivals_are_measured_and_verified_in_one_run(cli, engine_file, model):
     done = cli(
         *("bench", "engine", str(engine_file), "--size", "32x64", "--size", "33x40"),
-        *("--runs", "4", "--threads", "1", "--model", str(model), "--compare", "--json"),
+        *("--runs", "4", "--threads", "1", "--model", str(model), "--compare", "--no-starts", "--json"),
     )
     assert done.code == 0, done.err
     rows = json.loads(done.out)
@@ -33,11 +41,24 @@ def test_engines_and_rivals_are_measured_and_verified_in_one_run(cli, engine_fil
         assert 0 < row["median_ms"] <= row["p95_ms"] <= row["p99_ms"]
         assert min(row["open_ms"], row["first_ms"], row["frames_per_second"]) > 0
         assert row["backend_version"][0].isdigit() and row["command"].startswith("derain-engine")
-        assert row["date"].endswith("+00:00") and row["environment"]["cpu"]["model"]
+        assert row["date"].endswith("+00:00") and row["environment"]["cpu"]["model"] == row["device"]
+        assert row["cold_start_ms"] is row["peak_host_mb"] is row["device_mb"] is row["driver"] is None
+        assert min(row["macs_per_pixel"], row["flop_per_byte"], row["matmul_tflop_s"], row["copy_gb_s"]) > 0
+
+
+@pytest.mark.slow
+def test_starts_are_those_of_new_processes(cli, engine_file):
+    done = cli(
+        "bench", "engine", str(engine_file), "--size", "32x64", "--runs", "1", "--threads", "1", "--json"
+    )
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)
+    assert row["cold_start_ms"] > row["open_ms"] + row["first_ms"], "the interpreter and imports are missing"
+    assert row["warm_start_ms"] > 0 and 50 < row["peak_host_mb"] < 5000
 
 
 def test_without_the_model_the_table_says_that_nothing_was_verified(cli, reference_file):
-    done = cli("bench", "engine", str(reference_file), "--size", "32x32", "--runs", "1")
+    done = cli("bench", "engine", str(reference_file), "--size", "32x32", "--runs", "1", "--no-starts")
     assert done.code == 0, done.err
     row = next(line for line in done.out.splitlines() if reference_file.name in line)
     assert row.rstrip().endswith("no model") and "reference fp32" in row and "32x32" in row
@@ -56,7 +77,8 @@ def test_a_wrong_output_is_shown_and_leaves_with_four(cli, reference_file, model
 
     monkeypatch.setattr(ReferenceSession, "run", wrong)
     done = cli(
-        *("bench", "engine", str(reference_file), "--model", str(model), "--size", "32x32", "--runs", "1")
+        *("bench", "engine", str(reference_file), "--model", str(model), "--size", "32x32", "--runs", "1"),
+        "--no-starts",
     )
     assert done.code == 4 and f"{reference_file.name} at 32x32" in done.err
     assert "NO, 60.0 dB" in done.out
@@ -79,6 +101,9 @@ def test_another_networks_model_is_refused(cli, reference_file, model, tmp_path)
         (["--size", "0x4"], "below 1"),
         (["--runs", "0"], "--runs"),
         (["--threads", "0"], "--threads"),
+        (["--json", "--csv"], "exclude each other"),
+        (["--onnx", "PReNet"], "not NAME=FILE"),
+        (["--onnx", "a=b", "--onnx", "a=c"], "two ONNX files"),
     ],
 )
 def test_bad_options_are_one_line_and_two(cli, options, message):
@@ -117,7 +142,8 @@ def test_contestants_take_turns_on_rotating_frames_and_are_closed(monkeypatch):
             opened.append(Recorder(name, mode, calls))
             return opened[-1]
 
-        return bench._Contestant(name, Manifest(), None, opener)  # pyright: ignore
+        opener.on_gpu = False  # pyright: ignore
+        return Contestant(name, Manifest(), None, opener)  # pyright: ignore
 
     rows = bench._measure([contestant("a"), contestant("b")], (4, 5), 8, 1, lambda *_: None)
     assert [row.name for row in rows] == ["a", "b"] and all(row.verified is None for row in rows)
@@ -129,3 +155,9 @@ def test_contestants_take_turns_on_rotating_frames_and_are_closed(monkeypatch):
     assert all(one != two for one, two in itertools.pairwise(frames))
     streamed = [name for name, mode, _ in calls if mode == "throughput"][2:]
     assert streamed == (["a"] * 3 + ["b"] * 3) * 3
+
+
+def test_noise_is_the_difference_between_the_halves():
+    assert bench._noise(np.array([1.0, 1.0, 1.2, 1.2])) == pytest.approx(0.2)
+    assert bench._noise(np.array([3.0, 2.0, 3.0, 3.0, 2.0, 3.0])) == 0
+    assert bench._noise(np.array([1.0, 2.0, 3.0])) is None

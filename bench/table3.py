@@ -1,0 +1,227 @@
+"""The network of Table III, measured here in every way that this machine can run it, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from ..engine import backends, environment
+from ..engine.backends.base import Artefact, Backend, CompileOptions
+from ..engine.build_options import frame_sizes
+from ..engine.checkpoint import Checkpoint
+from ..engine.errors import BackendUnavailable, DerainError, InputError
+from ..engine.manifest import Manifest
+from ..engine.progress import Progress, no_progress
+from ..engine.version import __version__
+from . import rivals
+from .contestants import Contestant, FromArtefact, Opener
+from .engine import measure
+from .published import SIZES
+from .results import Benchmark
+
+#: Backends that are not the reference, in the order of the rows.
+_BACKENDS = tuple(name for name in backends.names() if name != "reference")
+_LABELS = {"openvino": "OpenVINO", "fused": "fused", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+#: Floating-point precisions; others change the network.
+_PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Table3:
+    """benchmark: every contestant that ran. left_out: (name, reason) of the others."""
+
+    benchmark: Benchmark
+    left_out: tuple[tuple[str, str], ...]
+
+
+def bench_table3(
+    model: str = "sid",
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    runs: int = 10,
+    threads: int | None = None,
+    compiled: bool = True,
+    onnx: Sequence[tuple[str, Path]] = (),
+    starts: bool = False,
+    command: str,
+    progress: Progress = no_progress,
+) -> Table3:
+    """Time the network in PyTorch eager and ``torch.compile`` (fp32, and the 16-bit precision of the device), ONNX
+    Runtime in fp32, and every backend and floating-point precision that runs here.
+
+    Args:
+        model: a preset, whose weights are then random from a fixed seed; a model file; or shipped weights.
+        compiled: with ``torch.compile``, which takes minutes to compile.
+        sizes, runs, threads, onnx, starts, command, progress: as for :func:`.engine.bench_engines`.
+
+    Raises:
+        InputError, CheckpointError: no such model or ONNX file, or nothing to measure.
+        BackendUnavailable: PyTorch or ONNX is not installed.
+    """
+    if not sizes or runs < 1 or min(min(size) for size in sizes) < 1:
+        raise InputError("A benchmark needs a frame size of at least 1x1 and at least one run.")
+    count: int = threads or environment.cores()["threads"] or 1
+    progress("Loading", 0.0)
+    checkpoint = find_checkpoint(model)
+    contestants: list[Contestant] = []
+    left_out: list[tuple[str, str]] = []
+    for name, make in _ways(checkpoint, model, sizes, count, compiled):
+        progress(f"Preparing {name}", 0.0)
+        try:
+            manifest, opener = make()
+        except Exception as error:  # a library may fail with anything; the others are measured all the same
+            left_out.append((name, _first_line(error)))
+        else:
+            contestants.append(Contestant(name, manifest, checkpoint, opener))
+    contestants += [rivals.onnx_file(name, file, count) for name, file in onnx]
+    if not contestants:
+        raise BackendUnavailable(f"Nothing here runs the network: {left_out[0][1]}")
+    benchmark = measure(
+        contestants,
+        sizes=sizes,
+        runs=runs,
+        threads=count,
+        starts=starts,
+        command=command,
+        progress=progress,
+    )
+    return Table3(benchmark, tuple(left_out))
+
+
+def find_checkpoint(model: str) -> Checkpoint:
+    """The network of a preset with random weights, the same each time, or of a file or shipped weights. A preset's
+    name means the preset where no file has it.
+
+    Raises:
+        InputError, CheckpointError: a name of nothing, or a file that is no model.
+        BackendUnavailable: PyTorch is not installed.
+    """
+    try:
+        import torch
+
+        from ..engine.builder import find_model
+        from ..engine.checkpoint import load_checkpoint, weights_sha256
+        from ..engine.models.registry import architectures, create, spec_of
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"This needs {error.name}, which is not installed: pip install 'derain-engine[build]'"
+        ) from error
+    presets = {
+        name: spec_of(architecture.name, config)
+        for architecture in architectures().values()
+        for name, config in architecture.presets.items()
+    }
+    if model not in presets or Path(model).exists():
+        return load_checkpoint(find_model(model)[0])
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        network = create(presets[model]).eval().requires_grad_(False)
+    return Checkpoint(
+        spec=presets[model],
+        network=network,
+        weights_sha256=weights_sha256(dict(network.named_parameters())),
+        colour_order="rgb",
+        source=Path(model),
+        metadata={},
+        format="torch",
+    )
+
+
+_Way = tuple[str, Callable[[], tuple[Manifest, Opener]]]
+
+
+def _ways(
+    checkpoint: Checkpoint, model: str, sizes: Sequence[tuple[int, int]], threads: int, compiled: bool
+) -> Iterator[_Way]:
+    """(name, what makes it) of all that may run the network here."""
+    base = _manifest(checkpoint, model, "none", "0", "fp32")
+    device, half = _torch_device()
+    where = " on the GPU" if device == "cuda" else ""
+    for precision in ("fp32", half):
+        for through in (False, True) if compiled else (False,):
+            label = f"{'torch.compile' if through else 'PyTorch eager'} {precision}{where}"
+            yield (
+                label,
+                lambda precision=precision, through=through: rivals.pytorch(
+                    checkpoint, base, threads, precision=precision, device=device, compiled=through
+                ),
+            )
+    yield "ONNX Runtime fp32", lambda: rivals.onnx_runtime(checkpoint, base, threads)
+    for name in _BACKENDS:
+        backend, label = backends.get(name), _LABELS.get(name, name)
+        if (reason := backend.unavailable()) is not None:
+            yield label, lambda reason=reason: _refuse(reason)
+            continue
+        for precision in (each for each in _PRECISIONS if each in backend.precisions):
+            yield (
+                f"{label} {precision}",
+                lambda backend=backend, precision=precision: _from_backend(
+                    backend, checkpoint, model, precision, sizes, threads
+                ),
+            )
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise BackendUnavailable(reason)
+
+
+def _torch_device() -> tuple[Literal["cpu", "cuda"], rivals.TorchPrecision]:
+    """Where PyTorch runs, and its 16-bit precision there."""
+    import torch
+
+    return ("cuda", "fp16") if torch.cuda.is_available() else ("cpu", "bf16")
+
+
+def _from_backend(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    model: str,
+    precision: str,
+    sizes: Sequence[tuple[int, int]],
+    threads: int,
+) -> tuple[Manifest, Opener]:
+    spec = checkpoint.spec
+    taken = frame_sizes(spec, None, None, sizes, None) if "sizes" in backend.takes else None
+    artefact = backend.compile(checkpoint.network, spec, CompileOptions(precision, sizes=taken))
+    # Payloads may be views of a file, which another process cannot be sent.
+    artefact = Artefact(
+        backend=artefact.backend,
+        backend_version=artefact.backend_version,
+        precision=artefact.precision,
+        payloads={key: bytes(payload) for key, payload in artefact.payloads.items()},
+        gpus=artefact.gpus,
+        sizes=artefact.sizes,
+    )
+    manifest = _manifest(checkpoint, model, artefact.backend, artefact.backend_version, artefact.precision)
+    return manifest, FromArtefact(artefact, manifest, threads)
+
+
+def _manifest(checkpoint: Checkpoint, source: str, backend: str, version: str, precision: str) -> Manifest:
+    spec = checkpoint.spec
+    return Manifest(
+        architecture=spec.architecture,
+        config=dict(spec.config),
+        granularity=spec.granularity,
+        smallest_side=spec.smallest_side,
+        exact_tiling_halo=spec.exact_tiling_halo,
+        tile_overlap=spec.tile_overlap,
+        bytes_per_pixel=spec.bytes_per_pixel,
+        source=source,
+        weights_sha256=checkpoint.weights_sha256,
+        backend=backend,
+        backend_version=version,
+        precision=precision,
+        input={},
+        output={},
+        verification={},
+        derain_engine=__version__,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, DerainError) and lines:
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
