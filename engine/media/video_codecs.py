@@ -1,0 +1,116 @@
+"""Which encoder writes a clean video, and how well."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+_H265_BITS = 12
+#: x265 takes the decoding times of reordered frames from the first few, and with fewer makes them up.
+_FEW_FRAMES = 8
+#: AVMasteringDisplayMetadata: red, green, blue (x, y), white (x, y), least, largest luminance as fractions; 2 flags.
+_MASTERING = struct.Struct("=22i")
+_CHROMATICITY, _LUMINANCE = 50_000, 10_000
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One of the codecs that can be named.
+
+    encoder: FFmpeg's name. crf: the quality taken unless another is named; None where there is nothing to choose.
+    worst_crf: the largest. options: of the encoder, always.
+    """
+
+    encoder: str
+    crf: int | None = None
+    worst_crf: int = 0
+    options: dict[str, str] = field(default_factory=dict)
+
+
+CODECS = {
+    "h264": Codec("libx264", 16, 51),
+    "h265": Codec("libx265", 16, 51),
+    "av1": Codec("libsvtav1", 20, 63),
+    # Without a rate of 0 its crf is only a limit.
+    "vp9": Codec("libvpx-vp9", 20, 63, {"b": "0", "row-mt": "1"}),
+    "prores": Codec("prores_ks"),
+    "ffv1": Codec("ffv1", options={"level": "3", "slicecrc": "1"}),
+}
+
+
+def choose_codec(container: str, bits: int, rgb: bool) -> str:
+    """The name of the codec for a container (FFmpeg's name) and what the frames hold."""
+    if container == "webm":
+        return "vp9" if bits == 8 else "av1"
+    if rgb or bits > _H265_BITS:
+        return "ffv1"
+    return "h264" if bits == 8 else "h265"
+
+
+def find_pixel_format(name: str, pix_fmt: str) -> str:
+    """The format that the codec of that name takes frames of ``pix_fmt`` in without loss: itself; for full range its
+    plain form, where the range is said beside the frames; for planar RGB the packed one.
+
+    Raises:
+        InputError: there is none.
+    """
+    import av
+
+    formats = [each.name for each in av.Codec(CODECS[name].encoder, "w").video_formats or ()]
+    packed = "bgr0" if pix_fmt == "gbrp" else pix_fmt
+    for candidate in (pix_fmt, pix_fmt.replace("yuvj", "yuv"), packed):
+        if candidate in formats or not formats:
+            return candidate
+    raise InputError(
+        f"{name} cannot hold {pix_fmt}; name another --codec, or a --pix-fmt that it holds: {', '.join(formats)}."
+    )
+
+
+def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) -> dict[str, str]:
+    """Options of the encoder for a video that begins with ``frame``. frames: how many it has, 0 if that is not known.
+
+    Raises:
+        InputError: a crf out of range, or for a codec that has none.
+    """
+    codec = CODECS[name]
+    if crf is not None and codec.crf is None:
+        raise InputError(f"{name} has no crf; leave it out.")
+    if crf is not None and not 0 <= crf <= codec.worst_crf:
+        raise InputError(f"A crf of {crf} is outside of 0 to {codec.worst_crf}, which {name} takes.")
+    options = dict(codec.options)
+    if codec.crf is not None:
+        options["crf"] = str(codec.crf if crf is None else crf)
+    if name == "h265":
+        order = ["bframes=0"] if 0 < frames < _FEW_FRAMES else []
+        options["x265-params"] = ":".join(["log-level=error", *order, *_x265_hdr(frame)])
+    siting = {1: "left", 2: "center", 3: "topleft", 4: "top"}.get(getattr(frame, "chroma_location", 0))
+    if siting:
+        options["chroma_sample_location"] = siting
+    return options
+
+
+def _x265_hdr(frame: VideoFrame) -> list[str]:
+    """What the frame says of the display it was graded on and of its brightest light, in x265's words."""
+    words = []
+    for data in frame.side_data:
+        kind = data.type.name  # pyright: ignore[reportAttributeAccessIssue]
+        raw = bytes(cast(Any, data))
+        if kind == "MASTERING_DISPLAY_METADATA" and len(raw) >= _MASTERING.size:
+            numbers = _MASTERING.unpack_from(raw)
+            pairs = list(zip(numbers[:20:2], numbers[1:20:2], strict=True))
+            if not all(numbers[20:]) or not all(below for _, below in pairs):
+                continue
+            scales = [_CHROMATICITY] * 8 + [_LUMINANCE] * 2
+            rx, ry, gx, gy, bx, by, wx, wy, least, most = (
+                round(above * scale / below) for (above, below), scale in zip(pairs, scales, strict=True)
+            )
+            words.append(f"master-display=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})")
+        elif kind == "CONTENT_LIGHT_LEVEL" and len(raw) >= 8:
+            words.append("max-cll={},{}".format(*struct.unpack_from("=2I", raw)))
+    return words

@@ -1,0 +1,262 @@
+"""A clean video file: one encoded stream, and everything else of the source as it was."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import InputError, MediaError
+from .video_codecs import CODECS, choose_codec, encoder_options, find_pixel_format
+from .video_reader import VideoReader, convert, reason
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.frame import VideoFrame
+
+_log = logging.getLogger(__name__)
+
+#: What FFmpeg writes anew into every file, and what holds of the old encoding only.
+_OF_THE_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands"}
+_OF_THE_ENCODING = {"encoder", "vendor_id", "duration", "bps", "handler_name"}
+_OF_THE_ENCODING_PREFIXES = ("bps-", "duration-", "number_of_", "_statistics")
+#: Keys that the MP4 family writes in the way that players read; others need the way that keeps all keys.
+_MP4_KEYS = {
+    *(
+        "title",
+        "artist",
+        "album",
+        "album_artist",
+        "composer",
+        "comment",
+        "genre",
+        "date",
+        "year",
+        "copyright",
+    ),
+    *("description", "synopsis", "show", "episode_id", "network", "lyrics", "grouping", "track", "disc"),
+    *(
+        "creation_time",
+        "timecode",
+        "location",
+        "language",
+        "keywords",
+        "media_type",
+        "hd_video",
+        "compilation",
+    ),
+}
+_MP4_FAMILY = {"mp4", "mov", "ipod", "3gp", "3g2", "f4v"}
+_HDR_KINDS = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+class VideoWriter:
+    """Writes one video file after the pattern of ``reader``. A context manager that closes, and does not finish.
+
+    Opening it writes the header, so what the file cannot hold is refused before the work.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        target: Path,
+        reader: VideoReader,
+        first: VideoFrame,
+        *,
+        bits: int,
+        rgb: bool,
+        codec: str | None,
+        crf: int | None,
+        drop: Collection[str],
+    ) -> None:
+        """path: written to. target: its name later, for messages. first: a frame of the video, with the pixel format,
+        size and colours of all. bits, rgb: of its coding. codec, crf: None for what suits. drop: kinds of streams
+        that are left out.
+
+        Raises:
+            InputError: a container that is not known, or cannot hold the codec or one of the streams; a crf out of
+                range; a codec that cannot hold the frames.
+            MediaError: the header cannot be written.
+        """
+        import av
+        from av.error import FFmpegError
+
+        self._target = target
+        self.width, self.height = first.width, first.height
+        self.frames = 0
+        self._sent = 0
+        metadata = {k: v for k, v in reader.container.metadata.items() if k.lower() not in _OF_THE_FILE}
+        try:
+            self._container: OutputContainer = av.open(
+                str(path), "w", container_options=_container_options(target, metadata)
+            )
+        except (FFmpegError, ValueError) as error:
+            raise InputError(
+                f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
+            ) from error
+        try:
+            self._container.metadata.update(metadata)
+            self._add_video(reader, first, codec, crf, bits, rgb)
+            self._copies: dict[int, Stream] = {}
+            for stream in reader.copied:
+                if stream.type not in drop:
+                    self._copies[stream.index] = self._add_copy(stream)
+            chapters = reader.container.chapters()
+            if chapters:
+                self._container.set_chapters(chapters)
+            try:
+                self._container.start_encoding()
+            except (FFmpegError, ValueError) as error:
+                raise MediaError(
+                    f"{target} cannot be begun: {reason(error)}. If one of the streams that are copied does not fit "
+                    "into it, write .mkv or .mov, or leave that kind of stream out with --drop."
+                ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _add_video(
+        self, reader: VideoReader, first: VideoFrame, codec: str | None, crf: int | None, bits: int, rgb: bool
+    ) -> None:
+        from av.codec.context import Flags
+        from av.error import FFmpegError
+
+        name = codec or choose_codec(self._container.format.name, bits, rgb)
+        self._pix_fmt = find_pixel_format(name, first.format.name)
+        options = encoder_options(name, crf, first, reader.frames)
+        source = reader.video
+        try:
+            stream: Any = self._container.add_stream(
+                CODECS[name].encoder, rate=source.average_rate or source.guessed_rate, options=options
+            )
+        except (FFmpegError, ValueError) as error:
+            raise InputError(
+                f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
+            ) from error
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = first.width, first.height, self._pix_fmt
+        # The source's own ticks, so that no timestamp is rounded; frame_duration keeps the last frame's.
+        context.time_base = stream.time_base = source.time_base
+        context.flags |= Flags.frame_duration
+        context.thread_type = "AUTO"
+        if source.sample_aspect_ratio:
+            context.sample_aspect_ratio = source.sample_aspect_ratio
+        full = first.format.name.startswith("yuvj")
+        context.color_range = 2 if full else first.color_range
+        context.colorspace, context.color_primaries = first.colorspace, first.color_primaries
+        context.color_trc = first.color_trc
+        if name == "h265" and self._container.format.name in _MP4_FAMILY:
+            context.codec_tag = "hvc1"  # which Apple's players insist on
+        for data in first.side_data:
+            if data.type.name == "DISPLAYMATRIX":  # pyright: ignore[reportAttributeAccessIssue]
+                stream.set_display_matrix(struct.unpack("=9i", bytes(cast(Any, data))[:36]))
+        stream.metadata.update(_of_the_stream(source.metadata))
+        stream.disposition = source.disposition
+        self._stream = stream
+        _warn_of_hdr(first, name)
+
+    def _add_copy(self, stream: Stream) -> Stream:
+        from av.error import FFmpegError
+
+        try:
+            copy = self._container.add_stream_from_template(stream, opaque=True)
+        except (FFmpegError, ValueError) as error:
+            raise InputError(
+                f"{self._target} cannot hold stream {stream.index} of the source, which is {stream.type} "
+                f"({getattr(stream, 'name', None) or 'unknown'}); write .mkv or .mov, or leave it out with --drop "
+                f"{stream.type}."
+            ) from error
+        copy.metadata.update(stream.metadata)
+        copy.disposition = stream.disposition  # pyright: ignore[reportAttributeAccessIssue]
+        return copy
+
+    def write(self, frame: VideoFrame) -> None:
+        """The next frame, with its timestamp. Raises MediaError where it cannot be encoded or written."""
+        from av.video.frame import PictureType
+
+        frame = convert(frame, self._pix_fmt)
+        frame.pict_type = PictureType.NONE  # the encoder chooses its key frames
+        self._sent += 1
+        self._mux_video(frame)
+
+    def copy(self, packet: Packet) -> None:
+        """A packet of another stream of the source; dropped where its stream is."""
+        copy = self._copies.get(packet.stream_index)
+        if copy is not None:
+            packet.stream = copy
+            self._mux([packet])
+
+    def finish(self) -> None:
+        """Write what the encoder still holds, and the file's end.
+
+        Raises:
+            MediaError: that cannot be done, or the file has not as many frames as were written.
+        """
+        from av.error import FFmpegError
+
+        self._mux_video(None)
+        try:
+            self._container.close()
+        except (FFmpegError, OSError) as error:
+            raise MediaError(f"{self._target} cannot be finished: {reason(error)}.") from error
+        if self.frames != self._sent:
+            raise MediaError(
+                f"{self._target} is not what it should be: of {self._sent} frames the encoder wrote {self.frames}."
+            )
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        import contextlib
+
+        from av.error import FFmpegError
+
+        with contextlib.suppress(FFmpegError, OSError, ValueError):
+            self._container.close()
+
+    def _mux_video(self, frame: VideoFrame | None) -> None:
+        from av.error import FFmpegError
+
+        try:
+            packets = self._stream.encode(frame)
+        except (FFmpegError, ValueError) as error:
+            raise MediaError(f"{self._target}: the encoder failed: {reason(error)}.") from error
+        self.frames += len(packets)
+        self._mux(packets)
+
+    def _mux(self, packets: list[Packet]) -> None:
+        from av.error import FFmpegError
+
+        try:
+            self._container.mux(packets)
+        except (FFmpegError, ValueError) as error:
+            raise MediaError(f"{self._target} cannot be written: {reason(error)}.") from error
+
+
+def _container_options(target: Path, metadata: dict[str, str]) -> dict[str, str]:
+    family = target.suffix.lower().lstrip(".") in {*_MP4_FAMILY, "m4v"}
+    return {"movflags": "+use_metadata_tags"} if family and not metadata.keys() <= _MP4_KEYS else {}
+
+
+def _of_the_stream(metadata: dict[str, str]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in _OF_THE_ENCODING and not key.lower().startswith(_OF_THE_ENCODING_PREFIXES)
+    }
+
+
+def _warn_of_hdr(frame: VideoFrame, codec: str) -> None:
+    transfer = _HDR_TRANSFERS.get(int(frame.color_trc))
+    if transfer:
+        _log.warning(
+            "The video is HDR (%s); networks are trained on SDR pictures, so look at the result closely.",
+            transfer,
+        )
+    kinds = {data.type.name for data in frame.side_data}  # pyright: ignore[reportAttributeAccessIssue]
+    if kinds & _HDR_KINDS and codec != "h265":
+        _log.warning("%s is written without the source's HDR mastering data; --codec h265 keeps them.", codec)

@@ -1,0 +1,333 @@
+"""Videos through an engine: what is written is read back and compared with the source."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from derain_engine.engine.errors import InputError, MediaError
+from derain_engine.engine.media import video_writer
+from derain_engine.engine.media.video import clean_video, timestamp
+from derain_engine.engine.media.video_colour import coding_of, yuv_from_rgb
+
+from .clips import engine, make_clip, read
+
+#: Variable: no two steps are alike.
+VARIABLE = (0, 40, 87, 141, 202, 270, 345, 427, 516, 612, 715, 900)
+FORMATS = [
+    *("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"),
+    *("yuv420p12le", "bgr0", "gbrp10le"),
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames of 64 x 48, variable frame rate, lossless, with sound and subtitles."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mkv"
+    lossless = {"codec": "libx264", "options": {"crf": "0", "preset": "ultrafast"}}
+    return make_clip(path, times=VARIABLE, audio=True, subtitles=True, title="Rain", rotation=90, **lossless)
+
+
+@pytest.mark.parametrize("pix_fmt", FORMATS)
+@pytest.mark.parametrize("size", [(64, 48), (65, 33)])
+def test_dry_frames_come_through_to_the_bit(tmp_path: Path, pix_fmt: str, size: tuple[int, int]) -> None:
+    source = make_clip(tmp_path / "in.mkv", times=(0, 40, 80), pix_fmt=pix_fmt, size=size)
+    with engine() as runs:
+        done = clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1")
+    assert (done.frames, done.failures) == (3, ())
+    old, new = read(source), read(tmp_path / "out.mkv")
+    assert new.video["pix_fmt"] == pix_fmt
+    for before, after in zip(old.frames, new.frames, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p10le"])
+def test_the_engines_difference_is_what_changes(tmp_path: Path, pix_fmt: str) -> None:
+    source = make_clip(tmp_path / "in.mkv", times=(0, 40, 80), pix_fmt=pix_fmt, colorspace=1, color_range=1)
+    with engine(-20) as runs:
+        clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1")
+    kind = coding_of(pix_fmt, matrix=1, colour_range=1, width=64, height=48)
+    step = yuv_from_rgb(kind)[0].sum() * -20 / 255
+    old, new = read(source), read(tmp_path / "out.mkv")
+    for before, after in zip(old.frames, new.frames, strict=True):
+        change = after[0].astype(int) - before[0]
+        # Only where no channel is clipped is the difference the whole step.
+        assert change.min() == round(step)
+        assert change.max() <= 0
+        assert (change == round(step)).mean() > 0.02
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "mov"])
+def test_everything_beside_the_pictures_is_kept(tmp_path: Path, clip: Path, ending: str) -> None:
+    target = tmp_path / f"out.{ending}"
+    with engine(parallelism=2) as runs:
+        done = clean_video(runs, clip, target, drop=() if ending == "mkv" else ("subtitle",))
+    assert (done.frames, done.failures) == (len(VARIABLE), ())
+    old, new = read(clip), read(target)
+    assert new.times == [Fraction(each, 1000) for each in VARIABLE]
+    kinds = {"audio", "subtitle"} if ending == "mkv" else {"audio"}
+    assert set(new.packets) == kinds
+    for kind in kinds:
+        assert [data for _, data in new.packets[kind]] == [data for _, data in old.packets[kind]]
+        shifts = [abs(a - b) for (a, _), (b, _) in zip(new.packets[kind], old.packets[kind], strict=True)]
+        assert max(shifts) < Fraction(1, 40000)
+    assert new.metadata["title"] == "Rain"
+    assert [each["metadata"]["title"] for each in new.chapters] == ["rain"]
+    assert new.video["aspect"] == Fraction(4, 3)
+    assert new.first.rotation == old.first.rotation == 90
+    assert (new.video["codec"], new.video["pix_fmt"]) == ("h264", "yuv420p")
+
+
+@pytest.mark.parametrize(
+    "colours", [(1, 1, 1, 1), (1, 6, 6, 6), (1, 9, 9, 14), (2, 1, 1, 1), (2, 5, 5, 13)], ids=str
+)
+def test_colour_properties_are_kept(tmp_path: Path, colours: tuple[int, ...]) -> None:
+    names = ("color_range", "colorspace", "color_primaries", "color_trc")
+    properties = dict(zip(names, colours, strict=True))
+    source = make_clip(tmp_path / "in.mkv", times=(0, 40), **properties)
+    with engine() as runs:
+        clean_video(runs, source, tmp_path / "out.mp4")
+    assert read(tmp_path / "out.mp4").video["colours"] == list(colours)
+
+
+def test_ten_bits_stay_ten_bits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = make_clip(
+        tmp_path / "in.mkv",
+        times=(0, 40),
+        pix_fmt="yuv420p10le",
+        color_trc=16,
+        colorspace=9,
+        color_primaries=9,
+    )
+    with engine() as runs:
+        clean_video(runs, source, tmp_path / "out.mp4")
+    video = read(tmp_path / "out.mp4").video
+    assert (video["codec"], video["pix_fmt"], video["colours"][1:]) == ("hevc", "yuv420p10le", [9, 9, 16])
+    assert "PQ" in caplog.text
+
+
+def test_hdr_mastering_data_are_kept(tmp_path: Path) -> None:
+    words = (
+        "log-level=error:master-display=G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,1)"
+    )
+    source = make_clip(
+        tmp_path / "in.mp4",
+        times=(0, 40),
+        pix_fmt="yuv420p10le",
+        codec="libx265",
+        options={"x265-params": words + ":max-cll=1000,400:bframes=0"},
+    )
+    with engine() as runs:
+        clean_video(runs, source, tmp_path / "out.mp4")
+    first, second = (
+        {data.type.name: bytes(data) for data in read(path).first.side_data}
+        for path in (source, tmp_path / "out.mp4")
+    )
+    for kind in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"):
+        assert first[kind] == second[kind]
+
+
+def test_frames_can_be_converted_first(tmp_path: Path, clip: Path) -> None:
+    with engine() as runs:
+        clean_video(
+            runs, clip, tmp_path / "out.mov", codec="prores", pix_fmt="yuv422p10le", drop=["subtitle"]
+        )
+    assert read(tmp_path / "out.mov").video["pix_fmt"] == "yuv422p10le"
+
+
+def test_progress_counts_frames(tmp_path: Path, clip: Path) -> None:
+    told: list[tuple[str, float]] = []
+    with engine() as runs:
+        clean_video(runs, clip, tmp_path / "out.mkv", progress=lambda *each: told.append(each))
+    assert told[0] == ("Cleaning", 0.0)
+    assert len(told) == 1 + len(VARIABLE)
+    assert told[-1][0].startswith("12 of ")
+    assert "fps" in told[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"codec": "h264", "target": "out.webm"}, "cannot hold h264"),
+        ({"target": "out.mp4"}, "--drop subtitle"),
+        ({"target": "out.nonsense"}, ".mkv"),
+        ({"crf": 99}, "crf of 99"),
+        ({"crf": 5, "codec": "ffv1"}, "ffv1 has no crf"),
+        ({"codec": "prores"}, "--pix-fmt"),
+        ({"codec": "theora"}, "theora"),
+        ({"pix_fmt": "yuv999p"}, "yuv999p"),
+        ({"drop": ["smell"]}, "smell"),
+        ({"target": "no/folder.mkv"}, "does not exist"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_refused_before_the_work(
+    tmp_path: Path, clip: Path, options: dict[str, Any], words: str
+) -> None:
+    options = dict(options)
+    with engine() as runs, pytest.raises((InputError, MediaError), match=words):
+        clean_video(runs, clip, tmp_path / options.pop("target", "out.mkv"), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", times=(0, 40))
+    (tmp_path / "other.mkv").symlink_to(source)
+    with engine() as runs, pytest.raises(InputError, match="is the input"):
+        clean_video(runs, source, tmp_path / "other.mkv")
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
+def test_no_video_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.mp4").write_bytes(content)
+    with engine() as runs, pytest.raises(MediaError, match="cannot be read as video"):
+        clean_video(runs, tmp_path / "in.mp4", tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_truncated_file_is_finished_as_far_as_it_goes(tmp_path: Path, ending: str) -> None:
+    options = {"g": "4", "bf": "0"}
+    source = make_clip(
+        tmp_path / f"in.{ending}", times=tuple(range(0, 2000, 100)), codec="libx264", options=options
+    )
+    data = source.read_bytes()
+    if ending == "mp4":  # its index is moved to the front, where a cut leaves it whole
+        data = _index_first(source)
+    source.write_bytes(data[: len(data) * 6 // 10])
+    with engine() as runs:
+        done = clean_video(runs, source, tmp_path / f"out.{ending}")
+    assert 0 < done.frames < 20
+    assert len(done.failures) == 1
+    assert "in." in done.failures[0].message
+    assert "0:00:0" in done.failures[0].message
+    assert len(read(tmp_path / f"out.{ending}").frames) == done.frames
+
+
+def _index_first(path: Path) -> bytes:
+    import av
+
+    target = path.with_name("front.mp4")
+    with av.open(str(path)) as old, av.open(str(target), "w", options={"movflags": "faststart"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("on_error", "kept"),
+    [("stop", [0, 1]), ("skip", [0, 1, 3, 4]), ("passthrough", [0, 1, 2, 3, 4])],
+)
+@pytest.mark.parametrize("parallelism", [1, 3])
+def test_a_frame_that_the_engine_fails_at(
+    tmp_path: Path, on_error: Any, kept: list[int], parallelism: int
+) -> None:
+    times = (0, 40, 80, 120, 160)
+    source = make_clip(tmp_path / "in.mkv", times=times)
+    with engine(parallelism=parallelism, refuses=(2,)) as runs:
+        done = clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1", on_error=on_error)
+    if parallelism == 1:
+        assert [failure.seconds for failure in done.failures] == [pytest.approx(0.08)]
+        assert "0:00:00.080" in done.failures[0].message
+        assert "tired" in done.failures[0].message
+        new = read(tmp_path / "out.mkv")
+        assert new.times == [Fraction(times[number], 1000) for number in kept]
+        old = read(source)
+        for number, frame in zip(kept, new.frames, strict=True):
+            assert np.array_equal(frame[0], old.frames[number][0])
+    else:  # which frame is the third call's is up to the threads
+        assert len(done.failures) == 1
+        assert read(tmp_path / "out.mkv").times == sorted(read(tmp_path / "out.mkv").times)
+
+
+def test_nothing_is_left_where_no_frame_could_be_cleaned(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", times=(0, 40, 80))
+    with engine(refuses=(0, 1, 2)) as runs, pytest.raises(MediaError, match="tired"):
+        clean_video(runs, source, tmp_path / "out.mkv", on_error="skip")
+    assert [each.name for each in tmp_path.iterdir()] == ["in.mkv"]
+
+
+def fail_at(
+    monkeypatch: pytest.MonkeyPatch, number: int, error: Exception, cause: Exception | None = None
+) -> None:
+    write = video_writer.VideoWriter.write
+    calls = iter(range(1000))
+
+    def failing(self: Any, frame: Any) -> None:
+        if next(calls) == number:
+            raise error from cause
+        write(self, frame)
+
+    monkeypatch.setattr(video_writer.VideoWriter, "write", failing)
+
+
+def test_an_encoder_that_fails_leaves_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_clip(tmp_path / "in.mkv")
+    fail_at(monkeypatch, 4, MediaError("the encoder failed: it is broken."))
+    with engine() as runs:
+        done = clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1")
+    assert done.frames == len(read(tmp_path / "out.mkv").frames) == 4
+    assert "the encoder failed: it is broken, at 0:00:00.160" in done.failures[0].message
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (MediaError("no room"), OSError(errno.ENOSPC, "No space left on device")),
+        (RuntimeError("a defect"), None),
+        (KeyboardInterrupt(), None),
+    ],
+    ids=["disk full", "defect", "interrupt"],
+)
+def test_no_half_file_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, cause: Exception | None
+) -> None:
+    source = make_clip(tmp_path / "in.mkv")
+
+    def interrupt(stage: str, fraction: float) -> None:
+        if stage.startswith("3 "):
+            raise error
+
+    progress = interrupt if isinstance(error, KeyboardInterrupt) else lambda *_: None
+    if isinstance(error, Exception):
+        fail_at(monkeypatch, 4, error, cause)
+    threads = threading.active_count()
+    with engine() as runs, pytest.raises(type(error)):
+        clean_video(runs, source, tmp_path / "out.mkv", progress=progress)
+    assert [each.name for each in tmp_path.iterdir()] == ["in.mkv"]
+    assert threading.active_count() == threads
+
+
+def test_memory_is_bounded_where_the_encoder_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_clip(tmp_path / "in.mkv", times=tuple(range(0, 1200, 40)))
+    write, written, ahead = video_writer.VideoWriter.write, [0], []
+
+    def slow(self: Any, frame: Any) -> None:
+        time.sleep(0.005)
+        written[0] += 1
+        write(self, frame)
+
+    monkeypatch.setattr(video_writer.VideoWriter, "write", slow)
+    with engine() as runs:
+        clean = runs._session.run  # type: ignore[attr-defined]
+
+        def counting(batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+            ahead.append(runs._session.calls - written[0])  # type: ignore[attr-defined]
+            return clean(batch, out)
+
+        runs._session.run = counting  # type: ignore[method-assign]
+        clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1")
+    assert max(ahead) <= 3 + 3
+
+
+def test_timestamps_in_messages() -> None:
+    assert [timestamp(each) for each in (0, 3.2, 3723.45)] == ["0:00:00.000", "0:00:03.200", "1:02:03.450"]
