@@ -13,7 +13,7 @@ import typer
 
 from ..engine.errors import DerainError
 from ..engine.version import __version__
-from . import bench, build, environment, evaluate, export, kernels, train
+from . import bench, build, environment, evaluate, export, kernels, train, video
 from . import run as run_verb
 from .terminal import LogToTerminal, note, say
 
@@ -52,7 +52,7 @@ def _top(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
 ) -> None:
-    """Turn a trained deraining network into an engine file, and run that file on pictures."""
+    """Turn a trained deraining network into an engine file, and run that file on pictures and video."""
     context.ensure_object(Settings).debug = debug
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -68,7 +68,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(epilog=_EXAMPLES)(_top)
-    for module in (build, run_verb, evaluate, export, train, bench, kernels, environment):
+    for module in (build, run_verb, video, evaluate, export, train, bench, kernels, environment):
         module.register(app)
     return app
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from .progress import progress_bar
-from .terminal import note, printable
-from .values import Trust
+from .terminal import note
+from .values import Trust, tile_side
 
 _EXAMPLES = """Examples:
 
@@ -83,7 +83,7 @@ def _run(
     if side_by_side and rain_layer:
         raise typer.BadParameter("--side-by-side and --rain-layer exclude each other.")
     show: Show = "side-by-side" if side_by_side else "rain-layer" if rain_layer else "clean"
-    side = _tile(tile)
+    side = tile_side(tile)
     jobs = find_pictures(inputs, output)
     with progress_bar() as progress:
         path = find_engine(
@@ -101,11 +101,3 @@ def _run(
         note(failure.error)
     note(f"{len(failures)} of {len(jobs)} pictures failed.")
     raise typer.Exit(2 if len(failures) == len(jobs) else 5)
-
-
-def _tile(text: str) -> Literal["auto"] | int:
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal():
-        raise typer.BadParameter(f"--tile takes auto, 0 or a number of pixels, not {printable(text)}.")
-    return int(text)

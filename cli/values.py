@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import typer
+
+from .terminal import printable
 
 #: Of every verb that opens engine files.
 Trust = Annotated[
@@ -35,3 +37,12 @@ def frame_size(text: str) -> Size:
     if min(size) < 1:
         raise typer.BadParameter(f"{text!r} has a side below 1.")
     return size
+
+
+def tile_side(text: str) -> Literal["auto"] | int:
+    """``auto``, 0 or a number of pixels. Raises typer.BadParameter for anything else."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"--tile takes auto, 0 or a number of pixels, not {printable(text)}.")
+    return int(text)

@@ -1,0 +1,86 @@
+"""``video``: what it answers and with which exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from derain_engine.engine.media import video
+
+from ..engine.media.clips import make_clip, read
+from .conftest import Outcome
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return make_clip(tmp_path / "in.mkv", times=(0, 40, 90, 150), audio=True)
+
+
+def test_a_video_is_cleaned(cli: Cli, clip: Path, reference_file: Path) -> None:
+    target = clip.with_name("out.mkv")
+    done = cli("video", clip, "-o", target, "-e", reference_file, "--codec", "ffv1", "--threads", 1)
+    assert done.code == 0, done.err
+    assert "4 frames in" in done.err
+    assert done.out == ""
+    old, new = read(clip), read(target)
+    assert new.times == old.times
+    assert new.packets == old.packets
+    assert not np.array_equal(old.frames[0][0], new.frames[0][0])
+
+
+def test_what_was_finished_is_kept_with_exit_code_5(cli: Cli, clip: Path, reference_file: Path) -> None:
+    clip.write_bytes(clip.read_bytes()[:-8000])
+    done = cli("video", clip, "-o", clip.with_name("out.mkv"), "-e", reference_file)
+    assert done.code == 5, done.err
+    assert "the frame at 0:00:00." in done.err
+    assert "--on-error" in done.err
+    assert 0 < len(read(clip.with_name("out.mkv")).frames) < 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.mkv", "-o", "out.mkv"], "missing.mkv does not exist"),
+        (["in.mkv", "-o", "in.mkv"], "is the input"),
+        (["in.mkv", "-o", "out.mkv", "--tile", "wide"], "--tile takes"),
+        (["in.mkv", "-o", "out.mkv", "--crf", "70"], "crf of 70"),
+        (["in.mkv", "-o", "out.mkv", "--codec", "theora"], "--codec"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(
+    cli: Cli,
+    clip: Path,
+    reference_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    done = cli("video", *arguments, "-e", reference_file)
+    assert (done.code, words in done.err) == (2, True), done.err
+    assert not Path("out.mkv").exists()
+
+
+def test_without_pyav_it_says_what_to_install(cli: Cli, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    done = cli("video", clip, "-o", clip.with_name("out.mkv"))
+    assert done.code == 3
+    assert "derain-engine[video]" in done.err
+
+
+def test_an_interrupt_leaves_nothing(
+    cli: Cli, clip: Path, reference_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video._Run, "_hand_on_unclean", interrupted)
+    done = cli("video", clip, "-o", clip.with_name("out.mkv"), "-e", reference_file)
+    assert done.code == 130
+    assert [each.name for each in clip.parent.iterdir() if each.suffix == ".mkv"] == ["in.mkv"]
