@@ -185,9 +185,9 @@ def add_difference(
 
     if rainy.dtype != np.uint8:
         clean = np.clip(clean, 0, 1)
-    difference = cv2.subtract(clean, rainy, dtype=cv2.CV_32F)
-    if not difference.any():
+    if np.array_equal(rainy, clean):
         return False
+    difference = cv2.subtract(clean, rainy, dtype=cv2.CV_32F)
     scale = 1 / 255 if rainy.dtype == np.uint8 else 1.0
     if coding.rgb:
         red, green, blue = cv2.split(difference * np.float32(scale * coding.peak))

@@ -100,6 +100,7 @@ class VideoWriter:
                 f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
             ) from error
         try:
+            _require_timestamps(self._container, target)
             self._container.metadata.update(metadata)
             self._add_video(reader, first, codec, crf, bits, rgb)
             self._copies: dict[int, Stream] = {}
@@ -235,6 +236,16 @@ class VideoWriter:
             self._container.mux(packets)
         except (FFmpegError, ValueError) as error:
             raise MediaError(f"{self._target} cannot be written: {reason(error)}.") from error
+
+
+def _require_timestamps(container: OutputContainer, target: Path) -> None:
+    from av.format import Flags
+
+    name = container.format.name
+    if name not in _MP4_FAMILY and not container.format.flags & cast(Any, Flags.variable_fps).value:
+        raise InputError(
+            f"{name} files hold no timestamps of frames: write {target.with_suffix('.mkv')} or .mp4."
+        )
 
 
 def _container_options(target: Path, metadata: dict[str, str]) -> dict[str, str]:

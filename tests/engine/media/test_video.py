@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from derain_engine.engine.media import video_writer
 from derain_engine.engine.media.video import clean_video, timestamp
 from derain_engine.engine.media.video_colour import coding_of, yuv_from_rgb
 
-from .clips import engine, make_clip, read
+from .clips import engine, make_clip, random_frame, read
 
 #: Variable: no two steps are alike.
 VARIABLE = (0, 40, 87, 141, 202, 270, 345, 427, 516, 612, 715, 900)
@@ -158,6 +159,7 @@ def test_progress_counts_frames(tmp_path: Path, clip: Path) -> None:
         ({"codec": "h264", "target": "out.webm"}, "cannot hold h264"),
         ({"target": "out.mp4"}, "--drop subtitle"),
         ({"target": "out.nonsense"}, ".mkv"),
+        ({"target": "out.avi", "drop": ["subtitle"]}, "no timestamps"),
         ({"crf": 99}, "crf of 99"),
         ({"crf": 5, "codec": "ffv1"}, "ffv1 has no crf"),
         ({"codec": "prores"}, "--pix-fmt"),
@@ -247,6 +249,51 @@ def test_a_frame_that_the_engine_fails_at(
     else:  # which frame is the third call's is up to the threads
         assert len(done.failures) == 1
         assert read(tmp_path / "out.mkv").times == sorted(read(tmp_path / "out.mkv").times)
+
+
+@pytest.mark.parametrize(
+    ("on_error", "frames"), [("stop", range(1, 19)), ("skip", [19]), ("passthrough", [20])], ids=str
+)
+def test_a_frame_that_is_damaged(tmp_path: Path, on_error: Any, frames: Any) -> None:
+    source = make_clip(tmp_path / "in.mkv", times=tuple(range(0, 800, 40)), codec="mpeg4")
+    data = bytearray(source.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 60] = bytes(60)
+    source.write_bytes(data)
+    with engine(-20) as runs:
+        done = clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1", on_error=on_error)
+    assert len(done.failures) == 1
+    assert "is broken: its data are damaged" in done.failures[0].message
+    assert done.frames in frames
+    old, new = read(source), read(tmp_path / "out.mkv")
+    if on_error == "passthrough":
+        same = [np.array_equal(a[0], b[0]) for a, b in zip(old.frames, new.frames, strict=True)]
+        assert same.count(True) == 1
+        assert float(new.times[same.index(True)]) == pytest.approx(done.failures[0].seconds)
+
+
+def test_attachments_and_further_videos_are_copied(tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    with av.open(str(source), "w") as container:
+        streams: list[Any] = [container.add_stream(codec, rate=25) for codec in ("libx264", "mpeg4")]
+        container.add_attachment("font.ttf", "font/ttf", b"abc" * 100)
+        for stream, side in zip(streams, (64, 32), strict=True):
+            stream.width = stream.height = side
+        for number in range(6):
+            for stream in streams:
+                frame = random_frame("yuv420p", number, stream.width, stream.height)
+                frame.pts = number
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    with engine(-20) as runs:
+        clean_video(runs, source, tmp_path / "out.mkv")
+    old, new = read(source), read(tmp_path / "out.mkv")
+    assert len(old.packets["video"]) == 6
+    assert [data for _, data in new.packets["video"]] == [data for _, data in old.packets["video"]]
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        attached = container.streams.attachments[0]
+        assert (attached.name, attached.mimetype, attached.data) == ("font.ttf", "font/ttf", b"abc" * 100)
 
 
 def test_nothing_is_left_where_no_frame_could_be_cleaned(tmp_path: Path) -> None:
