@@ -43,7 +43,8 @@ def test_engines_and_rivals_are_measured_and_verified_in_one_run(cli, engine_fil
         assert row["backend_version"][0].isdigit() and row["command"].startswith("derain-engine")
         assert row["date"].endswith("+00:00") and row["environment"]["cpu"]["model"] == row["device"]
         assert row["cold_start_ms"] is row["peak_host_mb"] is row["device_mb"] is row["driver"] is None
-        assert min(row["macs_per_pixel"], row["flop_per_byte"], row["matmul_tflop_s"], row["copy_gb_s"]) > 0
+        assert min(row["macs_per_pixel"], row["matmul_tflop_s"], row["copy_gb_s"]) > 0
+        assert row["flop_per_byte"] is None, "the fused kernels do not know a network of 4 channels"
 
 
 @pytest.mark.slow

@@ -60,22 +60,15 @@ def test_a_presets_weights_are_random_and_the_same_each_time():
 def test_everything_that_runs_here_is_measured_and_verified(cli, model, tmp_path):
     done = cli(
         *("bench", "table3", "--model", model, "--size", "32x64", "--size", "64x96", "--runs", "4"),
-        *("--threads", "1", "--json", "--plots", tmp_path / "plots"),
+        *("--threads", "1", "--no-compile", "--json", "--plots", tmp_path / "plots"),
     )
     assert done.code == 0, done.err
     rows = json.loads(done.out)
     names = [row["name"] for row in rows if row["height"] == 32]
-    assert names[:5] == [
-        "PyTorch eager fp32",
-        "torch.compile fp32",
-        "PyTorch eager bf16",
-        "torch.compile bf16",
-        "ONNX Runtime fp32",
-    ]
+    assert names[:3] == ["PyTorch eager fp32", "PyTorch eager bf16", "ONNX Runtime fp32"]
     assert "OpenVINO fp32" in names and len(rows) == 2 * len(names)
     assert all(row["verified"] for row in rows)
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {
         "latency.png",
-        "roofline.png",
         "speed-up.png",
     }
