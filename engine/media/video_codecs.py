@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .video_reader import side_data
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -98,19 +99,17 @@ def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) 
 def _x265_hdr(frame: VideoFrame) -> list[str]:
     """What the frame says of the display it was graded on and of its brightest light, in x265's words."""
     words = []
-    for data in frame.side_data:
-        kind = data.type.name  # pyright: ignore[reportAttributeAccessIssue]
-        raw = bytes(cast(Any, data))
-        if kind == "MASTERING_DISPLAY_METADATA" and len(raw) >= _MASTERING.size:
-            numbers = _MASTERING.unpack_from(raw)
-            pairs = list(zip(numbers[:20:2], numbers[1:20:2], strict=True))
-            if not all(numbers[20:]) or not all(below for _, below in pairs):
-                continue
+    mastering = side_data(frame, "MASTERING_DISPLAY_METADATA")
+    if len(mastering) >= _MASTERING.size:
+        numbers = _MASTERING.unpack_from(mastering)
+        pairs = list(zip(numbers[:20:2], numbers[1:20:2], strict=True))
+        if all(numbers[20:]) and all(below for _, below in pairs):
             scales = [_CHROMATICITY] * 8 + [_LUMINANCE] * 2
             rx, ry, gx, gy, bx, by, wx, wy, least, most = (
                 round(above * scale / below) for (above, below), scale in zip(pairs, scales, strict=True)
             )
             words.append(f"master-display=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})")
-        elif kind == "CONTENT_LIGHT_LEVEL" and len(raw) >= 8:
-            words.append("max-cll={},{}".format(*struct.unpack_from("=2I", raw)))
+    light = side_data(frame, "CONTENT_LIGHT_LEVEL")
+    if len(light) >= 8:
+        words.append("max-cll={},{}".format(*struct.unpack_from("=2I", light)))
     return words

@@ -70,7 +70,10 @@ class VideoReader:
 
         self.path = path
         try:
-            self.container: InputContainer = av.open(str(path), metadata_errors="replace")
+            # From PyAV 19 on, text that is no UTF-8 never raises.
+            strict = int(av.__version__.partition(".")[0]) < 19
+            options: Any = {"metadata_errors": "replace"} if strict else {}
+            self.container: InputContainer = av.open(str(path), **options)
         except (FFmpegError, OSError) as error:
             raise MediaError(f"{path} cannot be read as video: {reason(error)}.") from error
         videos = [s for s in self.container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
@@ -185,6 +188,14 @@ def convert(frame: VideoFrame, pix_fmt: str) -> VideoFrame:
     if frame.format.is_rgb or pix_fmt.startswith("gbr"):
         return frame.reformat(format=pix_fmt)
     return frame.reformat(format=pix_fmt, src_color_range=2 if full else 1, dst_color_range=2 if full else 1)
+
+
+def side_data(frame: VideoFrame, kind: str) -> bytes:
+    """What lies beside the frame under this name of ``av.sidedata.sidedata.Type``; empty where nothing does."""
+    try:
+        return bytes(cast(Any, frame.side_data)[kind])
+    except KeyError:
+        return b""
 
 
 def planar_form(pix_fmt: str) -> str:

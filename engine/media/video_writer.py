@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Collection
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError, MediaError
 from .video_codecs import CODECS, choose_codec, encoder_options, find_pixel_format
-from .video_reader import VideoReader, convert, reason
+from .video_reader import VideoReader, convert, reason, side_data
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -51,7 +52,8 @@ _MP4_KEYS = {
     ),
 }
 _MP4_FAMILY = {"mp4", "mov", "ipod", "3gp", "3g2", "f4v"}
-_HDR_KINDS = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
+_MATROSKA, _HOLD_ASPECT = {"matroska", "webm"}, {"h264", "h265"}
+_HDR_KINDS = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
@@ -153,13 +155,27 @@ class VideoWriter:
         context.color_trc = first.color_trc
         if name == "h265" and self._container.format.name in _MP4_FAMILY:
             context.codec_tag = "hvc1"  # which Apple's players insist on
-        for data in first.side_data:
-            if data.type.name == "DISPLAYMATRIX":  # pyright: ignore[reportAttributeAccessIssue]
-                stream.set_display_matrix(struct.unpack("=9i", bytes(cast(Any, data))[:36]))
+        matrix = side_data(first, "DISPLAYMATRIX")
+        if matrix:
+            stream.set_display_matrix(struct.unpack_from("=9i", matrix))
         stream.metadata.update(_of_the_stream(source.metadata))
         stream.disposition = source.disposition
         self._stream = stream
+        self._warn_of_aspect(source.sample_aspect_ratio, name)
         _warn_of_hdr(first, name)
+
+    def _warn_of_aspect(self, ratio: Fraction | None, codec: str) -> None:
+        # Matroska's own field for it is out of PyAV's reach, so it has to be in the codec's headers.
+        if (
+            self._container.format.name in _MATROSKA
+            and codec not in _HOLD_ASPECT
+            and ratio not in (None, 0, 1)
+        ):
+            _log.warning(
+                "%s is written without the source's sample aspect ratio of %s; .mp4 or --codec h264 keeps it.",
+                self._target,
+                ratio,
+            )
 
     def _add_copy(self, stream: Stream) -> Stream:
         from av.error import FFmpegError
@@ -268,6 +284,5 @@ def _warn_of_hdr(frame: VideoFrame, codec: str) -> None:
             "The video is HDR (%s); networks are trained on SDR pictures, so look at the result closely.",
             transfer,
         )
-    kinds = {data.type.name for data in frame.side_data}  # pyright: ignore[reportAttributeAccessIssue]
-    if kinds & _HDR_KINDS and codec != "h265":
+    if codec != "h265" and any(side_data(frame, kind) for kind in _HDR_KINDS):
         _log.warning("%s is written without the source's HDR mastering data; --codec h265 keeps them.", codec)

@@ -17,6 +17,7 @@ from derain_engine.engine.errors import InputError, MediaError
 from derain_engine.engine.media import video_writer
 from derain_engine.engine.media.video import clean_video, timestamp
 from derain_engine.engine.media.video_colour import coding_of, yuv_from_rgb
+from derain_engine.engine.media.video_reader import side_data
 
 from .clips import engine, make_clip, random_frame, read
 
@@ -127,12 +128,11 @@ def test_hdr_mastering_data_are_kept(tmp_path: Path) -> None:
     )
     with engine() as runs:
         clean_video(runs, source, tmp_path / "out.mp4")
-    first, second = (
-        {data.type.name: bytes(data) for data in read(path).first.side_data}
-        for path in (source, tmp_path / "out.mp4")
-    )
+    frames = [read(path).first for path in (source, tmp_path / "out.mp4")]
     for kind in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"):
-        assert first[kind] == second[kind]
+        first, second = (side_data(frame, kind) for frame in frames)
+        assert first == second
+        assert len(first) >= 8
 
 
 def test_frames_can_be_converted_first(tmp_path: Path, clip: Path) -> None:
@@ -141,6 +141,16 @@ def test_frames_can_be_converted_first(tmp_path: Path, clip: Path) -> None:
             runs, clip, tmp_path / "out.mov", codec="prores", pix_fmt="yuv422p10le", drop=["subtitle"]
         )
     assert read(tmp_path / "out.mov").video["pix_fmt"] == "yuv422p10le"
+
+
+def test_an_aspect_ratio_that_is_lost_is_told(
+    tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine() as runs:
+        clean_video(runs, clip, tmp_path / "kept.mkv")
+        assert not caplog.text
+        clean_video(runs, clip, tmp_path / "lost.mkv", codec="ffv1")
+    assert "sample aspect ratio of 4/3" in caplog.text
 
 
 def test_progress_counts_frames(tmp_path: Path, clip: Path) -> None:
