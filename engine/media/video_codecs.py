@@ -73,6 +73,16 @@ def find_pixel_format(name: str, pix_fmt: str) -> str:
     )
 
 
+def require_size(name: str, pix_fmt: str, width: int, height: int) -> None:
+    """Raises InputError where x264 or x265, which take no odd side of halved chroma, would give up without a word."""
+    odd = (width % 2 and ("420" in pix_fmt or "422" in pix_fmt)) or (height % 2 and "420" in pix_fmt)
+    if odd and name in ("h264", "h265"):
+        raise InputError(
+            f"{name} takes no frames of {width}x{height} in {pix_fmt}, as a side is odd; add --pix-fmt "
+            f"{pix_fmt.replace('420', '444').replace('422', '444')}, or name --codec ffv1."
+        )
+
+
 def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) -> dict[str, str]:
     """Options of the encoder for a video that begins with ``frame``. frames: how many it has, 0 if that is not known.
 

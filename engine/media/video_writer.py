@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError, MediaError
-from .video_codecs import CODECS, choose_codec, encoder_options, find_pixel_format
+from .video_codecs import CODECS, choose_codec, encoder_options, find_pixel_format, require_size
 from .video_reader import VideoReader, convert, reason, side_data
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class VideoWriter:
 
         name = codec or choose_codec(self._container.format.name, bits, rgb)
         self._pix_fmt = find_pixel_format(name, first.format.name)
+        require_size(name, self._pix_fmt, first.width, first.height)
         options = encoder_options(name, crf, first, reader.frames)
         source = reader.video
         try:
