@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,6 +85,8 @@ class TorchSession:
         if device == "cuda":
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mode = "max-autotune" if device == "cuda" else None
+        if compiled and not cache:
+            warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # as is asked for below
         # For each size anew: code for any size is slower.
         self._run: Any = torch.compile(network, mode=mode, dynamic=False) if compiled else network
 

@@ -52,7 +52,7 @@ def test_the_page_has_the_papers_tables_and_every_result_with_its_plots(measured
 
 
 def test_builds_are_a_table_of_their_own(tmp_path):
-    (file,) = (ROOT / "bench" / "results").glob("*-builds.json")
+    file = min((ROOT / "bench" / "results").glob("*-builds.json"))
     page = tmp_path / "page.md"
     assert make_page([file], page) == [page]
     rows = json.loads(file.read_text())["rows"]

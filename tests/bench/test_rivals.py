@@ -13,6 +13,7 @@ from derain_engine.bench.table3 import _manifest, find_checkpoint
 from derain_engine.engine.backends.reference import ReferenceSession
 from derain_engine.engine.errors import InputError
 from derain_engine.engine.frames import quantise
+from derain_engine.engine.models.ssid_kd import Derained
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,29 @@ def test_eager_in_bf16_rounds_and_leaves_the_network_alone(checkpoint):
     error = np.abs(outputs["bf16"] - outputs["fp32"]).max()
     assert 0 < error < 2e-2
     assert {each.dtype for each in checkpoint.network.parameters()} == {torch.float32}
+
+
+class OneLayer(torch.nn.Module):
+    """Stands for a network that compiles in seconds."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, image):
+        return Derained(image - self.layer(image), self.layer(image), image)
+
+
+@pytest.mark.slow
+def test_compiled_is_eager_at_every_size(checkpoint):
+    checkpoint = replace(checkpoint, network=OneLayer().eval().requires_grad_(False))
+    manifest = _manifest(checkpoint, "one", "none", "0", "fp32")
+    ways = [rivals.pytorch(checkpoint, manifest, 1, compiled=compiled) for compiled in (False, True)]
+    assert [found.backend for found, _ in ways] == ["pytorch", "torch.compile"]
+    with ways[0][1]("latency") as eager, ways[1][1]("latency") as compiled:
+        for size in ((32, 32), (33, 40)):
+            image = frames(np.float32, size)
+            np.testing.assert_allclose(compiled(image), eager(image), rtol=0, atol=1e-5)
 
 
 def save(path, nodes, inputs, outputs):
