@@ -74,7 +74,9 @@ def _video(
     ] = "stop",
     drop: Annotated[
         list[str] | None,
-        typer.Option(metavar="audio|subtitle|data|attachment", help="Leave these streams out; may be repeated."),
+        typer.Option(
+            metavar="audio|subtitle|data|attachment", help="Leave these streams out; may be repeated."
+        ),
     ] = None,
     tile: Annotated[
         str,
