@@ -1,4 +1,4 @@
-"""Synthetic rain: streak layers rendered as motion-blurred noise and laid over a clean picture.
+"""Synthetic rain: layers of single streaks or of motion-blurred noise, laid over a clean picture.
 
 The layers follow the usual model of the deraining literature, O = B + R (eq. 1 of the SSID-KD paper), with two
 variants that cameras and data sets show: the sum saturates at white, and screen blending, 1 - (1 - B)(1 - R).
@@ -16,10 +16,10 @@ import numpy as np
 from .errors import InputError
 
 Blend = Literal["additive", "saturate", "screen"]
-Kind = Literal["clean", "drizzle", "light", "heavy", "downpour"]
+Kind = Literal["clean", "drizzle", "light", "heavy", "downpour", "noise"]
 
-#: From none to five directions at once.
-KINDS: tuple[Kind, ...] = ("clean", "drizzle", "light", "heavy", "downpour")
+#: From none to five directions at once; the last is rain as photographs are retouched with it.
+KINDS: tuple[Kind, ...] = ("clean", "drizzle", "light", "heavy", "downpour", "noise")
 
 #: Relative length, angle offset in units of ``spread`` and share of the streaks of a layer's three groups.
 _GROUPS = ((1.0, 0.0, 0.5), (0.65, -1.0, 0.25), (1.35, 1.0, 0.25))
@@ -44,10 +44,26 @@ class Streaks:
 
 
 @dataclass(frozen=True)
+class BlurredNoise:
+    """One layer of rain as image editors make it, and with them the data sets that were made by hand (Rain1400 and
+    others): Gaussian noise, enlarged, blurred along a line, its contrast stretched.
+
+    length: of the blur, in pixels. grain: side of a grain of noise, in pixels. angle: as in :class:`Streaks`.
+    coverage: share of the pixels that get rain, in (0, 1). brightness: of the brightest thousandth, 1 is white.
+    """
+
+    length: float
+    grain: float
+    angle: float
+    coverage: float
+    brightness: float
+
+
+@dataclass(frozen=True)
 class Rain:
     """Layers, how they are blended with the picture, and the colour of the rain (RGB factors about 1)."""
 
-    layers: tuple[Streaks, ...] = ()
+    layers: tuple[Streaks | BlurredNoise, ...] = ()
     blend: Blend = "saturate"
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -86,11 +102,30 @@ def render_streaks(streaks: Streaks, height: int, width: int, rng: np.random.Gen
     return np.clip(total, 0, 2, out=total) * np.float32(streaks.brightness)
 
 
-def render_rain(layers: Sequence[Streaks], height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def render_noise(noise: BlurredNoise, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A rain layer, height x width float32 in [0, brightness]."""
+    import cv2
+
+    kernel = _streak_kernel(noise.length, 1.0, noise.angle)
+    margin = kernel.shape[0] // 2
+    h, w = height + 2 * margin, width + 2 * margin
+    grains = rng.standard_normal((int(np.ceil(h / noise.grain)), int(np.ceil(w / noise.grain))), np.float32)
+    # Clipped as an editor's noise on black is: half of the grains are dark.
+    field = cv2.resize(np.maximum(grains, 0), (w, h), interpolation=cv2.INTER_CUBIC)
+    field = cv2.filter2D(field, -1, kernel, borderType=cv2.BORDER_REFLECT)
+    field = field[margin : margin + height, margin : margin + width]
+    black, white = np.quantile(field, (1 - noise.coverage, 0.999))
+    return np.clip((field - black) / max(white - black, 1e-6), 0, 1) * np.float32(noise.brightness)
+
+
+def render_rain(
+    layers: Sequence[Streaks | BlurredNoise], height: int, width: int, rng: np.random.Generator
+) -> np.ndarray:
     """Sum of the layers, height x width float32, at least 0."""
     total = np.zeros((height, width), np.float32)
     for layer in layers:
-        total += render_streaks(layer, height, width, rng)
+        render = render_streaks if isinstance(layer, Streaks) else render_noise
+        total += render(layer, height, width, rng)
     return total
 
 
@@ -133,7 +168,7 @@ def sample_rain(kind: Kind, rng: np.random.Generator) -> Rain:
         )
 
     wind = float(np.clip(rng.normal(0, 16), -50, 50))
-    layers: list[Streaks] = []
+    layers: list[Streaks | BlurredNoise] = []
     if kind == "drizzle":
         layers.append(layer((5, 18), (0.7, 1.5), (0.6, 5), (0.1, 0.4), wind))
     elif kind == "light":
@@ -147,9 +182,24 @@ def sample_rain(kind: Kind, rng: np.random.Generator) -> Rain:
         for direction in directions:
             angle = wind / 2 + direction + rng.normal(0, 4)
             layers.append(layer((10, 60), (0.7, 2.2), (0.7, 4), (0.25, 0.9), angle))
+    elif kind == "noise":
+        # Editors' blur lies at any angle.
+        angle = float(np.clip(rng.normal(0, 28), -70, 70))
+        for _ in range(rng.integers(1, 3)):
+            layers.append(
+                BlurredNoise(
+                    length=float(np.exp(rng.uniform(*np.log((6, 60))))),
+                    grain=float(np.exp(rng.uniform(*np.log((1, 4))))),
+                    angle=angle + rng.normal(0, 4),
+                    coverage=float(np.exp(rng.uniform(*np.log((0.04, 0.6))))),
+                    brightness=rng.uniform(0.15, 0.9),
+                )
+            )
     if kind in ("heavy", "downpour") and rng.random() < 0.5:
         # Far rain: too many fine streaks to tell apart.
         layers.append(layer((8, 25), (0.7, 1.1), (15, 60), (0.02, 0.1), wind))
-    blend: Blend = ("saturate", "additive", "screen")[int(rng.choice(3, p=(0.7, 0.1, 0.2)))]
+    # Editors screen layers over a picture.
+    shares = (0.4, 0.1, 0.5) if kind == "noise" else (0.7, 0.1, 0.2)
+    blend: Blend = ("saturate", "additive", "screen")[int(rng.choice(3, p=shares))]
     tint = np.clip(rng.normal(1, 0.02, 3), 0.9, 1.1)
     return Rain(tuple(layers), blend, (float(tint[0]), float(tint[1]), float(tint[2])))

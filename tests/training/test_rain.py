@@ -10,10 +10,12 @@ from derain_engine.engine import rain as module
 from derain_engine.engine.errors import InputError
 from derain_engine.engine.rain import (
     KINDS,
+    BlurredNoise,
     Kind,
     Rain,
     Streaks,
     add_rain,
+    render_noise,
     render_rain,
     render_streaks,
     sample_rain,
@@ -21,6 +23,9 @@ from derain_engine.engine.rain import (
 from derain_engine.training.rain import TRAINING_SHARES, rainy_pair
 
 STREAKS = Streaks(length=20, width=1.5, angle=12, density=3, brightness=0.6)
+NOISE = BlurredNoise(length=20, grain=2, angle=12, coverage=0.2, brightness=0.6)
+#: Kinds that are drawn as single streaks, the more expensive the later.
+STREAKED = tuple(kind for kind in KINDS if kind not in ("clean", "noise"))
 
 
 def photo(height=96, width=120, seed=0):
@@ -55,7 +60,7 @@ def test_one_seed_gives_one_rain(kind):
 def test_kinds_are_ordered_by_what_they_cost():
     clean = photo()
     means = []
-    for kind in KINDS[1:]:
+    for kind in STREAKED:
         losses = []
         for seed in range(25):
             source = rng(seed)
@@ -78,7 +83,17 @@ def test_each_kind_has_its_number_of_directions(kind: Kind):
     rains = [sample_rain(kind, rng(seed)) for seed in range(60)]
     assert {rain.blend for rain in rains} == set(get_args(module.Blend))
     counts = {len(rain.layers) for rain in rains}
-    assert counts <= {"drizzle": {1}, "light": {1, 2}, "heavy": {2, 3, 4}, "downpour": {3, 4, 5, 6}}[kind]
+    directions = {
+        "drizzle": {1},
+        "light": {1, 2},
+        "heavy": {2, 3, 4},
+        "downpour": {3, 4, 5, 6},
+        "noise": {1, 2},
+    }
+    assert counts <= directions[kind]
+    assert {type(layer) for rain in rains for layer in rain.layers} == {
+        BlurredNoise if kind == "noise" else Streaks
+    }
     assert len(counts) > 1 or kind == "drizzle"
 
 
@@ -124,6 +139,27 @@ def test_more_brightness_and_more_density_make_more_rain():
         assert amounts == sorted(amounts) and amounts[-1] > 3 * amounts[0], field
     twice = render_streaks(replace(STREAKS, brightness=1.2), 64, 64, rng())
     np.testing.assert_allclose(twice, 2 * render_streaks(STREAKS, 64, 64, rng()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("coverage", [0.05, 0.3, 0.9])
+def test_blurred_noise_covers_its_share_up_to_its_brightness(coverage):
+    layer = render_noise(replace(NOISE, coverage=coverage), 200, 240, rng())
+    assert (layer > 0).mean() == pytest.approx(coverage, abs=0.01)
+    assert layer.max() == pytest.approx(NOISE.brightness) and layer.min() == 0
+
+
+def test_blurred_noise_is_long_along_its_angle_and_as_wide_as_its_grains():
+    def along_and_across(noise):
+        layer = render_noise(replace(noise, angle=0), 256, 256, rng()) - 0.1
+        layer -= layer.mean()
+        spectrum = np.abs(np.fft.fft2(layer)) ** 2
+        correlation = np.fft.ifft2(spectrum).real
+        return [int(np.argmax(line < correlation[0, 0] / 2)) for line in (correlation[:, 0], correlation[0])]
+
+    along, across = along_and_across(NOISE)
+    assert along > 3 * across
+    assert along_and_across(replace(NOISE, length=50))[0] > 1.5 * along
+    assert along_and_across(replace(NOISE, grain=6))[1] > across
 
 
 @pytest.mark.parametrize(("angle", "leans"), [(0, 0), (45, 1), (-45, -1)])
