@@ -14,6 +14,7 @@ from ..engine.checkpoint import Checkpoint
 from ..engine.errors import BackendUnavailable, InputError
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
+from ..engine.models.spec import clean_image
 from ..engine.runtime import Engine
 from ..engine.version import __version__
 from .contestants import Contestant, Mode, Opener
@@ -104,7 +105,7 @@ class TorchSession:
             if batch.dtype == np.uint8:
                 image = image.float() / 255
             # Reading the result waits for the GPU.
-            clean = self._run(image.to(self._kind)).clean.permute(0, 2, 3, 1).float()
+            clean = clean_image(self._run(image.to(self._kind))).permute(0, 2, 3, 1).float()
             if batch.dtype == np.uint8:
                 clean = clean.clamp(0, 1).mul(255).add(0.5).floor().byte()
             result = clean.cpu().contiguous().numpy()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BackendUnavailable, CheckpointError, InputError
 from .files import whole_file
@@ -22,7 +22,7 @@ from .models.spec import ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .models.registry import Architecture
+    from .models.architecture import Architecture
 
 ColourOrder = Literal["rgb", "bgr"]
 
@@ -32,6 +32,9 @@ FORMAT = 1
 _METADATA_KEY = "derain-engine"
 _WRAPPERS = ("net", "state_dict", "model", "params")
 _PREFIXES = ("module.", "_orig_mod.")
+# Of two architectures with the same keys, the likelier one's probe has to be so many times smaller than the other's.
+# The closest published files (PReNet6_LSTM, as itself and as PReNet) have a ratio of 3.6.
+_CLEARLY = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def load_checkpoint(
     *,
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
     options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
 ) -> Checkpoint:
     """Read trained weights: a PyTorch file (bare or wrapped state dict) or safetensors, recognised by content.
 
@@ -73,55 +77,33 @@ def load_checkpoint(
             says, or else the order of the architecture's published files (BGR for SSID-KD).
         options: configuration fields that leave no trace in the weights, by name, such as ``{"pyramid": "maxpool"}``;
             they go before what the file says.
+        arch: name of the architecture, where two have the same keys; what the file says, or else a try on a picture
+            without rain, decides without it.
 
     Raises:
-        CheckpointError: the file is not a model, is damaged, is of no known architecture or does not fit its own.
-        InputError: ``colour_order`` is none of the three.
+        CheckpointError: the file is not a model, is damaged, is of no known architecture, does not fit its own or that
+            of ``arch``, or may be of one or another.
+        InputError: ``colour_order`` is none of the three, or there is no such ``arch``.
         BackendUnavailable: PyTorch or safetensors is not installed.
     """
     if colour_order not in ("auto", "rgb", "bgr"):
         raise InputError(f"colour_order must be auto, rgb or bgr, not {colour_order!r}.")
     _require_torch()
-    import torch
-
-    from .models import registry
-
     path = Path(path)
     file = read_model_file(path)
     header = _own_header(path, file)
     state = _state_dict(path, file.content)
-    architecture = registry.recognise(state)
-    if architecture is None or architecture.name != header.get("architecture", architecture.name):
-        _refuse_architecture(path, state, header)
+    known = _possible(path, state, header, arch)
     state = _as_fp32(path, state)
-    try:
-        config = architecture.deduce(state, {**header.get("config", {}), **(options or {})})
-    except ValueError as error:
-        raise CheckpointError(f"{path} does not fit {architecture.name}: {error}.") from error
-    spec = registry.spec_of(architecture.name, config)
-    # Without memory or random numbers: the file's tensors become the network's.
-    with torch.device("meta"):
-        network = registry.create(spec)
-    _compare(path, architecture.name, architecture.expand(state, config), network.state_dict())
-    order = (
-        colour_order
-        if colour_order != "auto"
-        else header.get("colour_order", architecture.published_colour_order)
-    )
-    # Memory of their own, so that the file can go and weights that are not shared can be trained apart.
-    weights = {
-        key: torch.empty(tensor.shape).copy_(tensor)
-        for key, tensor in architecture.compact(state, config).items()
-    }
-    if order != "rgb":
-        weights = architecture.swap_colours(weights)
-    network.load_state_dict(architecture.expand(weights, config), assign=True)
-    network.requires_grad_(False).eval()
+    read = [_taken_for(each, path, state, header, colour_order, options or {}) for each in known]
+    found = read[0] if len(read) == 1 else _likelier(path, read)
     return Checkpoint(
-        spec=spec,
-        network=network,
-        weights_sha256=weights_sha256(weights),
-        colour_order=order,
+        spec=found.spec,
+        network=found.network,
+        weights_sha256=weights_sha256(
+            found.architecture.compact(found.network.state_dict(), found.spec.config)
+        ),
+        colour_order=found.colour_order,
         source=path,
         metadata=header.get("metadata", file.metadata),
         format=file.format,
@@ -272,14 +254,87 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     return state
 
 
-def _refuse_architecture(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> NoReturn:
+@dataclass(frozen=True)
+class _Read:
+    """A file's weights taken for an architecture's."""
+
+    architecture: Architecture
+    spec: ModelSpec
+    network: nn.Module
+    colour_order: ColourOrder
+
+
+def _possible(
+    path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any], arch: str | None
+) -> list[Architecture]:
+    """The architectures that the file may be of: one, but where several have its keys and nothing says which."""
     from .models import registry
 
-    known = ", ".join(registry.architectures())
-    said = f" (it says {header['architecture'][:50]!r})" if header else ""
+    known = registry.architectures()
+    if arch is not None and arch not in known:
+        raise InputError(f"There is no architecture {arch!r}; there is {', '.join(known)}.")
+    found = registry.recognise(state)
+    said = arch or header.get("architecture")
+    fitting = [each for each in found if said in (None, each.name)]
+    if fitting:
+        return fitting
+    if arch is not None and found:
+        names = " or ".join(each.name for each in found)
+        raise CheckpointError(f"{path} holds a network of {names} by its keys, not of {arch}.")
+    claim = f" (it says {header['architecture'][:50]!r})" if header else ""
     raise CheckpointError(
-        f"{path} holds a network that this version does not know{said}, with {_some(state)}; it knows {known}."
+        f"{path} holds a network that this version does not know{claim}, with {_some(state)}; "
+        f"it knows {', '.join(known)}."
     )
+
+
+def _taken_for(
+    architecture: Architecture,
+    path: Path,
+    state: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    colour_order: Literal["auto", "rgb", "bgr"],
+    options: Mapping[str, Any],
+) -> _Read:
+    import torch
+
+    from .models import registry
+
+    try:
+        config = architecture.deduce(state, {**header.get("config", {}), **options})
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit {architecture.name}: {error}.") from error
+    spec = registry.spec_of(architecture.name, config)
+    # Without memory or random numbers: the file's tensors become the network's.
+    with torch.device("meta"):
+        network = registry.create(spec)
+    _compare(path, architecture.name, architecture.expand(state, config), network.state_dict())
+    order = colour_order
+    if order == "auto":
+        order = header.get("colour_order", architecture.protocol.colour_order)
+    # Memory of their own, so that the file can go and weights that are not shared can be trained apart.
+    weights = {
+        key: torch.empty(tensor.shape).copy_(tensor)
+        for key, tensor in architecture.compact(state, config).items()
+    }
+    if order != "rgb":
+        weights = architecture.swap_colours(weights)
+    network.load_state_dict(architecture.expand(weights, config), assign=True)
+    network.requires_grad_(False).eval()
+    return _Read(architecture, spec, network, order)
+
+
+def _likelier(path: Path, read: Sequence[_Read]) -> _Read:
+    """Of architectures with the same keys, the one that the weights were trained in, by their probes."""
+    errors = [each.architecture.probe(each.network) for each in read if each.architecture.probe is not None]
+    best, second = sorted(errors)[:2]
+    if not best * _CLEARLY <= second:
+        names = [each.spec.architecture for each in read]
+        raise CheckpointError(
+            f"{path} holds a network of {' or '.join(names)}, whose weights look alike, and trying it does not tell "
+            f"which; say so with --arch {names[0]} or --arch {names[1]} (in Python arch=...)."
+        )
+    return read[errors.index(best)]
 
 
 def _as_fp32(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import frames
 from .errors import VerificationError
+from .models.spec import clean_image
 from .progress import Progress, no_progress
 from .rain import Kind, add_rain, sample_rain
 
@@ -130,7 +131,7 @@ def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:
 
     x = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
     with torch.inference_mode():
-        clean = network(x).clean
+        clean = clean_image(network(x))
     return np.ascontiguousarray(clean.numpy().transpose(0, 2, 3, 1))
 
 

@@ -23,8 +23,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
+from ..engine.frames import padded_side
 from ..engine.models.spec import ModelSpec
 from ..engine.progress import Progress, no_progress
+from .zeros import drop_zeros
 
 OPSET = 20
 INPUT = "rainy"
@@ -33,13 +35,17 @@ OUTPUTS = ("clean", "rain", "code")
 #: ONNX Runtime against PyTorch, both fp32: largest absolute error, times max(1, max|reference|).
 TOLERANCE = 1e-5
 
+#: Pixels of a side, for networks that take less.
+_LEAST_TRACED = 8
+
 #: Operators whose named input is a shape; in a trace it may hold the traced size.
 _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 
 #: Operators that the exporter would decompose into nothing but themselves.
 _WHOLE_OPERATORS = {
     *("aten.add.Tensor", "aten.cat.default", "aten.conv2d.default", "aten.leaky_relu.default"),
-    *("aten.max_pool2d.default", "aten.relu.default", "aten.sub.Tensor"),
+    *("aten.max_pool2d.default", "aten.mul.Tensor", "aten.new_zeros.default", "aten.relu.default"),
+    *("aten.sigmoid.default", "aten.sub.Tensor", "aten.tanh.default"),
     *("aten.upsample_bilinear2d.vec", "aten.upsample_nearest2d.vec"),
 }
 
@@ -75,7 +81,7 @@ def export_onnx(
             f"ONNX outputs must be some of {', '.join(OUTPUTS)}, each once; got {', '.join(outputs)!r}."
         )
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    side = _smallest(spec)
+    side = _traced_side(spec)
     # Batch, height and width all differ, so that none is taken for another.
     image = torch.zeros(2, 3, side, side + spec.granularity, device=device)
     try:
@@ -130,7 +136,7 @@ def check_onnx(model: onnx.ModelProto, network: nn.Module, spec: ModelSpec) -> f
     # Its idle threads spin, which on a busy machine costs more than these small frames.
     options.intra_op_num_threads = 1
     names = [output.name for output in model.graph.output]
-    step, side = spec.granularity, _smallest(spec)
+    step, side = spec.granularity, _traced_side(spec)
     random = np.random.default_rng(0)
     worst = 0.0
     try:
@@ -184,9 +190,9 @@ def _keep_whole(program: torch.export.ExportedProgram) -> None:
         program.run_decompositions = lambda *_, **__: program
 
 
-def _smallest(spec: ModelSpec) -> int:
-    """The smallest side in pixels that needs no padding."""
-    return -(-spec.smallest_side // spec.granularity) * spec.granularity
+def _traced_side(spec: ModelSpec) -> int:
+    """The smallest side in pixels that needs no padding and is no number of a batch or of colours."""
+    return padded_side(_LEAST_TRACED, spec.granularity, spec.smallest_side)
 
 
 @contextlib.contextmanager
@@ -222,6 +228,7 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
             if not any(initializer.name == name for initializer in graph.initializer):
                 graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
             node.input[:] = [node.input[0], "", name]
+    drop_zeros(graph, {name: dims[1] for name, dims in shapes.items() if len(dims) == 4})
     drop_unused(graph)
     sizeless = _sizeless(graph)
     for node in graph.node:
@@ -305,9 +312,10 @@ def _strip(model: onnx.ModelProto, spec: ModelSpec, network: nn.Module) -> None:
     )
     names = {_PREFIX + name: first.setdefault(id(tensor), name) for name, tensor in named}
     for initializer in graph.initializer:
-        initializer.name = names.get(initializer.name, initializer.name)
+        # A part of a weight is called after the whole.
+        initializer.name = names.get(initializer.name, initializer.name.removeprefix(_PREFIX))
     for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
+        node.input[:] = [names.get(name, name.removeprefix(_PREFIX)) for name in node.input]
     graph.name = spec.architecture
     model.producer_name = "derain-engine"
     model.ClearField("producer_version")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
-from ..models.spec import ModelSpec
+from ..models.spec import ModelSpec, clean_image
 from ..progress import Progress, no_progress
 from .base import Artefact, CompileOptions, RunOptions
 from .batches import output_for
@@ -52,8 +52,7 @@ class ReferenceSession:
             # Copied, since PyTorch warns about read-only arrays.
             image = torch.tensor(batch).permute(0, 3, 1, 2)
             result = self._network(image / 255 if batch.dtype == np.uint8 else image)
-            clean = result if isinstance(result, torch.Tensor) else result.clean
-            clean = clean.permute(0, 2, 3, 1)
+            clean = clean_image(result).permute(0, 2, 3, 1)
             if batch.dtype == np.uint8:
                 clean = clean.clamp(0, 1).mul(255).add(0.5).floor()
             # NaN has no uint8 value; it becomes 0 without a word, as in every backend.

@@ -5,64 +5,24 @@ A further architecture is one network file, one file on how its weights lie in f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from . import ssid_kd, ssid_kd_format
+from . import prenet_format, ssid_kd, ssid_kd_format
+from .architecture import Architecture, Protocol, State, global_reach
 from .spec import ModelSpec
-
-State = Mapping[str, Tensor]
-Config = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One kind of network. A network that :attr:`make` makes keeps its configuration object as ``network.config``.
-
-    name, granularity, smallest_side, exact_tiling_halo, tile_overlap: as in :class:`ModelSpec`.
-    presets: configuration objects by name.
-    published_colour_order: channel order of the images that the authors' own files were trained on.
-    normalise: a configuration object or a mapping of some of its fields to all fields as JSON values.
-    make: a normalised configuration to a network with fresh weights, for RGB images.
-    matches: whether a state dict is this architecture's, by its keys.
-    deduce: the normalised configuration of a state, with hints for what its shapes do not tell.
-    compact, expand: drop and restore the keys that are aliases of one tensor under a configuration.
-    swap_colours: the state of the network for images of the opposite channel order.
-    bytes_per_pixel: memory that a frame's activations take in fp32, estimated from a normalised configuration.
-
-    ``normalise``, ``make`` and ``deduce`` raise ValueError with a message for the user.
-    """
-
-    name: str
-    granularity: int
-    smallest_side: int
-    exact_tiling_halo: int | None
-    tile_overlap: int
-    presets: Mapping[str, Any]
-    published_colour_order: Literal["bgr", "rgb"]
-    normalise: Callable[[Any], dict[str, Any]]
-    make: Callable[[Config], nn.Module]
-    matches: Callable[[State], bool]
-    deduce: Callable[[State, Config], dict[str, Any]]
-    compact: Callable[[State, Config], dict[str, Tensor]]
-    expand: Callable[[State, Config], dict[str, Tensor]]
-    swap_colours: Callable[[State], dict[str, Tensor]]
-    bytes_per_pixel: Callable[[Config], int]
-
 
 _ARCHITECTURES = (
     Architecture(
         name="ssid-kd",
         granularity=ssid_kd.GRANULARITY,
         smallest_side=ssid_kd.SMALLEST_SIDE,
-        exact_tiling_halo=None,
+        exact_tiling_halo=global_reach,
         tile_overlap=ssid_kd.TILE_OVERLAP,
         presets=MappingProxyType(ssid_kd.PRESETS),
-        published_colour_order="bgr",
+        protocol=Protocol(colour_order="bgr", value_range=(0, 1), padding="none", rounding="truncated"),
         normalise=ssid_kd_format.normalise,
         make=ssid_kd_format.make,
         matches=ssid_kd_format.matches,
@@ -72,6 +32,7 @@ _ARCHITECTURES = (
         swap_colours=ssid_kd_format.swap_colours,
         bytes_per_pixel=ssid_kd_format.bytes_per_pixel,
     ),
+    *prenet_format.ARCHITECTURES,
 )
 
 
@@ -80,9 +41,18 @@ def architectures() -> dict[str, Architecture]:
     return {architecture.name: architecture for architecture in _ARCHITECTURES}
 
 
-def recognise(state: State) -> Architecture | None:
-    """The architecture whose keys ``state`` has, or None."""
-    return next((architecture for architecture in _ARCHITECTURES if architecture.matches(state)), None)
+def recognise(state: State) -> list[Architecture]:
+    """The architectures whose keys ``state`` has: mostly one or none, more where they differ in what they compute
+    alone, which their probes tell apart."""
+    return [architecture for architecture in _ARCHITECTURES if architecture.matches(state)]
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture of that name. Raises ValueError where there is none."""
+    known = architectures()
+    if name not in known:
+        raise ValueError(f"unknown architecture {name!r}; there are {', '.join(known)}")
+    return known[name]
 
 
 def spec_of(architecture: str, config: Any) -> ModelSpec:
@@ -91,14 +61,14 @@ def spec_of(architecture: str, config: Any) -> ModelSpec:
     Raises:
         ValueError: an architecture that is not registered, or a configuration that it cannot have.
     """
-    known = _get(architecture)
+    known = architecture_of(architecture)
     normalised = known.normalise(config)
     return ModelSpec(
         architecture=known.name,
         config=normalised,
         granularity=known.granularity,
         smallest_side=known.smallest_side,
-        exact_tiling_halo=known.exact_tiling_halo,
+        exact_tiling_halo=known.exact_tiling_halo(normalised),
         tile_overlap=known.tile_overlap,
         bytes_per_pixel=known.bytes_per_pixel(normalised),
     )
@@ -106,11 +76,4 @@ def spec_of(architecture: str, config: Any) -> ModelSpec:
 
 def create(spec: ModelSpec) -> nn.Module:
     """A network of ``spec`` with fresh weights, for RGB images. Raises ValueError as :func:`spec_of` does."""
-    return _get(spec.architecture).make(spec.config)
-
-
-def _get(name: str) -> Architecture:
-    known = architectures()
-    if name not in known:
-        raise ValueError(f"unknown architecture {name!r}; there are {', '.join(known)}")
-    return known[name]
+    return architecture_of(spec.architecture).make(spec.config)

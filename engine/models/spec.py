@@ -29,3 +29,8 @@ class ModelSpec:
     exact_tiling_halo: int | None = None
     tile_overlap: int = 0
     bytes_per_pixel: int = 0
+
+
+def clean_image(result: Any) -> Any:
+    """The clean image (N x 3 x H x W) of what a network returns: that itself, or the field ``clean`` of more."""
+    return getattr(result, "clean", result)

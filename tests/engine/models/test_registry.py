@@ -30,16 +30,14 @@ def test_recognises_by_keys_full_and_compact() -> None:
         full = state_of(config(blocks=blocks))
         compact = ARCHITECTURE.compact(full, ARCHITECTURE.normalise(config(blocks=blocks)))
         assert len(compact) < len(full)
-        assert registry.recognise(full) is registry.recognise(compact) is ARCHITECTURE
+        assert registry.recognise(full) == registry.recognise(compact) == [ARCHITECTURE]
 
 
 def test_relatives_are_not_recognised() -> None:
     weight = torch.zeros(24, 24, 3, 3)
-    assert registry.recognise({"encoder_scale1.units.0.scale8.0.0.weight": weight}) is None
-    assert (
-        registry.recognise({"encoder_decoder_1.weight": weight, "head.convLayer_1.0.weight": weight}) is None
-    )
-    assert registry.recognise({}) is None
+    assert registry.recognise({"encoder_scale1.units.0.unit.0.scale8.0.0.weight": weight}) == []
+    assert registry.recognise({"encoder_decoder_1.weight": weight, "head.convLayer_1.0.weight": weight}) == []
+    assert registry.recognise({}) == []
 
 
 @pytest.mark.parametrize("compacted", [False, True])
