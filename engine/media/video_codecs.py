@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .video_reader import side_data
+from .video_reader import chroma_siting, side_data
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -100,7 +100,7 @@ def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) 
     if name == "h265":
         order = ["bframes=0"] if 0 < frames < _FEW_FRAMES else []
         options["x265-params"] = ":".join(["log-level=error", *order, *_x265_hdr(frame)])
-    siting = {1: "left", 2: "center", 3: "topleft", 4: "top"}.get(getattr(frame, "chroma_location", 0))
+    siting = chroma_siting(frame)
     if siting:
         options["chroma_sample_location"] = siting
     return options

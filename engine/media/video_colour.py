@@ -34,6 +34,9 @@ _SD_LINES, _SD_COLUMNS = 576, 1279
 _FULL = 2
 #: Chroma sample location, as libavutil counts -> does a chroma sample lie on a luma column, on a luma row?
 _SITINGS = {1: (True, False), 2: (False, False), 3: (True, True), 4: (False, True)}
+#: Values of a picture that are converted at a time, 1 MB as floats: few enough for the caches, enough to make the
+#: cost of the calls small.
+_BAND_VALUES = 1 << 18
 _PIXEL_FORMAT = re.compile(
     r"(?:yuv(?P<full>j?)(?P<layout>420|422|444)|(?P<rgb>gb)r)p(?:(?P<bits>9|1[0246])le)?"
 )
@@ -153,90 +156,214 @@ def _scales(coding: Coding) -> tuple[float, float, float, float]:
     return 219 * unit, 224 * unit, 16 * unit, 128 * unit
 
 
-def to_rgb(planes: Sequence[np.ndarray], coding: Coding) -> np.ndarray:
+class Scratch:
+    """Arrays that one thread works in again and again: fresh ones of a frame's size cost more than the work in them,
+    as the system hands out their pages one by one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        """The array of that name, with whatever it held last; a new one where shape or dtype are others."""
+        kept = self._kept.get(name)
+        if kept is None or kept.shape != shape or kept.dtype != dtype:
+            kept = self._kept[name] = np.empty(shape, dtype)
+        return kept
+
+
+def to_rgb(
+    planes: Sequence[np.ndarray],
+    coding: Coding,
+    out: np.ndarray | None = None,
+    scratch: Scratch | None = None,
+) -> np.ndarray:
     """H x W x 3 RGB of a frame: uint8 for 8-bit codings, else float32; colours outside of [0, 1] are clipped.
 
     planes: H x W, and those of chroma as the coding says (rounded up), of ``coding.sample``. They are not changed.
+    out: written to and returned. scratch: of the calling thread.
     """
     import cv2
 
+    scratch = scratch or Scratch()
+    height, width = planes[0].shape
+    shape = height, width, 3
+    if out is None:
+        out = np.empty(shape, np.uint8 if coding.bits == 8 else np.float32)
     if coding.rgb:
-        green, blue, red = planes
-        codes = cv2.merge([red, green, blue])
-        return codes if coding.bits == 8 else codes.astype(np.float32) / np.float32(coding.peak)
-    luma = planes[0]
-    height, width = luma.shape
-    codes = cv2.merge([luma, *(_upsample(plane, coding)[:height, :width] for plane in planes[1:])])
-    matrix = rgb_from_yuv(coding)
-    if coding.bits == 8:
-        return cv2.transform(codes, matrix * 255)
-    return np.clip(cv2.transform(codes.astype(np.float32), matrix), 0, 1)
+        channels = [planes[2], planes[0], planes[1]]
+    else:
+        chroma = (
+            _upsample(plane, coding, name, scratch)
+            for plane, name in zip(planes[1:], ("cb", "cr"), strict=True)
+        )
+        channels = [planes[0], *(plane[:height, :width] for plane in chroma)]
+    for rows in _bands(height, width):
+        lines = [channel[rows] for channel in channels]
+        part = out[rows]
+        if coding.rgb and coding.bits == 8:
+            cv2.merge(lines, part)
+            continue
+        codes = cv2.merge(lines, scratch("codes", part.shape, coding.sample))
+        if coding.rgb:
+            np.divide(codes, np.float32(coding.peak), out=part, dtype=np.float32)
+        elif coding.bits == 8:
+            cv2.transform(codes, rgb_from_yuv(coding) * 255, part)
+        else:
+            floats = scratch("floats", part.shape, np.float32)
+            np.copyto(floats, codes)
+            cv2.transform(floats, rgb_from_yuv(coding), part)
+            np.clip(part, 0, 1, out=part)
+    return out
+
+
+def differ(rainy: np.ndarray, clean: np.ndarray) -> bool:
+    """Whether two pictures of one shape and dtype are not the same."""
+    import cv2
+
+    return cv2.norm(rainy, clean, cv2.NORM_INF) != 0
 
 
 def add_difference(
-    planes: Sequence[np.ndarray], rainy: np.ndarray, clean: np.ndarray, coding: Coding
+    planes: Sequence[np.ndarray],
+    rainy: np.ndarray,
+    clean: np.ndarray,
+    coding: Coding,
+    scratch: Scratch | None = None,
 ) -> bool:
     """Change ``planes`` in place by what the engine changed; False if that is nothing.
 
     planes: as for :func:`to_rgb`, writable. rainy, clean: H x W x 3 RGB, uint8 or float32, what the engine was given
-    (of :func:`to_rgb`) and what it made of it.
+    (of :func:`to_rgb`) and what it made of it. scratch: of the calling thread.
     """
     import cv2
 
-    if rainy.dtype != np.uint8:
-        clean = np.clip(clean, 0, 1)
-    if np.array_equal(rainy, clean):
-        return False
-    difference = cv2.subtract(clean, rainy, dtype=cv2.CV_32F)
+    scratch = scratch or Scratch()
     scale = 1 / 255 if rainy.dtype == np.uint8 else 1.0
-    if coding.rgb:
-        red, green, blue = cv2.split(difference * np.float32(scale * coding.peak))
-        changes = [green, blue, red]
-    else:
-        luma, *chroma = cv2.split(cv2.transform(difference, yuv_from_rgb(coding) * scale))
-        changes = [luma, *(_downsample(plane, coding) for plane in chroma)]
-    for plane, change in zip(planes, changes, strict=True):
-        depth = cv2.CV_8U if coding.bits == 8 else cv2.CV_16U
-        plane[...] = np.minimum(cv2.add(plane, change, dtype=depth), coding.peak)
-    return True
+    # A plane for each row of the matrix: G, B, R, or Y, Cb, Cr.
+    matrix = scale * (np.eye(3)[[1, 2, 0]] * coding.peak if coding.rgb else yuv_from_rgb(coding))
+    depth = cv2.CV_8U if coding.bits == 8 else cv2.CV_16U
+    height, width, _ = rainy.shape
+    changed = False
+    above: list[np.ndarray] | None = (
+        None  # of each plane of chroma, the line before the band; None where it is 0
+    )
+    for rows in _bands(height, width):
+        before, after = rainy[rows], clean[rows]
+        if rainy.dtype != np.uint8:
+            after = np.clip(after, 0, 1, out=scratch("clipped", after.shape, np.float32))
+        same = not differ(before, after)
+        if same and above is None:
+            continue
+        changed = changed or not same
+        shape = before.shape
+        difference = cv2.subtract(after, before, scratch("difference", shape, np.float32), dtype=cv2.CV_32F)
+        difference = cv2.transform(difference, matrix, scratch("coded", shape, np.float32))
+        changes = [scratch(f"change {number}", shape[:2], np.float32) for number in range(3)]
+        cv2.split(difference, changes)
+        last = None if same else [change[-1].copy() for change in changes[1:]]
+        for number, (plane, change) in enumerate(zip(planes, changes, strict=True)):
+            lines = rows
+            if number:
+                change = _downsample(
+                    change, coding, None if above is None else above[number - 1], rows.start, scratch
+                )
+                lines = slice(rows.start >> coding.halved[1], (rows.start >> coding.halved[1]) + len(change))
+            part = plane[lines]
+            cv2.add(part, change, part, dtype=depth)
+            if 8 < coding.bits < 16:
+                np.minimum(part, part.dtype.type(coding.peak), out=part)
+        above = last
+    return changed
 
 
-def _upsample(plane: np.ndarray, coding: Coding) -> np.ndarray:
+def _bands(height: int, width: int) -> list[slice]:
+    """Rows of a picture in parts that the steps of a conversion find in the cache, each but the last of even height."""
+    rows = max(_BAND_VALUES // (3 * width) // 2 * 2, 2)
+    return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def _upsample(plane: np.ndarray, coding: Coding, name: str, scratch: Scratch) -> np.ndarray:
     """Chroma at the luma's resolution, linearly, by its siting; a row or column too many where luma is odd."""
     import cv2
 
+    kind = plane.dtype.type
     between = [halved and not on for halved, on in zip(coding.halved, coding.cosited, strict=True)]
     if any(between):
+        height, width = plane.shape
         across, down = (2 if double else 1 for double in between)
-        plane = cv2.resize(plane, None, fx=across, fy=down, interpolation=cv2.INTER_LINEAR)
+        size = width * across, height * down
+        plane = cv2.resize(
+            plane, size, scratch(f"{name} between", size[::-1], kind), interpolation=cv2.INTER_LINEAR
+        )
     for axis, (halved, on) in enumerate(zip(coding.halved, coding.cosited, strict=True)):
         if not (halved and on):
             continue
-        # Axis 0 of the coding is across, which is the last one of an array.
-        lines = plane if axis else plane.T
-        following = np.concatenate([lines[1:], lines[-1:]])
-        doubled = np.empty((2 * len(lines), lines.shape[1]), plane.dtype)
-        doubled[::2] = lines
-        doubled[1::2] = cv2.addWeighted(np.ascontiguousarray(lines), 0.5, following, 0.5, 0)
-        plane = doubled if axis else doubled.T
-    return np.ascontiguousarray(plane)
-
-
-def _downsample(difference: np.ndarray, coding: Coding) -> np.ndarray:
-    """A difference of chroma at the luma's resolution -> at its own: the mean of two where a sample lies between
-    them, 1/4, 1/2, 1/4 where it lies on one. Edges are repeated."""
-    for axis in (1, 0):
-        across = axis == 0
-        if not coding.halved[axis]:
-            continue
-        lines = difference.T if across else difference
-        if len(lines) % 2:
-            lines = np.concatenate([lines, lines[-1:]])
-        even, odd = lines[::2], lines[1::2]
-        if coding.cosited[axis]:
-            before = np.concatenate([even[:1], odd[:-1]])
-            lines = (before + odd) * np.float32(0.25) + even * np.float32(0.5)
+        height, width = plane.shape
+        middle = scratch(f"{name} middle {axis}", (height, width), kind)
+        if axis == 0:  # of the coding, which is across
+            middle[:, -1] = plane[:, -1]
+            if width > 1:
+                middle[:, :-1] = cv2.addWeighted(
+                    plane[:, :-1],
+                    0.5,
+                    plane[:, 1:],
+                    0.5,
+                    0,
+                    scratch(f"{name} mean", (height, width - 1), kind),
+                )
+            # Two channels side by side are every other column: OpenCV weaves them in steps of a whole register.
+            woven = scratch(f"{name} across", (height, width, 2), kind)
+            plane = cv2.merge([plane, middle], woven).reshape(height, 2 * width)
         else:
-            lines = (even + odd) * np.float32(0.5)
-        difference = lines.T if across else lines
-    return np.ascontiguousarray(difference)
+            middle[-1] = plane[-1]
+            if height > 1:
+                cv2.addWeighted(plane[:-1], 0.5, plane[1:], 0.5, 0, middle[:-1])
+            doubled = scratch(f"{name} down", (height, 2, width), kind)
+            doubled[:, 0], doubled[:, 1] = plane, middle
+            plane = doubled.reshape(2 * height, width)
+    return plane
+
+
+def _downsample(
+    change: np.ndarray, coding: Coding, above: np.ndarray | None, row: int, scratch: Scratch
+) -> np.ndarray:
+    """A band of a change of chroma at the luma's resolution -> at its own: the mean of two where a sample lies
+    between them, 1/4, 1/2, 1/4 where it lies on one. Edges are repeated.
+
+    above: the line before it, None for zeros. row: where it begins.
+    """
+    import cv2
+
+    if coding.halved[1]:
+        if len(change) % 2:
+            change = np.concatenate([change, change[-1:]])
+        even, odd = change[::2], change[1::2]
+        half = scratch("half down", even.shape, np.float32)
+        if coding.cosited[1]:
+            half[1:] = odd[:-1]
+            half[0] = even[0] if not row else 0 if above is None else above
+            half += odd
+            half *= 0.5
+            half += even
+        else:
+            np.add(even, odd, out=half)
+        half *= 0.5
+        change = half
+    if coding.halved[0]:
+        if change.shape[1] % 2:
+            change = np.concatenate([change, change[:, -1:]], 1)
+        height, width = change.shape[0], change.shape[1] // 2
+        even, odd = (scratch(name, (height, width), np.float32) for name in ("even", "odd"))
+        cv2.split(change.reshape(height, width, 2), [even, odd])
+        half = scratch("half across", even.shape, np.float32)
+        if coding.cosited[0]:
+            half[:, 1:] = odd[:, :-1]
+            half[:, 0] = even[:, 0]
+            half += odd
+            half *= 0.5
+            half += even
+        else:
+            np.add(even, odd, out=half)
+        half *= 0.5
+        change = half
+    return change

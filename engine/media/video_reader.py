@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Kinds of streams that are copied.
 KINDS = ("audio", "subtitle", "data", "attachment")
+#: Chroma sample locations that are known here, as libavutil counts.
+_SITINGS = {1: "left", 2: "center", 3: "topleft", 4: "top"}
 _ATTACHED_PICTURE = 0x400
 #: Formats whose planes are only woven together, and the planar ones that hold the same codes.
 _PLANAR = {
@@ -57,29 +59,34 @@ class Shot:
 
 
 class VideoReader:
-    """Reads one video file. A context manager.
+    """Reads one video. A context manager.
 
-    video: the stream that is decoded, the first that is no cover picture. copied: all the others.
+    name: for messages. video: the stream that is decoded, the first that is no cover picture. copied: all the others.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises MediaError: the file is missing or no video."""
+    def __init__(self, source: Any, name: str = "", options: Mapping[str, Any] | None = None) -> None:
+        """source: a path, or what PyAV reads from; then with a name. options: for PyAV's ``open``.
+
+        Raises MediaError: the file is missing or no video.
+        """
         require_av()
         import av
         from av.error import FFmpegError
 
-        self.path = path
+        self.path = source if isinstance(source, Path) else None
+        self.name = name or str(source)
         try:
             # From PyAV 19 on, text that is no UTF-8 never raises.
             strict = int(av.__version__.partition(".")[0]) < 19
-            options: Any = {"metadata_errors": "replace"} if strict else {}
-            self.container: InputContainer = av.open(str(path), **options)
+            tolerant: Any = {"metadata_errors": "replace"} if strict else {}
+            opened = str(source) if self.path is not None else source
+            self.container: InputContainer = av.open(opened, **tolerant, **(options or {}))
         except (FFmpegError, OSError) as error:
-            raise MediaError(f"{path} cannot be read as video: {reason(error)}.") from error
+            raise MediaError(f"{self.name} cannot be read as video: {reason(error)}.") from error
         videos = [s for s in self.container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
         if not videos or videos[0].codec_context is None:
             self.container.close()
-            raise MediaError(f"{path} has no video in it that can be decoded.")
+            raise MediaError(f"{self.name} has no video in it that can be decoded.")
         self.video: VideoStream = videos[0]
         self.video.codec_context.thread_type = "AUTO"
         self.copied: list[Stream] = [
@@ -105,6 +112,11 @@ class VideoReader:
         """The length that the file's header says; 0 where it says none."""
         return (self.container.duration or 0) / 1_000_000
 
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second, on average."""
+        return Fraction(self.video.average_rate or self.video.guessed_rate or 25)
+
     def read(self) -> Iterator[Shot | Packet]:
         """Frames, and the packets of all other streams as they lie between them.
 
@@ -115,7 +127,7 @@ class VideoReader:
         count, last = 0, 0.0
         broken: dict[int, float] = {}
         try:
-            for packet in self.container.demux():
+            for packet in self._packets():
                 flush = packet.size == 0 and packet.dts is None
                 if packet.stream is not self.video:  # by stream, as the index of flushing packets is 0
                     if not flush:
@@ -144,6 +156,9 @@ class VideoReader:
         if missing:
             yield Shot(None, last, missing)
 
+    def _packets(self) -> Iterator[Packet]:
+        return self.container.demux()
+
     def _holds_chapters(self, stream: Stream) -> bool:
         """MP4 has chapters in a track of text, which whoever writes the chapters makes anew."""
         mp4 = "mp4" in self.container.format.name
@@ -162,7 +177,7 @@ class VideoReader:
         """What the file lacks of what its header promises, or ""."""
         if packets < self.video.frames:
             return f"the file ends too early, after {packets} of {self.video.frames} frames"
-        cut = missing_bytes(self.path)
+        cut = 0 if self.path is None else missing_bytes(self.path)
         if cut:
             return f"the file ends too early, {cut} bytes before the end that it says it has"
         return ""
@@ -196,6 +211,11 @@ def side_data(frame: VideoFrame, kind: str) -> bytes:
         return bytes(cast(Any, frame.side_data)[kind])
     except KeyError:
         return b""
+
+
+def chroma_siting(frame: VideoFrame) -> str:
+    """FFmpeg's name of where the frame's chroma samples lie; empty where nobody says."""
+    return _SITINGS.get(getattr(frame, "chroma_location", 0), "")
 
 
 def planar_form(pix_fmt: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from derain_engine.engine.media import video
+from derain_engine.engine.media import video_stages
 
 from ..engine.media.clips import make_clip, read
 from .conftest import Outcome
@@ -80,7 +80,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video._Run, "_hand_on_unclean", interrupted)
+    monkeypatch.setattr(video_stages.Stages, "_hand_on_unclean", interrupted)
     done = cli("video", clip, "-o", clip.with_name("out.mkv"), "-e", reference_file)
     assert done.code == 130
     assert [each.name for each in clip.parent.iterdir() if each.suffix == ".mkv"] == ["in.mkv"]

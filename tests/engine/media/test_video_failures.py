@@ -15,7 +15,8 @@ import pytest
 
 from derain_engine.engine.errors import MediaError
 from derain_engine.engine.media import video_writer
-from derain_engine.engine.media.video import clean_video, timestamp
+from derain_engine.engine.media.video import clean_video
+from derain_engine.engine.media.video_stages import timestamp
 
 from .clips import engine, make_clip, read
 
