@@ -1,4 +1,4 @@
-"""How close two images are: PSNR and SSIM, on RGB or on luma.
+"""How close two images are: PSNR and SSIM, on RGB or on luma; and the dark channel of one.
 
 Images are H x W x C or H x W float arrays in [0, 1]; the sums are done in float64. Integers are refused, as
 their range would be taken for [0, 1] without a word.
@@ -79,6 +79,27 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     if rgb.ndim == 0 or rgb.shape[-1] != 3:
         raise InputError(f"Luma needs RGB with three channels on the last axis, not shape {rgb.shape}.")
     return (_LUMA_BLACK + rgb.astype(np.float64) @ _LUMA_WEIGHTS) / 255.0
+
+
+def dark_channel_mean(rgb: np.ndarray, window: int = 15) -> float:
+    """The mean of the dark channel (eq. 9 of the SSID-KD paper): at every pixel the least value of all three channels
+    in the ``window`` x ``window`` pixels around it, as far as they lie in the image. Rain and haze raise it.
+
+    rgb: H x W x 3 in [0, 1]. window: odd, in pixels; 15 is that of He, Sun and Tang (TPAMI 2011), as the paper names
+    none. Returns 0 to 1.
+
+    Raises:
+        InputError: no H x W x 3 floats, an empty image, NaN or infinity, or an even window.
+    """
+    import cv2
+
+    _check_float(rgb)
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0 or not np.isfinite(rgb).all():
+        raise InputError(f"The dark channel is of height x width x 3 finite values, not {rgb.shape} or NaN.")
+    if window < 1 or window % 2 == 0:
+        raise InputError(f"The dark channel's window has an odd side, not {window}.")
+    box = np.ones((window, window), np.uint8)
+    return float(cv2.erode(rgb.min(axis=2).astype(np.float64), box).mean())
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

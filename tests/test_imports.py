@@ -33,7 +33,17 @@ ROWS = (
     {"errors", "version"},
 )
 #: Files of engine/ that belong to a part of another name.
-MEMBER_OF = {"build_options": "builder", "manifest": "bundle", "model_file": "checkpoint", "tiling": "frames"}
+MEMBER_OF = {
+    "build_options": "builder",
+    "manifest": "bundle",
+    "model_file": "checkpoint",
+    "niqe": "metrics",
+    "tiling": "frames",
+    **dict.fromkeys(
+        (f"evaluate_{each}" for each in "bootstrap csv figures published sets sheet subject video".split()),
+        "evaluate",
+    ),
+}
 #: Parts that may import anything at module level; the others stay light until a function is called.
 HEAVY_PARTS = {"export", "kernels", "models", "plan", "training"}
 LIGHT_MODULES = {

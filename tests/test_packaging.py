@@ -83,6 +83,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(
 ) -> None:
     expected = {
         "derain_engine/py.typed",
+        "derain_engine/engine/niqe_pristine.NOTICE",
+        "derain_engine/engine/niqe_pristine.npz",
         "derain_engine/engine/weights/LICENSE",
         "derain_engine/kernels/cuda/planar.ptx",
         "derain_engine/kernels/tuned.json",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from derain_engine.engine.errors import BackendUnavailable, InputError
-from derain_engine.engine.metrics import luma, psnr, ssim
+from derain_engine.engine.metrics import dark_channel_mean, luma, psnr, ssim
 
 
 def pair(height: int = 24, width: int = 31, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -104,3 +104,61 @@ def test_a_missing_scikit_image_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     with pytest.raises(BackendUnavailable, match=r"scikit-image.*derain-engine\[build\]"):
         ssim(*pair())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (33, 65), (40, 20)])
+@pytest.mark.parametrize("window", [1, 3, 15])
+def test_the_dark_channel_is_the_one_that_training_uses(size, window):
+    import torch
+
+    from derain_engine.kernels.dark_channel import dark_channel_maximum
+
+    image = np.random.default_rng(4).random((*size, 3)) ** 0.2
+    x = torch.from_numpy(1 - image.transpose(2, 0, 1)[None])
+    if min(size) > window // 2:
+        expected = 1 - dark_channel_maximum(x, window, window // 2).mean()
+        assert dark_channel_mean(image, window) == pytest.approx(float(expected), abs=1e-12)
+    least = [
+        image[
+            max(0, y - window // 2) : y + window // 2 + 1, max(0, x - window // 2) : x + window // 2 + 1
+        ].min()
+        for y in range(size[0])
+        for x in range(size[1])
+    ]
+    assert dark_channel_mean(image.astype(np.float32), window) == pytest.approx(np.mean(least), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "window"),
+    [
+        (np.zeros((4, 4)), 15),
+        (np.zeros((4, 4, 3), np.uint8), 15),
+        (np.zeros((0, 4, 3)), 15),
+        (np.full((4, 4, 3), np.nan), 15),
+        (np.zeros((4, 4, 3)), 4),
+    ],
+)
+def test_the_dark_channel_of_something_else_is_refused(image, window):
+    with pytest.raises(InputError):
+        dark_channel_mean(image, window)
+
+
+def test_psnr_and_ssim_are_scikit_images():
+    """On luma and on RGB, of pictures with 8-bit levels."""
+    from skimage import color, data, metrics
+
+    truth = data.chelsea()[:97, :131]
+    noisy = np.clip(truth + np.random.default_rng(6).normal(0, 12, truth.shape), 0, 255).astype(np.uint8)
+    a, b = (each.astype(np.float64) / 255 for each in (noisy, truth))
+    for x, y, axis in ((a, b, 2), (luma(a), luma(b), None)):
+        assert psnr(x, y) == pytest.approx(metrics.peak_signal_noise_ratio(y, x, data_range=1), abs=1e-9)
+        expected = metrics.structural_similarity(
+            *(x, y),
+            channel_axis=axis,
+            data_range=1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert ssim(x, y) == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_allclose(luma(b), color.rgb2ycbcr(truth)[..., 0] / 255, atol=1e-12)
