@@ -1,9 +1,8 @@
-"""``eval``: how much closer to the truth a model brings rainy pictures."""
+"""``eval``: what a model makes of rainy pictures and videos, in figures."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,22 +10,25 @@ import typer
 
 from .progress import progress_bar
 from .tables import show_columns
-from .terminal import say
+from .terminal import note, say
 from .values import Trust
 
 if TYPE_CHECKING:
-    from ..engine.evaluate import Comparison, Quality
+    from ..engine.evaluate import Comparison, Evaluation, SetResult
+    from ..engine.evaluate_figures import Values
 
 _EXAMPLES = """Examples:
 
 \b
 derain-engine eval sid-lite --rainy test/rainy --clean test/clean
+derain-engine eval sid-lite --rainy photos/ --sheet sheet.png
 derain-engine eval model.derain --rainy test/rainy --clean test/clean --json > scores.json
-derain-engine eval model.pt --rainy test/rainy --clean test/clean --native
+derain-engine eval net_latest.pth --rainy test/rainy --clean test/clean --native --protocol truncated
+derain-engine eval new.derain --against sid-lite --rainy a/rainy --clean a/clean --rainy b/rainy --clean b/clean
+derain-engine eval sid-lite --video rain.mp4
+derain-engine eval clean.mp4 --video rain.mp4
 derain-engine eval opening --rainy test/rainy --clean test/clean
 """
-
-_FIGURES = (("PSNR", "psnr", 2), ("SSIM", "ssim", 4), ("PSNR Y", "psnr_y", 2), ("SSIM Y", "ssim_y", 4))
 
 
 def register(app: typer.Typer) -> None:
@@ -39,62 +41,223 @@ def _evaluate(
         typer.Argument(
             metavar="MODEL_OR_ENGINE",
             help="An engine file; a model file, which the reference network runs in fp32; the name of shipped "
-            "weights, for their engine; or 'opening', a 5x5 morphological opening to compare with.",
+            "weights, for their engine; 'opening', a 5x5 morphological opening to compare with; or what is clean "
+            "already: a folder of pictures with the names of the rainy ones, or a video.",
         ),
     ],
-    rainy: Annotated[Path, typer.Option(help="Folder of rainy pictures.")],
+    rainy: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Folder of rainy pictures; may be repeated.")
+    ] = None,
     clean: Annotated[
-        Path, typer.Option(help="Folder of the same pictures without rain, under the same names.")
-    ],
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the same pictures without rain, under the same names, one for each --rainy. Without it, "
+            "NIQE is measured, which needs no truth.",
+        ),
+    ] = None,
+    video: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Rainy video to measure temporal flicker on; may be repeated."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL_OR_ENGINE",
+            help="Measure this one too, and give the mean lead over it with its 95 % bootstrap interval.",
+        ),
+    ] = None,
     native: Annotated[
         bool,
-        typer.Option("--native", help="Run the model without padding, as papers do; not for engine files."),
+        typer.Option("--native", help="Run models without padding, as papers do; not for engine files."),
     ] = False,
     colour_order: Annotated[
         Literal["auto", "rgb", "bgr"],
-        typer.Option(help="Channel order of the images that a model file was trained on."),
+        typer.Option(help="Channel order of the images that model files were trained on."),
     ] = "auto",
+    protocol: Annotated[
+        Literal["float", "rounded", "truncated"],
+        typer.Option(
+            help="What becomes of the output before it is measured: clamped only, or also rounded or truncated to 8 "
+            "bits. Deraining papers mostly print Y of truncated output.",
+        ),
+    ] = "float",
+    published: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The data set that the pictures are of, such as Rain200H, whose published figures are shown; by "
+            "default it is recognised by the folder's name.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the best and the worst cases on this picture."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a picture or video.")] = False,
     trust: Trust = None,
 ) -> None:
-    """Measure PSNR and SSIM of rainy pictures and of the clean ones made from them, over RGB and over luma (Y).
+    """Measure rainy pictures and what a model makes of them, or the flicker of video.
 
-    The output is clamped to [0, 1] and not rounded to 8 bits.
+    With a truth: PSNR and SSIM over RGB and over luma (Y). Without: NIQE. Always the mean of the dark channel, which
+    rain and haze raise. Every figure is given with the protocol that it was measured under. Pictures that cannot be
+    measured are named at the end (exit code 5).
     """
     from ..engine.evaluate import evaluate
+    from ..engine.evaluate_csv import as_csv as write_csv
 
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other.")
+    if not rainy and not video:
+        raise typer.BadParameter("Give --rainy, --video or both.")
+    if as_csv and rainy and video:
+        raise typer.BadParameter(
+            "--csv is of pictures or of videos; --rainy and --video exclude each other there."
+        )
     with progress_bar() as progress:
         result = evaluate(
             model,
-            rainy,
+            rainy or (),
             clean,
+            videos=video or (),
+            against=against,
             native=native,
             colour_order=colour_order,
+            protocol=protocol,
+            published=published,
+            sheet=sheet,
             trust=trust or (),
+            building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
             progress=progress,
         )
     if as_json:
         say(json.dumps(result.to_json(), allow_nan=False))
-        return
-    heads = ["Picture", *(f"{head}\n{which}" for head, _, _ in _FIGURES for which in ("in", "out"))]
+    elif as_csv:
+        for line in write_csv(result).splitlines():
+            say(line)
+    else:
+        _show(result)
+    broken = [b for flickers in result.clips.values() for b in flickers[0].broken]
+    for each in (*(failure.error for failure in result.failures), *broken):
+        note(each)
+    if result.failures:
+        total = len(result.pictures) + len(result.clips) + len(result.failures)
+        note(f"{len(result.failures)} of {total} pictures and videos failed.")
+    if result.failures or broken:
+        raise typer.Exit(5)
+
+
+def _show(result: Evaluation) -> None:
+    from ..engine.evaluate_figures import describe
+
+    if result.pictures:
+        _show_pictures(result)
+        for figure in result.figures:
+            if missing := result.undefined(figure):
+                say(f"{_head(figure)} is not defined for {', '.join(missing)}; left out of its mean.")
+    if result.rival is not None and result.pictures:
+        _show_lead(result)
+    for each in result.sets:
+        _show_published(result, each)
+    if result.clips:
+        _show_clips(result)
+    say(f"{result.subject}: {result.method}.")
+    if result.rival is not None:
+        say(f"Rival, {result.rival}: {result.rival_method}.")
+    words = describe(result.protocol, result.figures if result.pictures else ())
+    say(f"Protocol {words['name']}: {words['values']}; cropped: {words['crop']}.")
+    for figure in result.figures if result.pictures else ():
+        say(f"  {_head(figure)}: {words[figure]}.")
+
+
+def _show_pictures(result: Evaluation) -> None:
+    columns = ["in", "out", *(["rival"] if result.rival is not None else [])]
+    summary = []
+    several = len(result.sets) > 1
+    for each in result.sets if several else ():
+        if each.pictures:
+            mean = result.mean_of(each.pictures)
+            summary.append([f"Mean of {len(each.pictures)}, {each.name}", *_cells(result, mean)])
     mean = result.mean
-    gains = [text for figure in _FIGURES for text in ("", _text(mean.gain, *figure[1:], sign="+"))]
+    summary.append([f"Mean of {len(result.pictures)}", *_cells(result, mean)])
+    gains = [
+        cell for f in result.figures for cell in ("", _text(f, mean.gain, "+"), *[""] * len(columns[2:]))
+    ]
     show_columns(
-        heads,
-        [[name, *_cells(each)] for name, each in result.pictures.items()],
-        summary=[[f"Mean of {len(result.pictures)}", *_cells(mean)], ["Gain", *gains]],
+        ["Picture", *(f"{_head(figure)}\n{which}" for figure in result.figures for which in columns)],
+        [[name, *_cells(result, each)] for name, each in result.pictures.items()],
+        summary=[*summary, ["Gain", *gains]],
     )
-    say(f"{result.subject} ({result.method}); PSNR in dB, values in float32 clamped to [0, 1].")
 
 
-def _cells(comparison: Comparison) -> list[str]:
+def _cells(result: Evaluation, comparison: Comparison) -> list[str]:
+    rival = [] if comparison.rival is None else [comparison.rival]
     return [
-        _text(quality, field, digits)
-        for _, field, digits in _FIGURES
-        for quality in (comparison.rainy, comparison.output)
+        _text(f, values) for f in result.figures for values in (comparison.rainy, comparison.output, *rival)
     ]
 
 
-def _text(quality: Quality, field: str, digits: int, *, sign: str = "") -> str:
-    value = getattr(quality, field)
-    return "-" if math.isnan(value) else f"{value:{sign}.{digits}f}"
+def _show_lead(result: Evaluation) -> None:
+    from ..engine.evaluate_figures import FIGURES, text
+
+    rows = [
+        [
+            f"{_head(name)} ({'more' if FIGURES[name].rises else 'less'} is better)",
+            *(text(name, value, sign="+") for value in (each.mean, each.low, each.high)),
+            str(each.pictures),
+        ]
+        for name, each in result.lead().items()
+    ]
+    show_columns([f"Lead over {result.rival}", "mean", "95 % from", "to", "pictures"], rows)
+    say("Intervals: paired bootstrap over the pictures, percentiles of 10 000 draws, seeded.")
+
+
+def _show_published(result: Evaluation, part: SetResult) -> None:
+    if part.data_set is None or not part.pictures:
+        return
+    mean = result.mean_of(part.pictures)
+    for table in part.data_set.compared(result.figures):
+        ours = [("Here, rainy", mean.rainy), (f"Here, {result.subject}", mean.output)]
+        if mean.rival is not None:
+            ours.append((f"Here, {result.rival}", mean.rival))
+        show_columns(
+            [part.data_set.name, *(_head(figure) for figure in table.figures)],
+            [
+                *([name, *(_text(figure, values) for figure in table.figures)] for name, values in ours),
+                *([row.method, *(f"{value:g}" for value in row.values)] for row in table.rows),
+            ],
+        )
+        say(f"Here: {part.share} of {part.data_set.name}, protocol {result.protocol}.")
+        say(f"Published: {table.source}; protocol: {table.protocol}.")
+
+
+def _show_clips(result: Evaluation) -> None:
+    who = ["out", *(["rival"] if result.rival is not None else [])]
+    heads = [f"{what}\n{each}" for each in who for what in ("Output", "Residual", "Residual / source")]
+    show_columns(
+        ["Video", "Transitions", "Source\nin", *heads],
+        [
+            [
+                *(name, str(each[0].transitions), f"{each[0].source:.3f}"),
+                *(f"{v:.3f}" for f in each for v in (f.output, f.residual, f.relative)),
+            ]
+            for name, each in result.clips.items()
+        ],
+    )
+    say(
+        "Flicker: mean absolute difference of consecutive frames in levels of 1/255, over RGB; the residual is source "
+        "less output."
+    )
+
+
+def _head(figure: str) -> str:
+    from ..engine.evaluate_figures import FIGURES
+
+    return FIGURES[figure].head
+
+
+def _text(figure: str, values: Values, sign: str = "") -> str:
+    from ..engine.evaluate_figures import text
+
+    return text(figure, values[figure], sign=sign)

@@ -1,269 +1,367 @@
-"""How well rain is removed from pictures whose truth is known: PSNR and SSIM before and after.
+"""How well rain is removed: from pictures whose truth is known, from pictures without one, and from video.
 
-Values are measured in float32: the output is clamped to [0, 1] and not rounded to 8 bits, as papers do it. A
-picture file written by ``run`` is rounded, which costs at most a few hundredths of a dB.
+What every figure is measured on stands in ``evaluate_figures``, and goes with the result in words.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from . import frames, metrics, verify
-from .builder import find_model
-from .checkpoint import load_checkpoint
-from .contents import is_engine
-from .errors import InputError, VerificationError
-from .media.images import SUFFIXES, read_picture
+from .errors import DerainError, InputError, MediaError, VerificationError
+from .evaluate_bootstrap import Interval, paired_bootstrap
+from .evaluate_figures import (
+    PROTOCOLS,
+    WITH_TRUTH,
+    WITHOUT_TRUTH,
+    Protocol,
+    Values,
+    as_measured,
+    describe,
+    difference,
+    measure,
+    text,
+    to_json,
+)
+from .evaluate_published import DataSet, named, recognise
+from .evaluate_sets import Folder, Pair, find_sets, read_pair
+from .evaluate_sheet import Case, Sheet, panel
+from .evaluate_subject import ColourOrder, Model, Subject, open_subject
+from .evaluate_video import Flicker, measure_flicker
+from .files import require_writable
+from .media.images import format_of
 from .progress import Progress, no_progress
-from .runtime import load
-from .shipped import find_engine
-
-#: The name under which the baseline without a network is evaluated.
-BASELINE = "opening"
-_BASELINE_SIDE = 5
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A rainy picture and its truth: two files of one stem, which is the pair's name."""
-
-    name: str
-    rainy: Path
-    clean: Path
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Closeness to the truth. psnr: dB, infinite for equal pictures. ssim: 1 for equal pictures. Both over RGB;
-    ``_y`` over the BT.601 luma of ``metrics.luma``."""
-
-    psnr: float
-    ssim: float
-    psnr_y: float
-    ssim_y: float
-
-    def to_json(self) -> dict[str, float | None]:
-        """None stands for what JSON has no number for: infinite, and the difference of two such."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rainy picture and the output, each against the truth."""
+    """Figures of the rainy picture, of the output, and of the rival's output where there is a rival."""
 
-    rainy: Quality
-    output: Quality
+    rainy: Values
+    output: Values
+    rival: Values | None = None
 
     @property
-    def gain(self) -> Quality:
+    def gain(self) -> Values:
         """Output less rainy; NaN where both are infinite."""
-        return _combine(lambda values: values[1] - values[0], [self.rainy, self.output])
+        return difference(self.output, self.rainy)
+
+    @property
+    def lead(self) -> Values:
+        """Output less the rival's; empty without a rival."""
+        return {} if self.rival is None else difference(self.output, self.rival)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name).to_json() for name in ("rainy", "output", "gain")}
+        record = {name: to_json(getattr(self, name)) for name in ("rainy", "output", "gain")}
+        if self.rival is not None:
+            record |= {"rival": to_json(self.rival), "lead": to_json(self.lead)}
+        return record
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture or video that could not be measured, and why; the message names the file."""
+
+    name: str
+    error: DerainError
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """One folder of pictures. pictures: names of those that were measured. data_set: the public one that it is, or is a
+    part of, where that is known."""
+
+    name: str
+    pictures: tuple[str, ...]
+    data_set: DataSet | None = None
+
+    @property
+    def share(self) -> str:
+        """``a part: 50 of 100 pictures`` or ``all 100 pictures``; "" of an unknown data set."""
+        if self.data_set is None:
+            return ""
+        count, total = len(self.pictures), self.data_set.pictures
+        if count < total:
+            return f"a part: {count} of {total} pictures"
+        return f"all {total} pictures" if count == total else f"{count} pictures, where it has {total}"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """subject: what was evaluated, as it was named. method: how its output was computed. pictures: by name, in
-    order. sizes: (height, width) of each in pixels."""
+    """subject, rival: what was evaluated, as it was named. method, rival_method: how its output was computed.
+    figures: what was measured of pictures. pictures: by name, in order. sizes: (height, width) of each in pixels.
+    clips: by name of the video, the flicker of the subject's output, and of the rival's where there is a rival."""
 
     subject: str
     method: str
+    protocol: Protocol
+    figures: tuple[str, ...]
     pictures: dict[str, Comparison]
     sizes: dict[str, tuple[int, int]]
+    sets: tuple[SetResult, ...] = ()
+    rival: str | None = None
+    rival_method: str | None = None
+    clips: dict[str, tuple[Flicker, ...]] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
     @property
     def mean(self) -> Comparison:
-        """Each figure's mean over all pictures."""
+        """Each figure's mean over all pictures of all sets."""
+        return self.mean_of(self.pictures)
 
-        def mean(values: list[float]) -> float:
-            return sum(values) / len(values)
-
-        each = self.pictures.values()
-        return Comparison(_combine(mean, [c.rainy for c in each]), _combine(mean, [c.output for c in each]))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "subject": self.subject,
-            "method": self.method,
-            "mean": self.mean.to_json(),
-            "pictures": [
-                {"name": name, "height": self.sizes[name][0], "width": self.sizes[name][1], **each.to_json()}
-                for name, each in self.pictures.items()
-            ],
+    def mean_of(self, names: Sequence[str] | dict[str, Any]) -> Comparison:
+        """Each figure's mean over these pictures; those of which it is not defined, rainy or clean, are left out."""
+        each = [self.pictures[name] for name in names]
+        kept = {
+            figure: [c for c in each if not any(math.isnan(v[figure]) for v in _columns(c))]
+            for figure in self.figures
         }
 
+        def mean(column: int) -> Values:
+            return {
+                figure: sum(_columns(c)[column][figure] for c in kept[figure]) / len(kept[figure])
+                if kept[figure]
+                else math.nan
+                for figure in self.figures
+            }
 
-def find_pairs(rainy: str | os.PathLike[str], clean: str | os.PathLike[str]) -> list[Pair]:
-    """The pictures of the folder ``rainy``, sorted by name, each with the one of the same stem in ``clean``.
+        return Comparison(mean(0), mean(1), None if self.rival is None else mean(2))
 
-    Truths without a rainy picture are passed over.
+    def undefined(self, figure: str) -> list[str]:
+        """The pictures that have no such figure."""
+        return [n for n, c in self.pictures.items() if any(math.isnan(v[figure]) for v in _columns(c))]
 
-    Raises:
-        InputError: no folder, an empty one, two pictures of one stem in one folder, or a rainy picture without
-            truth (named).
-    """
-    rainy_of, clean_of = (_pictures_by_stem(Path(folder)) for folder in (rainy, clean))
-    missing = [path.name for stem, path in rainy_of.items() if stem not in clean_of]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise InputError(
-            f"{clean} has no picture named like {', '.join(missing[:5])}{more} of {rainy}; "
-            "pairs have the same file name but for the suffix."
-        )
-    return [Pair(stem, path, clean_of[stem]) for stem, path in rainy_of.items()]
+    def lead(self) -> dict[str, Interval]:
+        """For each figure the mean of output less rival over all pictures of all sets, with its bootstrap interval.
+        Pictures on which the difference is not finite are left out; so is a figure with fewer than two."""
+        leads = {f: [c.lead[f] for c in self.pictures.values() if c.rival is not None] for f in self.figures}
+        finite = {f: [value for value in values if math.isfinite(value)] for f, values in leads.items()}
+        return {f: paired_bootstrap(values) for f, values in finite.items() if len(values) > 1}
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "subject": self.subject,
+            "method": self.method,
+            "protocol": describe(self.protocol, self.figures if self.pictures else ()),
+        }
+        if self.rival is not None:
+            record["against"] = {
+                "subject": self.rival,
+                "method": self.rival_method,
+                "lead": {figure: interval.to_json() for figure, interval in self.lead().items()},
+            }
+        if self.pictures:
+            record["mean"] = self.mean.to_json()
+        record["sets"] = [self._set_to_json(each) for each in self.sets]
+        record["pictures"] = [
+            {"name": name, "height": self.sizes[name][0], "width": self.sizes[name][1], **each.to_json()}
+            for name, each in self.pictures.items()
+        ]
+        record["videos"] = [
+            {"name": name, **{who: flicker.to_json() for who, flicker in zip(_WHO, each, strict=False)}}
+            for name, each in self.clips.items()
+        ]
+        record["failures"] = [{"name": each.name, "error": str(each.error)} for each in self.failures]
+        return record
+
+    def _set_to_json(self, each: SetResult) -> dict[str, Any]:
+        record: dict[str, Any] = {"name": each.name, "pictures": len(each.pictures)}
+        if each.pictures:
+            record["mean"] = self.mean_of(each.pictures).to_json()
+        if each.data_set is not None:
+            tables = each.data_set.compared(self.figures)
+            record |= {
+                "data_set": each.data_set.name,
+                "data_set_pictures": each.data_set.pictures,
+                "published": [table.to_json() for table in tables],
+            }
+        return record
+
+
+#: Whose flicker is in ``Evaluation.clips``.
+_WHO = ("output", "rival")
+
+
+def _columns(comparison: Comparison) -> list[Values]:
+    rival = [] if comparison.rival is None else [comparison.rival]
+    return [comparison.rainy, comparison.output, *rival]
 
 
 def evaluate(
-    model: str | os.PathLike[str],
-    rainy: str | os.PathLike[str],
-    clean: str | os.PathLike[str],
+    model: Model,
+    rainy: Folder | Sequence[Folder] = (),
+    clean: Folder | Sequence[Folder] | None = None,
     *,
+    videos: Sequence[Folder] = (),
+    against: Model | None = None,
     native: bool = False,
-    colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    colour_order: ColourOrder = "auto",
+    protocol: Protocol = "float",
+    published: str | None = None,
+    sheet: Folder | None = None,
     trust: str | Sequence[str] = (),
+    building: Callable[[str, Path], None] = lambda name, path: None,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Clean every picture of ``rainy`` and measure it against its namesake in ``clean``.
+    """Clean every picture of ``rainy`` and measure it, against its namesake in ``clean`` where there is one.
+
+    A picture that cannot be read or measured is left out and named in the result, as long as others can.
 
     Args:
         model: an engine file; a weights file, which the fp32 reference network runs on padded frames, as every
-            engine does; the name of shipped weights, for their engine; or ``BASELINE``, a 5x5 morphological
-            opening of each channel, which removes thin bright streaks without a network. An existing file goes
-            before a name.
-        native: run the reference network on the pictures as they are, without padding, as papers do.
-        colour_order: of a weights file, as for ``load_checkpoint``.
-        trust: as for ``load``.
+            engine does; the name of shipped weights, for their engine; ``BASELINE``, a 5x5 morphological opening of
+            each channel, which removes thin bright streaks without a network; a folder of pictures that are clean
+            already, under the names of the rainy ones; or a clean video, for ``videos``. An existing file goes before
+            a name.
+        rainy: a folder of pictures, or several.
+        clean: as many folders in the same order; without, NIQE is measured in the place of PSNR and SSIM.
+        videos: rainy videos whose temporal flicker is measured.
+        against: another model, whose output on the same pictures is measured too.
+        native: run reference networks on the pictures as they are, without padding, as papers do.
+        colour_order: of weights files, as for ``load_checkpoint``.
+        protocol: what becomes of the output before it is measured.
+        published: the data set that all the folders are of, or are part of; by default it is recognised by their names.
+        sheet: a picture file that the best and the worst cases are drawn on.
+        trust, building: as for ``load`` and ``find_engine``.
         progress: told the picture being worked on and the fraction done.
 
     Raises:
-        InputError: folders or pictures that do not pair, sizes that differ or are too small, or ``native`` for
-            something that is no network.
-        MediaError: a picture cannot be read.
+        InputError: nothing to evaluate, folders that do not pair, ``native`` for something that is no network, or
+            options that do not fit. The error of the only picture; or none of several could be measured.
         VerificationError: NaN or infinity came out.
         BundleError, CheckpointError, BackendUnavailable: the model cannot be run.
     """
-    pairs = find_pairs(rainy, clean)
-    # All of them before any work: a set with a fault in it is refused in seconds, not after hours.
-    sizes = {pair.name: _read_pair(pair)[0].shape[:2] for pair in pairs}
+    sets = find_sets(rainy, clean)
+    clips = list(dict.fromkeys(Path(each) for each in videos))
+    if not sets and not clips:
+        raise InputError("There is nothing to evaluate: give folders of rainy pictures, or videos.")
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}.")
+    data_set = None if published is None else named(published)
+    data_sets = [data_set or recognise(each.folder) for each in sets]
+    if sheet is not None:
+        format_of(Path(sheet))
+        require_writable(sheet)
+        if not sets:
+            raise InputError("A sheet shows pictures; give a folder of rainy ones.")
+    drawn = None if sheet is None else Sheet()
+    options: dict[str, Any] = {
+        "native": native,
+        "colour_order": colour_order,
+        "trust": trust,
+        "progress": progress,
+        "building": building,
+    }
     pictures: dict[str, Comparison] = {}
-    with _open_subject(model, native, colour_order, trust, progress) as (method, remove_rain):
-        for pair in pairs:
-            progress(pair.name, len(pictures) / len(pairs))
-            pictures[pair.name] = _measure(pair, str(model), remove_rain)
-    progress(pairs[-1].name, 1.0)
-    return Evaluation(str(model), method, pictures, sizes)
-
-
-#: H x W x 3 float32 RGB in [0, 1] to the same, not clamped.
-_RemoveRain = Callable[[np.ndarray], np.ndarray]
-
-
-@contextlib.contextmanager
-def _open_subject(
-    model: str | os.PathLike[str],
-    native: bool,
-    colour_order: Literal["auto", "rgb", "bgr"],
-    trust: str | Sequence[str],
-    progress: Progress,
-) -> Iterator[tuple[str, _RemoveRain]]:
-    """(method in words, function) of what is to be evaluated."""
-    exists = Path(model).exists()
-    if not exists and str(model) == BASELINE:
-        if native:
-            raise InputError(f"{BASELINE} is no network; evaluate it without the native option.")
-        yield f"morphological opening, {_BASELINE_SIDE}x{_BASELINE_SIDE}", _opening
-    elif (exists and is_engine(model)) or (not exists and not native):
-        if native:
-            raise InputError(
-                f"{model} is an engine file, which always pads its frames; give its model for the native option."
-            )
-        with load(find_engine(model, progress=progress), trust=trust) as engine:
-            yield f"engine, {engine.manifest.backend} in {engine.precision}", engine
-    else:
-        checkpoint = load_checkpoint(find_model(model)[0], colour_order=colour_order)
-        spec = checkpoint.spec
-
-        def reference(image: np.ndarray) -> np.ndarray:
-            height, width = image.shape[:2]
-            if not native:
-                batch, _ = frames.pad_frame(image[None], spec.granularity, spec.smallest_side)
-            elif min(height, width) >= spec.smallest_side:
-                batch = image[None]
-            else:
-                raise InputError(
-                    f"without padding the network needs sides of at least {spec.smallest_side} pixels, "
-                    f"not {width}x{height}; leave the native option out."
+    sizes: dict[str, tuple[int, int]] = {}
+    flicker: dict[str, tuple[Flicker, ...]] = {}
+    failures: list[Failure] = []
+    with contextlib.ExitStack() as stack:
+        subject = stack.enter_context(open_subject(model, **options))
+        rival = None if against is None else stack.enter_context(open_subject(against, **options))
+        for each in (subject, rival):
+            _check_fits(each, len(sets), len(clips))
+        pairs = [pair for each in sets for pair in each.pairs]
+        for number, pair in enumerate(pairs):
+            progress(pair.name, number / len(pairs))
+            try:
+                pictures[pair.name], sizes[pair.name] = _measure(pair, subject, rival, protocol, drawn)
+            except (InputError, MediaError) as error:
+                failures.append(Failure(pair.name, error))
+        if pairs:
+            progress(pairs[-1].name, 1.0)
+        for clip in clips:
+            try:
+                flicker[str(clip)] = tuple(
+                    measure_flicker(clip, each, protocol, progress=progress)
+                    for each in (subject, rival)
+                    if each is not None
                 )
-            return verify.reference_output(checkpoint.network, batch)[0, :height, :width]
-
-        yield f"reference network in fp32, {'unpadded' if native else 'padded'}", reference
-
-
-def _opening(image: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((_BASELINE_SIDE, _BASELINE_SIDE), np.uint8))
-
-
-def _pictures_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give a folder of pictures.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
-        if path.stem in found:
-            raise InputError(
-                f"{found[path.stem]} and {path} have the same name but for the suffix; remove one of them."
-            )
-        found[path.stem] = path
-    if not found:
-        raise InputError(f"{folder} has no pictures in it; pictures end in {', '.join(SUFFIXES)}.")
-    return found
-
-
-def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """(rainy, clean), H x W x 3 float32 in [0, 1]."""
-    rainy, clean = (read_picture(path).pixels for path in (pair.rainy, pair.clean))
-    if rainy.shape != clean.shape:
-        raise InputError(
-            f"{pair.rainy} is {rainy.shape[1]}x{rainy.shape[0]} and {pair.clean} is "
-            f"{clean.shape[1]}x{clean.shape[0]}; a pair must have one size."
-        )
-    return frames.to_float(rainy), frames.to_float(clean)
-
-
-def _measure(pair: Pair, subject: str, remove_rain: _RemoveRain) -> Comparison:
-    rainy, clean = _read_pair(pair)
-    try:
-        output = remove_rain(rainy)
-        if not np.isfinite(output).all():
-            raise VerificationError(f"{subject} gave NaN or infinite values on {pair.rainy}.")
-        return Comparison(_quality(rainy, clean), _quality(np.clip(output, 0, 1), clean))
-    except InputError as error:
-        raise InputError(f"{pair.rainy}: {error}") from error
-
-
-def _quality(image: np.ndarray, truth: np.ndarray) -> Quality:
-    y, truth_y = metrics.luma(image), metrics.luma(truth)
-    return Quality(
-        metrics.psnr(image, truth),
-        metrics.ssim(image, truth),
-        metrics.psnr(y, truth_y),
-        metrics.ssim(y, truth_y),
+            except (InputError, MediaError) as error:
+                failures.append(Failure(str(clip), error))
+    if failures and not pictures and not flicker:
+        if len(failures) == 1:
+            raise failures[0].error
+        raise InputError(f"None of {len(failures)} could be measured; the first: {failures[0].error}")
+    result = Evaluation(
+        subject.name,
+        subject.method,
+        protocol,
+        WITHOUT_TRUTH if clean is None else WITH_TRUTH,
+        pictures,
+        sizes,
+        tuple(
+            SetResult(each.name, tuple(p.name for p in each.pairs if p.name in pictures), known)
+            for each, known in zip(sets, data_sets, strict=True)
+        ),
+        None if rival is None else rival.name,
+        None if rival is None else rival.method,
+        flicker,
+        tuple(failures),
     )
+    if drawn is not None and sheet is not None:
+        words = describe(protocol, ())
+        headline = [f"{subject.name} ({subject.method})", f"{words['values']}; cropped: {words['crop']}"]
+        drawn.write(Path(sheet), headline, "NIQE gained" if clean is None else "PSNR gained, RGB")
+    return result
 
 
-def _combine(how: Callable[[list[float]], float], qualities: list[Quality]) -> Quality:
-    """Field by field."""
-    return Quality(*(how([getattr(q, name) for q in qualities]) for name in asdict(qualities[0])))
+def _check_fits(subject: Subject | None, sets: int, clips: int) -> None:
+    if subject is None:
+        return
+    if subject.video is not None and (sets or clips != 1):
+        raise InputError(f"{subject.name} is a clean video; give the one rainy video it was made from.")
+    if subject.pictures and (clips or sets != 1):
+        raise InputError(
+            f"{subject.name} is a folder of clean pictures; give the one rainy folder it is for."
+        )
+
+
+def _measure(
+    pair: Pair, subject: Subject, rival: Subject | None, protocol: Protocol, sheet: Sheet | None
+) -> tuple[Comparison, tuple[int, int]]:
+    """The figures, and (height, width)."""
+    try:
+        rainy, truth = read_pair(pair)
+        outputs = [_output(each, pair, rainy, protocol) for each in (subject, rival) if each is not None]
+        comparison = Comparison(*(measure(image, truth) for image in (rainy, *outputs)))
+    except InputError as error:
+        told = str(error)
+        raise error if str(pair.rainy) in told else InputError(f"{pair.rainy}: {told}") from error
+    except MemoryError as error:
+        raise MediaError(f"{pair.rainy} cannot be measured: there is not enough memory.") from error
+    if sheet is not None:
+        sheet.add(_case(pair.name, rainy, outputs[0], truth, comparison))
+    return comparison, (rainy.shape[0], rainy.shape[1])
+
+
+def _output(subject: Subject, pair: Pair, rainy: np.ndarray, protocol: Protocol) -> np.ndarray:
+    output = subject.clean(pair, rainy)
+    if not np.isfinite(output).all():
+        raise VerificationError(f"{subject.name} gave NaN or infinite values on {pair.rainy}.")
+    return as_measured(output, protocol)
+
+
+def _case(
+    name: str, rainy: np.ndarray, output: np.ndarray, truth: np.ndarray | None, comparison: Comparison
+) -> Case:
+    shown = ("niqe", "dark_channel") if truth is None else ("psnr", "ssim")
+    heads = {"psnr": "dB", "ssim": "SSIM", "niqe": "NIQE", "dark_channel": "dark"}
+
+    def caption(values: Values) -> str:
+        return ", ".join(f"{text(each, values[each])} {heads[each]}" for each in shown)
+
+    panels = [
+        panel("rainy", rainy, caption(comparison.rainy)),
+        panel("output", output, caption(comparison.output)),
+    ]
+    if truth is not None:
+        panels.append(panel("truth", truth, ""))
+    gain = comparison.gain[shown[0]]
+    return Case(name, gain if truth is not None else -gain, tuple(panels))

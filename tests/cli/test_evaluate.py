@@ -61,8 +61,12 @@ def test_native_is_for_models(cli, folders, model, engine_file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda a: a[:2], "--rainy, --video or both"),
         (lambda a: a[:2] + a[4:], "--rainy"),
-        (lambda a: a[:4], "--clean"),
+        (lambda a: [*a, *a[2:4]], "2 rainy and 1 clean folders"),
+        (lambda a: [*a, "--json", "--csv"], "exclude each other"),
+        (lambda a: [*a, "--published", "Rain7"], "'Rain7', only of Rain200H"),
+        (lambda a: [*a, "--sheet", "sheet.txt"], "sheet.txt cannot be written: pictures end in"),
         (lambda a: [*a[:1], "nothing-of-that-name", *a[2:]], "nothing-of-that-name is neither"),
         (lambda a: [*a[:-1], a[-1] + "x"], "is not a folder"),
     ],

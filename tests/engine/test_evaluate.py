@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -13,7 +13,8 @@ from PIL import Image
 from derain_engine.engine import metrics, verify
 from derain_engine.engine.checkpoint import load_checkpoint, save_checkpoint
 from derain_engine.engine.errors import DerainError, InputError, MediaError, VerificationError
-from derain_engine.engine.evaluate import evaluate, find_pairs
+from derain_engine.engine.evaluate import evaluate
+from derain_engine.engine.evaluate_sets import find_pairs
 
 
 @pytest.fixture
@@ -64,12 +65,13 @@ def read(path) -> np.ndarray:
 
 def figures(image, truth):
     y, truth_y = metrics.luma(image), metrics.luma(truth)
-    return (
-        metrics.psnr(image, truth),
-        metrics.ssim(image, truth),
-        metrics.psnr(y, truth_y),
-        metrics.ssim(y, truth_y),
-    )
+    return {
+        "psnr": metrics.psnr(image, truth),
+        "ssim": metrics.ssim(image, truth),
+        "psnr_y": metrics.psnr(y, truth_y),
+        "ssim_y": metrics.ssim(y, truth_y),
+        "dark_channel": metrics.dark_channel_mean(image),
+    }
 
 
 def test_the_opening_baseline_is_measured_against_the_truth(folders):
@@ -84,13 +86,14 @@ def test_the_opening_baseline_is_measured_against_the_truth(folders):
         opened = cv2.erode(picture, np.ones((5, 5)))
         opened = cv2.dilate(opened, np.ones((5, 5)))
         expected.append((figures(picture, truth), figures(opened, truth)))
-        assert astuple(result.pictures[name].rainy) == pytest.approx(expected[-1][0])
-        assert astuple(result.pictures[name].output) == pytest.approx(expected[-1][1])
-    means = np.mean(expected, axis=0)
-    assert astuple(result.mean.rainy) == pytest.approx(means[0])
-    assert astuple(result.mean.output) == pytest.approx(means[1])
-    assert astuple(result.mean.gain) == pytest.approx(means[1] - means[0])
-    assert result.mean.gain.psnr > 5
+        assert result.pictures[name].rainy == pytest.approx(expected[-1][0])
+        assert result.pictures[name].output == pytest.approx(expected[-1][1])
+    for figure in result.figures:
+        rainy_mean, output_mean = (np.mean([each[column][figure] for each in expected]) for column in (0, 1))
+        assert result.mean.rainy[figure] == pytest.approx(rainy_mean)
+        assert result.mean.output[figure] == pytest.approx(output_mean)
+        assert result.mean.gain[figure] == pytest.approx(output_mean - rainy_mean)
+    assert result.mean.gain["psnr"] > 5
     assert [fraction for _, fraction in stages] == pytest.approx([0, 1 / 3, 2 / 3, 1])
 
 
@@ -104,9 +107,9 @@ def test_a_model_file_runs_padded_or_native(folders, model):
         picture, truth = read(rainy / f"{name}.png"), read(clean / f"{name}.png")
         whole, _ = pad_frame(picture[None], 32, 32)
         output = verify.reference_output(network, whole)[0, :height, :width].clip(0, 1)
-        assert astuple(padded.pictures[name].output) == pytest.approx(figures(output, truth))
+        assert padded.pictures[name].output == pytest.approx(figures(output, truth))
         output = verify.reference_output(network, picture[None])[0].clip(0, 1)
-        assert astuple(native.pictures[name].output) == pytest.approx(figures(output, truth))
+        assert native.pictures[name].output == pytest.approx(figures(output, truth))
     assert padded.pictures["1"] == native.pictures["1"], "sides that are multiples need no padding"
     assert padded.pictures["0"].output != native.pictures["0"].output
     assert ("unpadded" in native.method, "unpadded" in padded.method) == (True, False)
@@ -116,9 +119,7 @@ def test_an_engine_file_agrees_with_its_model(folders, model, engine):
     of_model, of_engine = (evaluate(what, *folders) for what in (model, engine))
     assert of_engine.method == "engine, reference in fp32"
     for name in of_model.pictures:
-        assert astuple(of_engine.pictures[name].output) == pytest.approx(
-            astuple(of_model.pictures[name].output), rel=1e-4
-        )
+        assert of_engine.pictures[name].output == pytest.approx(of_model.pictures[name].output, rel=1e-4)
     with pytest.raises(InputError, match="native"):
         evaluate(engine, *folders, native=True)
 
@@ -126,11 +127,10 @@ def test_an_engine_file_agrees_with_its_model(folders, model, engine):
 def test_a_name_of_shipped_weights_means_their_engine_and_natively_the_weights(
     folders, model, engine, monkeypatch
 ):
-    from derain_engine.engine import evaluate as module
-    from derain_engine.engine import weights
+    from derain_engine.engine import evaluate_subject, weights
 
     monkeypatch.setattr(weights, "shipped", {"tiny": model}.get)
-    monkeypatch.setattr(module, "find_engine", lambda name, progress: {"tiny": engine}[name])
+    monkeypatch.setattr(evaluate_subject, "find_engine", lambda name, **_: {"tiny": engine}[name])
     assert evaluate("tiny", *folders).method.startswith("engine")
     assert evaluate("tiny", *folders, native=True).method == "reference network in fp32, unpadded"
 
@@ -138,12 +138,14 @@ def test_a_name_of_shipped_weights_means_their_engine_and_natively_the_weights(
 def test_equal_pictures_are_infinitely_close_and_json_says_null(folders):
     _, clean = folders
     result = evaluate("opening", clean, clean)
-    assert result.mean.rainy.psnr == math.inf and result.mean.rainy.ssim == 1
+    assert result.mean.rainy["psnr"] == math.inf and result.mean.rainy["ssim"] == 1
     record = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert record["mean"]["rainy"] == {"psnr": None, "ssim": 1, "psnr_y": None, "ssim_y": 1}
+    dark = result.mean.rainy["dark_channel"]
+    expected = {"psnr": None, "ssim": 1, "psnr_y": None, "ssim_y": 1, "dark_channel": dark}
+    assert record["mean"]["rainy"] == expected
     assert record["pictures"][0]["name"] == "0" and record["pictures"][0]["height"] == 33
     infinite = result.pictures["0"].rainy
-    assert math.isnan(replace(result.mean, rainy=infinite, output=infinite).gain.psnr)
+    assert math.isnan(replace(result.mean, rainy=infinite, output=infinite).gain["psnr"])
 
 
 def test_16_bit_pictures_keep_their_precision(tmp_path):
@@ -151,7 +153,7 @@ def test_16_bit_pictures_keep_their_precision(tmp_path):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "a.png"), np.full((16, 16, 3), value, np.uint16))
     result = evaluate("opening", tmp_path / "rainy", tmp_path / "clean")
-    assert result.mean.rainy.psnr == pytest.approx(20 * math.log10(65535), abs=0.05)
+    assert result.mean.rainy["psnr"] == pytest.approx(20 * math.log10(65535), abs=0.05)
 
 
 def test_pairs_are_found_by_stem_whatever_the_suffix(folders):
@@ -199,29 +201,52 @@ def spoil_small(rainy, clean):
 
 
 @pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_missing, r"clean has no picture named like 1\.png"),
+        (spoil_twice, r"1\.bmp and .*1\.png have the same name"),
+        (spoil_empty, "rainy has no pictures"),
+        (spoil_folder, "rainy is not a folder"),
+    ],
+)
+def test_sets_that_do_not_pair_are_refused_by_name(folders, spoil, message):
+    spoil(*folders)
+    with pytest.raises(InputError, match=message):
+        evaluate("opening", *folders)
+
+
+@pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (spoil_missing, InputError, r"clean has no picture named like 1\.png"),
         (spoil_size, InputError, r"2\.png is 65x40 and .*2\.png is 30x40"),
-        (spoil_twice, InputError, r"1\.bmp and .*1\.png have the same name"),
-        (spoil_empty, InputError, "rainy has no pictures"),
-        (spoil_folder, InputError, "rainy is not a folder"),
         (spoil_picture, MediaError, r"2\.png"),
         (spoil_small, InputError, r"2\.png: SSIM needs sides"),
     ],
 )
-def test_sets_that_cannot_be_measured_are_refused_by_name(folders, spoil, error, message):
+def test_a_picture_that_cannot_be_measured_is_named_and_the_others_are_measured(
+    folders, spoil, error, message
+):
+    whole = evaluate("opening", *folders)
     spoil(*folders)
+    result = evaluate("opening", *folders)
+    assert list(result.pictures) == ["0", "1"] and result.sets[0].pictures == ("0", "1")
+    assert result.pictures["0"] == whole.pictures["0"]
+    (failure,) = result.failures
+    assert failure.name == "2" and type(failure.error) is error
     with pytest.raises(error, match=message):
+        raise failure.error
+    record = result.to_json()["failures"]
+    assert record == [{"name": "2", "error": str(failure.error)}]
+
+
+def test_where_no_picture_can_be_measured_there_is_no_result(folders):
+    for path in folders[0].iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"None of 3 could be measured; the first: .*0\.png"):
         evaluate("opening", *folders)
-
-
-def test_a_fault_in_the_last_picture_shows_before_any_work(folders, monkeypatch):
-    from derain_engine.engine import evaluate as module
-
-    spoil_size(*folders)
-    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("work began"))
-    with pytest.raises(InputError, match="one size"):
+    for name in ("1", "2"):
+        (folders[0] / f"{name}.png").unlink()
+    with pytest.raises(MediaError, match=r"0\.png"):
         evaluate("opening", *folders)
 
 
@@ -255,8 +280,8 @@ def test_natively_a_side_below_the_networks_smallest_is_refused(tmp_path, model)
 
 
 def test_nan_is_never_averaged(folders, monkeypatch):
-    from derain_engine.engine import evaluate as module
+    from derain_engine.engine import evaluate_subject
 
-    monkeypatch.setattr(module, "_opening", lambda image: image * np.float32("nan"))
+    monkeypatch.setattr(evaluate_subject, "_opening", lambda image: image * np.float32("nan"))
     with pytest.raises(VerificationError, match=r"opening gave NaN .*0\.png"):
         evaluate("opening", *folders)

@@ -1,0 +1,127 @@
+"""What can be evaluated: engines, networks, a baseline without one, and what some other program has made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from . import frames, verify
+from .builder import find_model
+from .checkpoint import load_checkpoint
+from .contents import is_engine
+from .errors import InputError
+from .evaluate_sets import Pair, pictures_by_stem, read_like
+from .progress import Progress, no_progress
+from .runtime import load
+from .shipped import find_engine
+
+Model = str | os.PathLike[str]
+ColourOrder = Literal["auto", "rgb", "bgr"]
+
+#: The name under which the baseline without a network is evaluated.
+BASELINE = "opening"
+_BASELINE_SIDE = 5
+#: Files with these endings are videos that are clean already.
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".mpg", ".mpeg", ".y4m")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """name: as it was given. method: how its output is computed, in words.
+
+    remove_rain: H x W x 3 float32 RGB in [0, 1] to the same, not clamped; None where the output lies in files:
+    pictures, by stem, or a video.
+    """
+
+    name: str
+    method: str
+    remove_rain: Callable[[np.ndarray], np.ndarray] | None = None
+    pictures: dict[str, Path] = field(default_factory=dict)
+    video: Path | None = None
+
+    def clean(self, pair: Pair, rainy: np.ndarray) -> np.ndarray:
+        """The output for a pair's rainy picture, H x W x 3 float32, not clamped.
+
+        Raises:
+            InputError: it has no output for this picture, or one of another size; or the picture is not one that can
+                be worked on. MediaError: the output cannot be read.
+        """
+        if self.remove_rain is not None:
+            return self.remove_rain(rainy)
+        path = self.pictures.get(pair.stem)
+        if path is None:
+            raise InputError(f"{self.name} has no picture of that name.")
+        return read_like(path, rainy, pair.rainy)
+
+
+@contextlib.contextmanager
+def open_subject(
+    model: Model,
+    *,
+    native: bool = False,
+    colour_order: ColourOrder = "auto",
+    trust: str | Sequence[str] = (),
+    progress: Progress = no_progress,
+    building: Callable[[str, Path], None] = lambda name, path: None,
+) -> Iterator[Subject]:
+    """What ``model`` means, as :func:`evaluate.evaluate` says, ready to work.
+
+    Raises:
+        InputError: it is nothing of that kind, or ``native`` is asked of what is no network.
+        BundleError, CheckpointError, BackendUnavailable: it cannot be run.
+    """
+    path, name = Path(model), str(model)
+    exists = path.exists()
+    if native and (path.is_dir() or (exists and _is_video(path)) or (not exists and name == BASELINE)):
+        raise InputError(f"{name} is no network; evaluate it without the native option.")
+    if path.is_dir():
+        yield Subject(name, "pictures of a folder, as they are", pictures=pictures_by_stem(path))
+    elif exists and _is_video(path):
+        yield Subject(name, "a video, as it is", video=path)
+    elif not exists and name == BASELINE:
+        yield Subject(name, f"morphological opening, {_BASELINE_SIDE}x{_BASELINE_SIDE}", _opening)
+    elif (exists and is_engine(model)) or (not exists and not native):
+        if native:
+            raise InputError(
+                f"{model} is an engine file, which always pads its frames; give its model for the native option."
+            )
+        with load(find_engine(model, progress=progress, building=building), trust=trust) as engine:
+            yield Subject(name, f"engine, {engine.manifest.backend} in {engine.precision}", engine)
+    else:
+        yield _reference(model, native, colour_order)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _reference(model: Model, native: bool, colour_order: ColourOrder) -> Subject:
+    checkpoint = load_checkpoint(find_model(model)[0], colour_order=colour_order)
+    spec = checkpoint.spec
+
+    def run(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        if not native:
+            batch, _ = frames.pad_frame(image[None], spec.granularity, spec.smallest_side)
+        elif min(height, width) >= spec.smallest_side:
+            batch = image[None]
+        else:
+            raise InputError(
+                f"without padding the network needs sides of at least {spec.smallest_side} pixels, "
+                f"not {width}x{height}; leave the native option out."
+            )
+        return verify.reference_output(checkpoint.network, batch)[0, :height, :width]
+
+    return Subject(str(model), f"reference network in fp32, {'unpadded' if native else 'padded'}", run)
+
+
+def _opening(image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((_BASELINE_SIDE, _BASELINE_SIDE), np.uint8))
