@@ -2,7 +2,7 @@
 
 Cui et al., "Semi-supervised Image Deraining Using Knowledge Distillation", IEEE Transactions on Circuits and Systems
 for Video Technology, 2022, Tables I and II; Wei et al., "Semi-DerainGAN: A New Semi-supervised Single Image Deraining
-Network", 2020, Table 2; Ren et al., "Progressive Image Deraining Networks: A Better and Simpler Baseline", CVPR 2019.
+Network", Table 2; Ren et al., "Progressive Image Deraining Networks: A Better and Simpler Baseline", CVPR 2019.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ _CUI = (
     'Cui et al., "Semi-supervised Image Deraining Using Knowledge Distillation", IEEE Transactions on Circuits and '
     "Systems for Video Technology, 2022"
 )
-_SEMI_GAN = (
-    'Wei et al., "Semi-DerainGAN: A New Semi-supervised Single Image Deraining Network", 2020, Table 2'
-)
+_SEMI_GAN = 'Wei et al., "Semi-DerainGAN: A New Semi-supervised Single Image Deraining Network", Table 2'
 _PRENET = 'Ren et al., "Progressive Image Deraining Networks: A Better and Simpler Baseline", CVPR 2019'
 #: Of the authors' public code; which protocol the printed figures have, the paper does not say.
 _CUI_PROTOCOL = "the authors' code: RGB, truncated to 8 bits, SSIM with zeros around the picture"
