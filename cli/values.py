@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Literal, NamedTuple
 
 import typer
@@ -37,6 +38,25 @@ def frame_size(text: str) -> Size:
     if min(size) < 1:
         raise typer.BadParameter(f"{text!r} has a side below 1.")
     return size
+
+
+def width_and_height(text: str) -> Size:
+    """``WxH``, as programs for video write it. Raises typer.BadParameter for anything else."""
+    sides = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
+    if sides is None or not int(sides[1]) or not int(sides[2]):
+        raise typer.BadParameter(f"{text!r} is not WxH in pixels, such as 1280x720.")
+    return Size(height=int(sides[2]), width=int(sides[1]))
+
+
+def rate(text: str) -> Fraction:
+    """``25``, ``29.97`` or ``30000/1001``. Raises typer.BadParameter for anything else, and for 0."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise typer.BadParameter(f"{text!r} is no rate; write frames a second, such as 25 or 30000/1001.")
+    return value
 
 
 def tile_side(text: str) -> Literal["auto"] | int:

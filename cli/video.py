@@ -1,15 +1,16 @@
-"""``video``: a video file through an engine."""
+"""``video``: a video through an engine, from file to file or through pipes."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+import sys
+from fractions import Fraction
+from typing import Annotated, BinaryIO, Literal, TextIO
 
 import typer
 
 from .progress import progress_bar
 from .terminal import note
-from .values import Trust, tile_side
+from .values import Size, Trust, rate, tile_side, width_and_height
 
 #: Failed frames that are named one by one.
 _NAMED = 10
@@ -21,6 +22,8 @@ derain-engine video rain.mp4 -o clean.mp4
 derain-engine video rain.mkv -o clean.mkv -e model.derain --mode throughput
 derain-engine video rain.mp4 -o clean.mkv --codec ffv1
 derain-engine video damaged.mp4 -o clean.mp4 --on-error skip
+ffmpeg -i rain.ts -f yuv4mpegpipe - | derain-engine video - -o - | ffmpeg -i - clean.mp4
+derain-engine video - -o - --size 1280x720 --fps 25 --pix-fmt nv12 --format rawvideo < rain.yuv > clean.yuv
 """
 
 
@@ -29,14 +32,15 @@ def register(app: typer.Typer) -> None:
 
 
 def _video(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A video file.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A video file, or - for standard input.")],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--out",
             "-o",
             metavar="OUT",
-            help="A file; its ending says the container: .mp4, .mkv, .mov, .webm. An existing file is replaced.",
+            help="A file; its ending says the container: .mp4, .mkv, .mov, .webm. An existing file is replaced. Or - "
+            "for standard output, which takes the frames alone.",
         ),
     ],
     engine: Annotated[
@@ -62,9 +66,31 @@ def _video(
     pix_fmt: Annotated[
         str | None,
         typer.Option(
-            help="Convert frames to this pixel format first, such as yuv422p10le; else they keep theirs."
+            help="Convert frames to this pixel format first, such as yuv422p10le; else they keep theirs. Of raw frames "
+            "on standard input: the format that they have."
         ),
     ] = None,
+    size: Annotated[
+        Size | None,
+        typer.Option(
+            parser=width_and_height,
+            metavar="WxH",
+            help="Standard input is raw frames of this width and height, without a header; with --fps and --pix-fmt.",
+        ),
+    ] = None,
+    fps: Annotated[
+        Fraction | None,
+        typer.Option(
+            parser=rate, metavar="N", help="Frames a second of raw frames, such as 25 or 30000/1001."
+        ),
+    ] = None,
+    pipe_format: Annotated[
+        Literal["y4m", "rawvideo"],
+        typer.Option(
+            "--format",
+            help="What is written to standard output: frames with a header, or nothing but frames.",
+        ),
+    ] = "y4m",
     on_error: Annotated[
         Literal["stop", "skip", "passthrough"],
         typer.Option(
@@ -100,14 +126,26 @@ def _video(
     Every frame keeps its timestamp; audio, subtitles, chapters, metadata, rotation and colour properties are kept,
     other streams are copied as they are. Where frames fail, what could be finished is kept and can be played, and the
     exit code is 5.
+
+    Standard input is read in any container that needs no seeking (y4m, Matroska, MPEG-TS, ...), or as raw frames.
     """
     from ..engine.media.video import clean_video
+    from ..engine.media.video_pipes import RawFrames
     from ..engine.media.video_reader import require_av
     from ..engine.runtime import load
     from ..engine.shipped import find_engine
 
     side = tile_side(tile)
     require_av()
+    raw = None
+    if size is not None or fps is not None:
+        if source != "-" or size is None or fps is None or pix_fmt is None:
+            raise typer.BadParameter(
+                "Raw frames are read from - and need all of --size, --fps and --pix-fmt."
+            )
+        raw = RawFrames(size.width, size.height, fps, pix_fmt)
+    incoming = _piped(sys.stdin, "INPUT") if source == "-" else source
+    outgoing = _piped(sys.stdout, "OUT") if output == "-" else output
     with progress_bar() as progress:
         path = find_engine(
             engine,
@@ -117,17 +155,20 @@ def _video(
         with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
             done = clean_video(
                 loaded,
-                source,
-                output,
+                incoming,
+                outgoing,
                 codec=codec,
                 crf=crf,
-                pix_fmt=pix_fmt,
+                pix_fmt=None if raw else pix_fmt,
                 on_error=on_error,
                 drop=drop or (),
+                raw=raw,
+                pipe_format=pipe_format,
                 progress=progress,
             )
+    written = "standard output" if output == "-" else output
     note(
-        f"{done.frames} frames in {done.seconds:.1f} s, {done.frames / max(done.seconds, 1e-9):.3g} fps: {output}"
+        f"{done.frames} frames in {done.seconds:.1f} s, {done.frames / max(done.seconds, 1e-9):.3g} fps: {written}"
     )
     if not done.failures:
         return
@@ -136,5 +177,12 @@ def _video(
     if len(done.failures) > _NAMED:
         note(f"{len(done.failures)} frames failed in all.")
     if on_error == "stop":
-        note(f"{output} ends there; --on-error skip or passthrough goes on.")
+        note(f"{written} ends there; --on-error skip or passthrough goes on.")
     raise typer.Exit(5)
+
+
+def _piped(stream: TextIO, what: str) -> BinaryIO:
+    """Raises typer.BadParameter for a terminal, which has no video and shows none."""
+    if stream.isatty():
+        raise typer.BadParameter(f"{what} is -, and that is a terminal; put a pipe or a file there.")
+    return stream.buffer

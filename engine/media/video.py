@@ -66,19 +66,25 @@ def clean_video(
         BackendUnavailable: PyAV is not installed.
     """
     _check(codec, drop)
+    if not isinstance(target, str | Path) and (codec is not None or crf is not None or drop):
+        raise InputError(
+            "Frames are not encoded for a pipe, and stand alone there: codec, crf and drop are for files."
+        )
     source = Path(source) if isinstance(source, str) else source
     target = Path(target) if isinstance(target, str) else target
     _check_files(source, target)
     with VideoReader(source) if isinstance(source, Path) else PipeReader(source, raw) as reader:
         items = reader.read()
         held, first = _first(items, reader.name)
+        # Packed frames are worked on as planes, and leave a pipe without a header as they came.
+        written = first.format.name if pix_fmt is None and pipe_format == "rawvideo" else ""
         pix_fmt = pix_fmt or planar_form(first.format.name)
         if first.interlaced_frame:
             raise InputError(
                 f"{reader.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."
             )
         first = convert(first, pix_fmt)
-        coding = _coding(first)
+        coding = _coding(first, reader.siting(first))
         with contextlib.ExitStack() as stack:
             if isinstance(target, Path):
                 temporary = stack.enter_context(whole_file(target))
@@ -91,7 +97,7 @@ def clean_video(
                     drop=drop,
                 )
             else:
-                sink = PipeWriter(target, pipe_format, first, reader.rate, reader.video.sample_aspect_ratio)
+                sink = PipeWriter(target, pipe_format, convert(first, written or pix_fmt), reader)
             stack.callback(sink.close)
             stages = Stages(
                 *(engine, reader, sink, coding),
@@ -132,12 +138,12 @@ def _first(items: Iterator[Shot | Packet], name: str) -> tuple[list[Shot | Packe
     raise MediaError(f"{name} has no frame that can be decoded{': ' * bool(broken)}{broken}.")
 
 
-def _coding(frame: VideoFrame) -> Coding:
+def _coding(frame: VideoFrame, siting: int) -> Coding:
     return coding_of(
         frame.format.name,
         matrix=int(frame.colorspace),
         colour_range=int(frame.color_range),
         width=frame.width,
         height=frame.height,
-        siting=getattr(frame, "chroma_location", 0),
+        siting=siting,
     )

@@ -117,6 +117,10 @@ class VideoReader:
         """Frames a second, on average."""
         return Fraction(self.video.average_rate or self.video.guessed_rate or 25)
 
+    def siting(self, frame: VideoFrame) -> int:
+        """Where the frame's chroma samples lie, as libavutil counts; 0 where nobody says."""
+        return int(getattr(frame, "chroma_location", 0))
+
     def read(self) -> Iterator[Shot | Packet]:
         """Frames, and the packets of all other streams as they lie between them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from derain_engine.cli import app
 from derain_engine.engine.media import video_stages
 
 from ..engine.media.clips import make_clip, read
@@ -84,3 +86,48 @@ def test_an_interrupt_leaves_nothing(
     done = cli("video", clip, "-o", clip.with_name("out.mkv"), "-e", reference_file)
     assert done.code == 130
     assert [each.name for each in clip.parent.iterdir() if each.suffix == ".mkv"] == ["in.mkv"]
+
+
+def frames_of(clip: Path) -> bytes:
+    return b"".join(plane.tobytes() for frame in read(clip).frames for plane in frame)
+
+
+def test_standard_output_takes_the_frames_alone(
+    capfdbinary: pytest.CaptureFixture[bytes], clip: Path, reference_file: Path
+) -> None:
+    """Of all that is told on the way nothing gets between the frames."""
+    code = app.run(["video", str(clip), "-o", "-", "-e", str(reference_file), "--format", "rawvideo"])
+    told = capfdbinary.readouterr()
+    assert code == 0, told.err
+    assert len(told.out) == len(frames_of(clip))
+    assert b"4 frames in" in told.err
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_programs(clip: Path, reference_file: Path) -> None:
+    """Frames in, frames out, and a cut one at the end told with exit code 5."""
+    command = [sys.executable, "-c", "from derain_engine.cli import main; main()", "video", "-", "-o", "-"]
+    raw = ["--size", "64x48", "--fps", "25", "--pix-fmt", "yuv420p", "--format", "rawvideo"]
+    data = frames_of(clip)
+    for given, code in ((data, 0), (data[:-10], 5)):
+        done = subprocess.run(
+            [*command, *raw, "-e", reference_file], input=given, capture_output=True, timeout=300, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert len(done.stdout) == len(given) // 4608 * 4608
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-", "--size", "64x48"], ["in.mkv", "--size", "64x48", "--fps", "25", "--pix-fmt", "yuv420p"]],
+)
+def test_raw_frames_need_all_that_they_do_not_say(cli: Cli, arguments: list[str]) -> None:
+    done = cli("video", *arguments, "-o", "out.mkv")
+    assert (done.code, "--size, --fps and --pix-fmt" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("values", [("64", "25"), ("0x48", "25"), ("64x48", "0"), ("64x48", "fast")])
+def test_sizes_and_rates_that_are_none(cli: Cli, values: tuple[str, str]) -> None:
+    done = cli("video", "-", "-o", "o.mkv", "--size", values[0], "--fps", values[1], "--pix-fmt", "yuv420p")
+    assert done.code == 2
+    assert "is not WxH" in done.err or "is no rate" in done.err
