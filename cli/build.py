@@ -26,6 +26,7 @@ _BUILD_EXAMPLES = """Examples:
 derain-engine build -o sid-lite.derain
 derain-engine build model.pt -o model.derain --precision fp32
 derain-engine build model.pt -o model.derain --option pyramid=maxpool
+derain-engine build net_latest.pth -o prenet.derain --option stages=7
 derain-engine build model.pt -o vga.derain --shape 480x640
 derain-engine build model.pt -o gpu.derain --backend fused --gpu sm_80,sm_90
 derain-engine build model.pt -o rtx.derain --backend tensorrt-rtx --opt 720x1280 --max 1088x1920
@@ -71,7 +72,7 @@ def _build(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16, ...; by default the fastest that this machine has instructions for."),
+        typer.Option(help="fp32, bf16, ...; by default the fastest of this machine that is close enough."),
     ] = None,
     shape: Annotated[
         Size | None,
@@ -90,6 +91,13 @@ def _build(
         typer.Option(
             metavar="NAME=VALUE",
             help="An option of the network that its weights do not tell, such as pyramid=maxpool; may be repeated.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The network's architecture, such as prenet-lstm, where its weights do not tell.",
         ),
     ] = None,
     gpu: Annotated[
@@ -180,6 +188,7 @@ def _build(
             shape=shape,
             colour_order=colour_order,
             options=options,
+            arch=arch,
             gpu=gpu,
             min_shape=min_shape,
             opt_shapes=opt_shapes or (),
@@ -295,6 +304,8 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
     yield "File size", file_size(report.size)
     yield "Backend", f"{manifest.backend} {manifest.backend_version}"
     yield "Precision", manifest.precision
+    if report.passed_over is not None:
+        yield "Passed over", report.passed_over.partition(". ")[0]
     if backends.get(manifest.backend).on_gpu:
         yield "Compiled for", ", ".join(manifest.gpus) or _NOT_COMPILED
     yield from _frames(manifest)

@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BackendUnavailable, BundleError, InputError, VerificationError
 from .progress import Progress, no_progress
 from .sizes import LARGEST_SIDE, FrameSizes, Size
+from .sources import find_model, matching_checkpoint
 from .trust import record as record_trust
 from .trust import require as require_trust
 from .version import __version__
@@ -41,7 +42,8 @@ class BuildReport:
     """What a build made.
 
     path, manifest: the engine file. parameters: distinct numbers in the network's weights.
-    size: of the file in bytes. verification: engine against reference. warm_ms: median milliseconds a warm
+    size: of the file in bytes. verification: engine against reference. passed_over: why the machine's fastest precision
+    was not taken; None where it was, or another was asked for. warm_ms: median milliseconds a warm
     frame of ``timed_size`` (height, width) on this machine; None where it cannot run the engine. seconds: the build
     took.
     """
@@ -51,26 +53,10 @@ class BuildReport:
     parameters: int
     size: int
     verification: verify.Report
+    passed_over: str | None
     warm_ms: float | None
     timed_size: tuple[int, int]
     seconds: float
-
-
-def find_model(model: str | os.PathLike[str]) -> tuple[Path, str]:
-    """(weights file, name) of a file, or of shipped weights where no file has that name.
-
-    Raises:
-        InputError: there is neither.
-    """
-    path = Path(model)
-    if path.exists():
-        return path, path.stem or path.name
-    shipped = weights.shipped(str(model))
-    if shipped is None:
-        raise InputError(
-            f"{model} is neither a file nor the name of shipped weights ({', '.join(weights.shipped_names())})."
-        )
-    return shipped, str(model)
 
 
 def build(
@@ -82,6 +68,7 @@ def build(
     shape: tuple[int, int] | None = None,
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
     options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
     gpu: str | None = None,
     min_shape: tuple[int, int] | None = None,
     opt_shapes: Sequence[tuple[int, int]] = (),
@@ -100,10 +87,11 @@ def build(
         model: a weights file, or the name of shipped weights; an existing file goes first.
         output: the engine file, customarily ``*.derain``.
         backend: a name of ``engine.backends``; by default the fastest for this machine.
-        precision: ``fp32``, ``bf16``, ...; by default the fastest that the machine computes in.
+        precision: ``fp32``, ``bf16``, ...; by default the fastest that the machine computes in, or fp32 where the
+            engine misses its comparison in that.
         shape: (height, width) in pixels to specialise on, rounded up to what the network takes; the engine then
             takes frames that are padded to this size and no others (larger ones in tiles).
-        colour_order, options: as in :func:`load_checkpoint`.
+        colour_order, options, arch: as in :func:`load_checkpoint`.
         gpu: the GPUs to build for, for backends that run on one: ``current``, ``all`` or names such as
             ``sm_80,sm_90``; by default this machine's. It need not have one: then what the engine computes is
             compared on the CPU (``verification.rehearsed``).
@@ -156,7 +144,7 @@ def build(
         )
 
     progress("Loading", 0.0)
-    checkpoint = load_checkpoint(path, colour_order=colour_order, options=options)
+    checkpoint = load_checkpoint(path, colour_order=colour_order, options=options, arch=arch)
     spec = checkpoint.spec
     if shape is not None:
         shape = padded_size(shape, spec)
@@ -172,10 +160,20 @@ def build(
         plugins=plugins,
     )
     judged_on = repairs(spec) if repair == "auto" and "repair" in chosen.takes else iter([None])
-    artefact, report, warm_ms, timed_size = _make(
-        chosen, checkpoint, compile_options, judged_on, accept, progress
-    )
-    verify.check(report, name, accept)
+    try:
+        artefact, report, warm_ms, timed_size = _make(
+            chosen, checkpoint, compile_options, judged_on, accept, progress
+        )
+        verify.check(report, name, accept)
+        passed_over = None
+    except VerificationError as error:
+        if precision is not None or "fp32" not in chosen.precisions:
+            raise
+        passed_over = str(error)
+        artefact, report, warm_ms, timed_size = _make(
+            chosen, checkpoint, replace(compile_options, precision="fp32"), iter([None]), accept, progress
+        )
+        verify.check(report, name, accept)
 
     progress("Writing", 0.0)
     manifest = write_bundle(output, _manifest(name, checkpoint, artefact, shape, report), artefact.payloads)
@@ -187,6 +185,7 @@ def build(
         parameters=sum(p.numel() for p in checkpoint.network.parameters()),
         size=output.stat().st_size,
         verification=report,
+        passed_over=passed_over,
         warm_ms=warm_ms,
         timed_size=timed_size,
         seconds=time.monotonic() - started,
@@ -257,17 +256,6 @@ def _only_size(manifest: Manifest) -> tuple[int, int] | None:
             return height, width
         case other:
             raise BundleError(f"An engine's frame size of {other!r} is not [height, width] in pixels.")
-
-
-def matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint | None:
-    """The model with the engine's configuration, in whichever colour order gives the engine's weights; None where
-    its weights are others. Raises as :func:`load_checkpoint` does."""
-    orders: tuple[Literal["auto", "rgb", "bgr"], ...] = ("auto", "rgb", "bgr")
-    for order in orders:
-        checkpoint = load_checkpoint(path, colour_order=order, options=manifest.config)
-        if checkpoint.weights_sha256 == manifest.weights_sha256:
-            return checkpoint
-    return None
 
 
 def _verified(

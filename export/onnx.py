@@ -23,7 +23,6 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
-from ..engine.frames import padded_side
 from ..engine.models.spec import ModelSpec
 from ..engine.progress import Progress, no_progress
 from .zeros import drop_zeros
@@ -192,7 +191,7 @@ def _keep_whole(program: torch.export.ExportedProgram) -> None:
 
 def _traced_side(spec: ModelSpec) -> int:
     """The smallest side in pixels that needs no padding and is no number of a batch or of colours."""
-    return padded_side(_LEAST_TRACED, spec.granularity, spec.smallest_side)
+    return -(-max(_LEAST_TRACED, spec.smallest_side) // spec.granularity) * spec.granularity
 
 
 @contextlib.contextmanager

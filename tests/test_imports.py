@@ -37,6 +37,7 @@ MEMBER_OF = {
     "build_options": "builder",
     "manifest": "bundle",
     "model_file": "checkpoint",
+    "sources": "builder",
     "niqe": "metrics",
     "tiling": "frames",
     **dict.fromkeys(
