@@ -103,15 +103,15 @@ def _both(reader: VideoReader, subject: Subject) -> _Frames:
         for rainy, damage in _rgb(reader):
             clean, clean_damage = next(cleaned, (None, None))
             if clean_damage is None:
-                raise InputError(f"{subject.video} ends before {reader.path}; both need the same frames.")
+                raise InputError(f"{subject.video} ends before {reader.name}; both need the same frames.")
             if rainy is not None and clean is not None and rainy.shape != clean.shape:
                 raise InputError(
-                    f"{reader.path} is {rainy.shape[1]}x{rainy.shape[0]} and {subject.video} is "
+                    f"{reader.name} is {rainy.shape[1]}x{rainy.shape[0]} and {subject.video} is "
                     f"{clean.shape[1]}x{clean.shape[0]}; both need one size."
                 )
             yield rainy, clean, damage or clean_damage
         if next(cleaned, None) is not None:
-            raise InputError(f"{subject.video} goes on after {reader.path}; both need the same frames.")
+            raise InputError(f"{subject.video} goes on after {reader.name}; both need the same frames.")
 
 
 def _cleaned(reader: VideoReader, remove_rain: Callable[[np.ndarray], np.ndarray]) -> _Frames:
@@ -125,7 +125,7 @@ def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:
         if not isinstance(item, Shot):
             continue
         if item.frame is None or item.damage:
-            yield None, f"{reader.path}: the frame at {item.seconds:.3f} s is broken: {item.damage}"
+            yield None, f"{reader.name}: the frame at {item.seconds:.3f} s is broken: {item.damage}"
             continue
         frame = convert(item.frame, planar_form(item.frame.format.name))
         coding = coding_of(
@@ -134,6 +134,6 @@ def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:
             colour_range=int(frame.color_range),
             width=frame.width,
             height=frame.height,
-            siting=getattr(frame, "chroma_location", 0),
+            siting=reader.siting(item.frame),
         )
         yield frames.to_float(to_rgb(planes(frame, coding.sample), coding)), ""
