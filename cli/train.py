@@ -1,41 +1,120 @@
-"""``train``: weights from clean photographs."""
+"""``train``: weights from photographs, one verb a recipe."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import typer
 
-from .progress import progress_bar
-from .terminal import show_table
+from .train_run import require_training, run_training
 
-_EXAMPLES = """Examples:
+_SID_EXAMPLES = """Examples:
 
 \b
 derain-engine train sid --photos photos/ -o runs/lite
 derain-engine train sid --photos photos/ -o runs/lite --resume
-derain-engine train sid --photos photos/ -o runs/finer --from runs/lite/best.safetensors \\
+derain-engine train sid --photos photos/ -o runs/finer --from sid-lite \\
     --learning-rate 2e-4 --phase 4000:128:8
+derain-engine train sid --photos photos/ -o runs/distilled --teacher runs/sid/best.safetensors
 derain-engine train sid --photos bsds500/ --exclude overlap.csv -o runs/sid --preset sid \\
-    --phase 20000:64:16 --phase 10000:128:16 --device cuda
+    --phase 20000:64:16 --phase 10000:128:16 --device cuda --workers 12 --stop-after 420
+torchrun --nproc-per-node 2 --no-python derain-engine train sid --photos photos/ -o runs/two
 """
 
+_SSID_KD_EXAMPLES = """Examples:
 
-class _Phase(NamedTuple):
-    steps: int
-    patch: int
-    batch: int
+\b
+derain-engine train ssid-kd --pairs Rain200H/train -o runs/teacher
+derain-engine train ssid-kd --stage 2 --pairs Rain200H/train --real real/ \\
+    --from runs/teacher/final.safetensors -o runs/student
+derain-engine train ssid-kd --config run.toml
+derain-engine train ssid-kd --config run.toml --kl-reduction pixel --kl-weight 1 -o runs/rescaled
+derain-engine train ssid-kd --config runs/rescaled/run.toml --resume
+"""
 
-
-def _phase(text: str) -> _Phase:
-    try:
-        steps, patch, batch = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not STEPS:PATCH:BATCH, such as 12000:64:8.") from None
-    if min(steps, patch, batch) < 1:
-        raise typer.BadParameter(f"{text!r} has a number below 1.")
-    return _Phase(steps, patch, batch)
+_Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TOML",
+        help="Settings of the run; options go before them. Paths in it are relative to it.",
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for best.safetensors, final.safetensors, last.pt, log.csv, run.toml and samples; made if missing.",
+    ),
+]
+_Photos = Annotated[
+    Path | None, typer.Option(help="Folder of clean photographs, searched with its subfolders.")
+]
+_Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV",
+        help="Table of photographs to leave out: file names in its first column, relative to the table.",
+    ),
+]
+_Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of rainy and clean pictures, laid out as Rain100, Rain200, Rain1200, Rain1400 or SPA are, or a "
+        "list of them."
+    ),
+]
+_Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE|NAME", help="Weights to begin with, also shipped ones; random ones without."
+    ),
+]
+_Accumulate = Annotated[
+    int | None,
+    typer.Option(min=1, help="Parts that a batch is computed in, for less memory.", show_default="1"),
+]
+_ValidationPhotos = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Photographs or pairs kept apart to choose the best weights by.", show_default="16"
+    ),
+]
+_ValidateEvery = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps between validations; the state is saved then.", show_default="1000"),
+]
+_SamplesEvery = Annotated[
+    int | None,
+    typer.Option(min=0, help="Steps between pictures of samples; 0 for none.", show_default="1000"),
+]
+_Seed = Annotated[int | None, typer.Option(min=0, help="Of weights, patches and rain.", show_default="66")]
+_Precision = Annotated[
+    Literal["auto", "fp32", "bf16"] | None,
+    typer.Option(help="auto takes bf16 where the device computes in it.", show_default="auto"),
+]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option(help="auto takes a CUDA GPU where there is one.", show_default="auto"),
+]
+_Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Put the network's blocks through torch.compile; the start is slower."),
+]
+_Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes that prepare patches.", show_default="1")
+]
+_Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of the network.", show_default="all cores")
+]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last saved state in the output folder.")
+]
+_StopAfter = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="Save and leave after these; --resume goes on."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,35 +122,39 @@ def register(app: typer.Typer) -> None:
         help="Train a network by one of the recipes.", no_args_is_help=True, rich_markup_mode=None
     )
     group.callback()(lambda: None)
-    group.command("sid", epilog=_EXAMPLES)(_train_sid)
+    group.command("sid", epilog=_SID_EXAMPLES)(_train_sid)
+    group.command("ssid-kd", epilog=_SSID_KD_EXAMPLES)(_train_ssid_kd)
     app.add_typer(group, name="train")
 
 
 def _train_sid(
-    photos: Annotated[Path, typer.Option(help="Folder of clean photographs, searched with its subfolders.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="Folder for best.safetensors, last.pt and log.csv; made if missing."
-        ),
-    ],
-    exclude: Annotated[
+    config: _Config = None,
+    photos: _Photos = None,
+    out: _Out = None,
+    exclude: _Exclude = None,
+    pairs: _Pairs = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Size of the network: sid or sid-lite.", show_default="sid-lite")
+    ] = None,
+    start: _Start = None,
+    teacher: Annotated[
         Path | None,
         typer.Option(
-            metavar="CSV",
-            help="Table of photographs to leave out: file names in its first column, relative to the table.",
+            metavar="FILE|NAME",
+            help="Weights of a trained network, mostly a larger one, that supervises beside the truth (distillation).",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Size of the network: sid or sid-lite.")] = "sid-lite",
-    start: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="FILE", help="Weights to begin with; random ones without."),
+    teacher_weight: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the difference to the teacher's clean pictures.", show_default="5"),
+    ] = None,
+    code_weight: Annotated[
+        float | None, typer.Option(min=0, help="Of the distance to the teacher's codes.", show_default="0.1")
     ] = None,
     phases: Annotated[
-        list[_Phase] | None,
+        list[str] | None,
         typer.Option(
             "--phase",
-            parser=_phase,
             metavar="STEPS:PATCH:BATCH",
             help="A stretch of training with square patches of PATCH pixels, BATCH at a time; repeat it for "
             "several, one after the other.",
@@ -84,83 +167,144 @@ def _train_sid(
             help="Highest rate of the schedule: a warm-up, then half a cosine.", show_default="0.001"
         ),
     ] = None,
-    validation_photos: Annotated[
-        int | None,
-        typer.Option(min=1, help="Photographs kept apart to choose the best weights by.", show_default="16"),
-    ] = None,
-    validate_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps between validations; the state is saved then.", show_default="1000"),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of weights, patches and rain.", show_default="66")
-    ] = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="auto takes bf16 where the device computes in it.")
-    ] = "auto",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a CUDA GPU where there is one.")
-    ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that prepare patches.", show_default="1")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the network.", show_default="all cores")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last saved state in the output folder.")
-    ] = False,
+    accumulate: _Accumulate = None,
+    validation_photos: _ValidationPhotos = None,
+    validate_every: _ValidateEvery = None,
+    samples_every: _SamplesEvery = None,
+    seed: _Seed = None,
+    precision: _Precision = None,
+    device: _Device = None,
+    compile_blocks: _Compile = False,
+    workers: _Workers = None,
+    threads: _Threads = None,
+    resume: _Resume = False,
+    stop_after: _StopAfter = None,
 ) -> None:
-    """Train a SID network on clean photographs under synthetic rain.
+    """Train a SID network on clean photographs under synthetic rain, or on pairs.
 
-    The best weights by PSNR on held-out photographs are kept as best.safetensors, which build and eval take.
+    The best weights by PSNR on held-out pictures are kept as best.safetensors, which build and eval take.
     """
-    from ..engine.errors import BackendUnavailable
+    require_training()
+    from ..training.sid import SidRun, train_sid
 
-    try:
-        import torch
-
-        from ..training.sid import Phase, Progress, SidRun, train_sid
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"Training needs {error.name}, which is not installed: pip install 'derain-engine[train]'."
-        ) from error
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    asked: dict[str, Any] = {
-        "phases": tuple(Phase(*phase) for phase in phases) if phases else None,
+    given = {
+        "photos": photos,
+        "output": out,
+        "exclude": exclude,
+        "pairs": pairs,
+        "preset": preset,
+        "start": start,
+        "teacher": teacher,
+        "teacher_weight": teacher_weight,
+        "code_weight": code_weight,
+        "phases": phases or None,
         "learning_rate": learning_rate,
+        "accumulate": accumulate,
         "validation_photos": validation_photos,
         "validate_every": validate_every,
+        "samples_every": samples_every,
         "seed": seed,
+        "precision": precision,
+        "device": device,
+        "compile": compile_blocks or None,
         "workers": workers,
     }
-    run = SidRun(
-        preset,
-        photos,
-        out,
-        exclude=exclude,
-        start=start,
-        precision=precision,
-        device=device,
-        **{name: value for name, value in asked.items() if value is not None},
+    run_training(SidRun, train_sid, config, given, threads=threads, resume=resume, stop_after=stop_after)
+
+
+def _train_ssid_kd(
+    config: _Config = None,
+    stage: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2,
+            help="1: on pairs or photographs (eq. 6). 2: from there, with real rain beside them (eq. 7 to 11).",
+            show_default="1",
+        ),
+    ] = None,
+    recipe: Annotated[
+        Literal["official", "paper"] | None,
+        typer.Option(help="What the published code does, or what the paper prints.", show_default="official"),
+    ] = None,
+    pairs: _Pairs = None,
+    photos: _Photos = None,
+    out: _Out = None,
+    exclude: _Exclude = None,
+    real: Annotated[
+        Path | None, typer.Option(help="Stage 2: folder of pictures in real rain, without a truth.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Size of the network: sid or sid-lite.", show_default="sid")
+    ] = None,
+    start: _Start = None,
+    kl_weight: Annotated[
+        float | None, typer.Option(min=0, help="Of the divergence of the codes, eq. 8.", show_default="1e-06")
+    ] = None,
+    kl_reduction: Annotated[
+        Literal["mean", "batchmean", "pixel"] | None,
+        typer.Option(help="What its sum is divided by: all values, pictures or pixels.", show_default="mean"),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Each as many steps as the pictures fill batches.", show_default="520 or 10"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of epochs.")] = None,
+    patch: Annotated[
+        int | None, typer.Option(help="Side of the patches in pixels.", show_default="120 or 128")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Patches of a step.", show_default="12 or 2")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the beginning.", show_default="of stage and recipe")
+    ] = None,
+    accumulate: _Accumulate = None,
+    validation_photos: _ValidationPhotos = None,
+    validate_every: _ValidateEvery = None,
+    samples_every: _SamplesEvery = None,
+    seed: _Seed = None,
+    precision: _Precision = None,
+    device: _Device = None,
+    compile_blocks: _Compile = False,
+    workers: _Workers = None,
+    threads: _Threads = None,
+    resume: _Resume = False,
+    stop_after: _StopAfter = None,
+) -> None:
+    """Train by the two stages of the SSID-KD paper, one stage a run."""
+    require_training()
+    from ..training.ssid_kd import SsidKdRun, train_ssid_kd
+
+    given = {
+        "stage": stage,
+        "recipe": recipe,
+        "pairs": pairs,
+        "photos": photos,
+        "output": out,
+        "exclude": exclude,
+        "real": real,
+        "preset": preset,
+        "start": start,
+        "kl_weight": kl_weight,
+        "kl_reduction": kl_reduction,
+        "epochs": epochs,
+        "steps": steps,
+        "patch": patch,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "accumulate": accumulate,
+        "validation_photos": validation_photos,
+        "validate_every": validate_every,
+        "samples_every": samples_every,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+        "compile": compile_blocks or None,
+        "workers": workers,
+    }
+    run_training(
+        SsidKdRun, train_ssid_kd, config, given, threads=threads, resume=resume, stop_after=stop_after
     )
-    last: list[Progress] = []
-    with progress_bar() as show:
-
-        def report(progress: Progress) -> None:
-            last[:] = [progress]
-            best = f", best {progress.best_psnr:.2f} dB" if progress.psnr == progress.psnr else ""
-            show(f"Step {progress.step}, loss {progress.loss:.4f}{best}", progress.step / progress.steps)
-
-        weights = train_sid(run, resume=resume, report=report)
-    rows: list[tuple[str, Any]] = [("Weights", weights)]
-    if last:
-        rows += [
-            ("Steps", last[0].steps),
-            ("Last loss", f"{last[0].loss:.4f}"),
-            ("Last validation", f"{last[0].psnr:.2f} dB, SSIM {last[0].ssim:.4f}"),
-            ("Best validation", f"{last[0].best_psnr:.2f} dB"),
-        ]
-    show_table(rows)

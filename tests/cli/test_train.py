@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,11 @@ from PIL import Image
 
 from derain_engine.engine.checkpoint import load_checkpoint
 from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
-from derain_engine.training.sid import Phase, SidRun
+from derain_engine.engine.weights import shipped
+from derain_engine.training.loop import Outcome
+from derain_engine.training.run import Phase
+from derain_engine.training.sid import SidRun
+from derain_engine.training.trainer import Progress
 
 
 @pytest.fixture
@@ -38,6 +44,11 @@ def test_a_run_leaves_weights_that_load_and_can_be_resumed_but_not_overwritten(c
     best = out / "best.safetensors"
     assert str(best) in done.out and "Best validation" in done.out and " dB" in done.out
     assert load_checkpoint(best).spec.config["channels"] == [4, 4, 4]
+    engine = tmp_path / "trained.derain"
+    assert cli("build", best, "-o", engine, "--backend", "reference").code == 0
+    cleaned = cli("run", photos / "0.png", "-o", tmp_path / "clean.png", "-e", engine)
+    assert cleaned.code == 0, cleaned.err
+    assert Image.open(tmp_path / "clean.png").size == (48, 32)
     log = (out / "log.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in log[1:]] == [["2", "32"], ["3", "48"]]
     before = best.read_bytes()
@@ -53,21 +64,35 @@ def test_options_reach_the_run_and_others_keep_the_recipe(cli, photos, tmp_path,
     from derain_engine.training import sid
 
     runs, threads = [], []
-    monkeypatch.setattr(sid, "train_sid", lambda run, **options: runs.append((run, options["resume"])))
+
+    def train_sid(run, *, resume, stop_after, report):
+        runs.append((run, resume, stop_after))
+        return Outcome(None, None, Progress(1, 1, math.nan))
+
+    monkeypatch.setattr(sid, "train_sid", train_sid)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     table = tmp_path / "out.csv"
     assert cli("train", "sid", "--photos", str(photos), "-o", str(tmp_path)).code == 0
     more = ["--seed", "7", "--threads", "1", "--exclude", str(table), "--resume", "--phase", "5:64:3"]
-    more += ["--from", "before.safetensors", "--learning-rate", "2e-4"]
+    more += ["--from", "before.safetensors", "--learning-rate", "2e-4", "--teacher", "sid-lite"]
+    more += ["--teacher-weight", "2", "--code-weight", "0.5", "--pairs", "pairs", "--accumulate", "3"]
+    more += ["--samples-every", "0", "--compile", "--stop-after", "420"]
     assert cli(*arguments(photos, tmp_path, *more)).code == 0
     assert threads == [1]
-    assert runs[0] == (SidRun("sid-lite", photos, tmp_path), False)
+    assert runs[0] == (SidRun(preset="sid-lite", photos=photos, output=tmp_path), False, None)
     assert runs[1] == (
         SidRun(
-            "tiny",
-            photos,
-            tmp_path,
+            preset="tiny",
+            photos=photos,
+            output=tmp_path,
+            pairs=Path("pairs"),
             exclude=table,
+            teacher=shipped("sid-lite"),
+            teacher_weight=2.0,
+            code_weight=0.5,
+            accumulate=3,
+            samples_every=0,
+            compile=True,
             start=Path("before.safetensors"),
             learning_rate=2e-4,
             phases=(Phase(5, 64, 3),),
@@ -78,15 +103,25 @@ def test_options_reach_the_run_and_others_keep_the_recipe(cli, photos, tmp_path,
             device="cpu",
         ),
         True,
+        420,
     )
 
 
 def test_help_tells_the_recipes_own_defaults(cli):
     shown = " ".join(cli("train", "sid", "--help").out.split())
-    run = SidRun("sid-lite", None, None)  # type: ignore[arg-type]
+    run = SidRun(output=Path())
     assert ", then ".join(f"{p.steps}:{p.patch}:{p.batch}" for p in run.phases) in shown
-    for value in (run.learning_rate, run.validation_photos, run.validate_every, run.seed, run.workers):
-        assert f"default: ({value})" in shown
+    values = (
+        run.preset,
+        run.teacher_weight,
+        run.code_weight,
+        run.learning_rate,
+        run.accumulate,
+        run.precision,
+    )
+    more = (run.validation_photos, run.validate_every, run.samples_every, run.seed, run.device, run.workers)
+    for value in (f"{v:g}" if isinstance(v, float) else v for v in values + more):
+        assert re.search(rf"default: \({re.escape(str(value))}\)", shown), value
 
 
 @pytest.mark.parametrize(
@@ -94,7 +129,7 @@ def test_help_tells_the_recipes_own_defaults(cli):
     [
         (["--phase", "12000"], "STEPS:PATCH:BATCH"),
         (["--phase", "1:64:x"], "STEPS:PATCH:BATCH"),
-        (["--phase", "0:64:8"], "below 1"),
+        (["--phase", "0:64:8"], "start at 1"),
         (["--preset", "huge"], "huge"),
         (["--precision", "fp8"], "fp8"),
         (["--device", "tpu"], "tpu"),

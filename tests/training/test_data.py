@@ -7,23 +7,43 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from derain_engine.engine.errors import InputError, MediaError
+from derain_engine.training import data
 from derain_engine.training.data import (
-    RainPatches,
+    Patches,
+    Scenes,
+    batches,
     find_photos,
-    load_photos,
-    split_photos,
+    part_size,
+    split,
     to_tensor,
     validation_pairs,
 )
+from derain_engine.training.distributed import World
+from derain_engine.training.pairs import Scene
+from derain_engine.training.run import Phase
 
 
-def photos(*sizes):
+def pictures(*sizes):
     return [
         np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8) for i, size in enumerate(sizes)
     ]
+
+
+class Held(Scenes):
+    """Scenes that are in memory: photographs alone, or (clean, rainy)."""
+
+    def __init__(self, scenes):
+        self._scenes = self._kept = scenes
+
+
+def photos(*sizes):
+    return Held([(picture,) for picture in pictures(*sizes)])
+
+
+def pairs(*sizes):
+    return Held([(picture, 255 - picture) for picture in pictures(*sizes)])
 
 
 @pytest.fixture
@@ -90,70 +110,151 @@ def test_the_berkeley_photographs_leave_398_beside_the_test_pairs(shared_data):
 
 def test_photographs_are_read_as_8_bit_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((40, 50, 3), (3 << 8, 2 << 8, (1 << 8) + 255), np.uint16))
-    (photo,) = load_photos([tmp_path / "deep.png"])
+    (photo,) = Scenes([Scene(tmp_path / "deep.png")]).read(0)
     assert photo.shape == (40, 50, 3) and photo.dtype == np.uint8
     assert (photo == (1, 2, 3)).all()
-    (tmp_path / "x.png").write_bytes(b"nothing")
-    with pytest.raises(MediaError, match=r"x\.png"):
-        load_photos([tmp_path / "x.png"])
+
+
+def damage(folder):
+    """One of a folder's pictures cut short, one too small."""
+    whole = (folder / "b" / "c.JPG").read_bytes()
+    (folder / "b" / "c.JPG").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (31, 64)).save(folder / "b" / "d.bmp")
+
+
+def test_damaged_and_small_pictures_are_named_counted_and_skipped(folder, caplog):
+    damage(folder)
+    scenes = Scenes([Scene(path) for path in find_photos(folder)])
+    assert len(scenes) == 1 and scenes.read(0)[0].shape == (36, 40, 3)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    assert "c.JPG" in told[0] and "d.bmp has a side below 32" in told[1] and "2 of 3" in told[2]
+    with pytest.raises(InputError, match=r"None of 2 pictures .*c\.JPG"):
+        Scenes([Scene(folder / "b" / "c.JPG"), Scene(folder / "b" / "d.bmp")])
+
+
+def test_pictures_beyond_memory_are_read_when_drawn_and_skipped_where_damaged(folder, monkeypatch):
+    monkeypatch.setattr(data, "_KEPT_BYTES", 1)
+    monkeypatch.setattr(data, "_READERS", 1)
+    scenes = Scenes([Scene(path) for path in find_photos(folder)])
+    assert len(scenes) == 3 and len(scenes._kept) == 1
+    plain = [Patches(scenes, 32, seed=1)[i] for i in range(12)]
+    assert not any(item["skipped"] for item in plain)
+    damage(folder)
+    after = [Patches(scenes, 32, seed=1)[i] for i in range(12)]
+    named = {text.split()[0].rsplit("/")[-1] for item in after for text in item["skipped"]}
+    assert named == {"c.JPG", "d.bmp"}
+    # What is drawn whole stays what it was.
+    for one, other in zip(plain, after, strict=True):
+        assert other["skipped"] or torch.equal(one["rainy"], other["rainy"])
+    gone = Held([])
+    gone._scenes = [Scene(folder / "b" / "c.JPG")]
+    with pytest.raises(MediaError, match="None of 1 pictures"):
+        gone.draw(np.random.default_rng(0), [])
 
 
 def test_the_split_is_disjoint_complete_and_drawn_by_the_seed(tmp_path):
-    paths = [tmp_path / str(i) for i in range(40)]
-    training, held_out = split_photos(paths, 10, 1)
+    scenes = [Scene(tmp_path / str(i)) for i in range(40)]
+    training, held_out = split(scenes, 10, 1)
     assert len(held_out) == 10 and not set(training) & set(held_out)
-    assert sorted(training + held_out) == sorted(paths)
-    assert split_photos(paths, 10, 1) == (training, held_out)
-    assert split_photos(paths, 10, 2)[1] != held_out
+    assert sorted(training + held_out, key=scenes.index) == scenes
+    assert split(scenes, 10, 1) == (training, held_out)
+    assert split(scenes, 10, 2)[1] != held_out
 
 
-def test_patches_depend_on_seed_and_number_alone():
-    sources = photos((70, 90), (64, 64))
-    whole = RainPatches(sources, 32, 12, seed=5)
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one if name != "skipped")
+
+
+@pytest.mark.parametrize("make", [photos, pairs])
+@pytest.mark.parametrize("augment", [True, False])
+def test_patches_depend_on_seed_and_number_alone(make, augment):
+    patches = Patches(make((70, 90), (64, 64)), 32, 5, augment, real=photos((40, 50)))
     for index in (0, 7, 11):
-        rainy, clean = whole[index]
-        assert rainy.shape == clean.shape == (3, 32, 32)
-        assert rainy.dtype == clean.dtype == torch.float32
-        assert 0 <= float(min(rainy.min(), clean.min())) and float(max(rainy.max(), clean.max())) <= 1
-        assert all(map(torch.equal, whole[index], (rainy, clean)))
-    resumed = RainPatches(sources, 32, 4, seed=5, offset=8)
-    assert len(resumed) == 4
-    for index in range(4):
-        assert all(map(torch.equal, resumed[index], whole[8 + index]))
-    assert not torch.equal(whole[0][1], whole[1][1])
-    assert not torch.equal(whole[0][1], RainPatches(sources, 32, 12, seed=6)[0][1])
+        item = patches[index]
+        assert set(item) == {"rainy", "clean", "real", "skipped"}
+        for name in ("rainy", "clean", "real"):
+            assert item[name].shape == (3, 32, 32) and item[name].dtype == torch.float32
+            assert 0 <= float(item[name].min()) and float(item[name].max()) <= 1
+        assert same(item, patches[index])
+    assert not torch.equal(patches[0]["clean"], patches[1]["clean"])
+    assert not torch.equal(patches[0]["clean"], Patches(patches.scenes, 32, 6, augment)[0]["clean"])
+
+
+def test_both_pictures_of_a_pair_are_cut_and_mirrored_alike():
+    for augment in (True, False):
+        patches = Patches(pairs((70, 90), (40, 33)), 36, 2, augment)
+        for index in range(8):
+            item = patches[index]
+            # The rainy picture is the negative of the clean one; what is enlarged overshoots both ways and is cut.
+            torch.testing.assert_close(item["rainy"], 1 - item["clean"], rtol=0, atol=0.005)
+
+
+def test_without_augmentation_a_patch_is_a_piece_of_its_photograph():
+    scenes = photos((50, 60))
+    photo = scenes.read(0)[0].astype(np.float32) / 255
+    found = 0
+    for index in range(20):
+        clean = Patches(scenes, 32, 3, augment=False)[index]["clean"].permute(1, 2, 0).numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(photo, clean.shape)[:, :, 0]
+        found += bool((windows == clean).all((2, 3, 4)).any())
+    # Rain that adds up darkens the truth first; all others leave it as it is.
+    assert found > 8
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_a_step_takes_the_same_patches_in_any_number_of_processes_and_parts(size, accumulate):
+    patches, phase = Patches(photos((70, 90)), 32, 5), Phase(4, 32, 6)
+    for first in (0, 2):
+        taken = {}
+        for rank in range(size):
+            world = World(torch.device("cpu"), rank, size)
+            drawn = list(batches(patches, phase, first, world, accumulate=accumulate, workers=0))
+            assert len(drawn) == (4 - first) * accumulate
+            for i, part in enumerate(drawn):
+                for j, picture in enumerate(part["rainy"]):
+                    taken[i // accumulate, i % accumulate, rank, j] = picture
+        for i, key in enumerate(sorted(taken)):
+            assert torch.equal(taken[key], patches[first * 6 + i]["rainy"])
+    with pytest.raises(InputError, match="multiple of 6"):
+        part_size(Phase(4, 32, 7), World(torch.device("cpu"), 0, 2), accumulate=3)
 
 
 def test_any_number_of_workers_gives_the_same_batches():
-    patches = RainPatches(photos((70, 90)), 32, 6, seed=5)
-    alone, apart = (list(DataLoader(patches, 2, num_workers=workers)) for workers in (0, 2))
+    patches, world = Patches(photos((70, 90)), 32, 5), World(torch.device("cpu"))
+    alone, apart = (
+        list(batches(patches, Phase(3, 32, 2), 0, world, accumulate=1, workers=n)) for n in (0, 2)
+    )
+    assert len(alone) == 3
     for one, other in zip(alone, apart, strict=True):
-        assert all(map(torch.equal, one, other))
+        assert same(one, other)
 
 
 def test_photographs_smaller_than_a_patch_are_enlarged():
-    rainy, clean = RainPatches(photos((20, 33)), 48, 1, seed=0)[0]
-    assert rainy.shape == clean.shape == (3, 48, 48)
+    item = Patches(photos((33, 40)), 48, seed=0)[0]
+    assert item["rainy"].shape == item["clean"].shape == (3, 48, 48)
 
 
 def test_patches_are_not_changed_by_the_photographs_memory_order():
-    photo = photos((80, 60))[0]
+    photo = pictures((80, 60))[0]
     turned = np.ascontiguousarray(photo.transpose(1, 0, 2)).transpose(1, 0, 2)
     for index in range(8):
-        ours, theirs = (RainPatches([p], 32, 8, seed=1)[index] for p in (photo, turned))
-        assert all(map(torch.equal, ours, theirs))
+        assert same(*(Patches(Held([(p,)]), 32, seed=1)[index] for p in (photo, turned)))
 
 
 def test_validation_pairs_are_fixed_whole_and_apart():
-    sources = photos((70, 100), (64, 64), (33, 32))
-    pairs = validation_pairs(sources, 9)
-    assert [tuple(clean.shape) for _, clean in pairs] == [(3, 64, 96), (3, 64, 64), (3, 32, 32)]
-    for ours, again in zip(pairs, validation_pairs(sources, 9), strict=True):
+    sizes = (70, 100), (64, 64), (33, 32)
+    found = validation_pairs(photos(*sizes), 9)
+    assert [tuple(clean.shape) for _, clean in found] == [(3, 64, 96), (3, 64, 64), (3, 32, 32)]
+    for ours, again in zip(found, validation_pairs(photos(*sizes), 9), strict=True):
         assert all(map(torch.equal, ours, again))
     # A pair does not depend on the others, so that it stays comparable when photographs are added.
-    assert torch.equal(validation_pairs(sources[:1], 9)[0][0], pairs[0][0])
-    other = validation_pairs(sources, 10)
-    assert any(not torch.equal(a[0], b[0]) for a, b in zip(pairs, other, strict=True))
+    assert torch.equal(validation_pairs(photos(sizes[0]), 9)[0][0], found[0][0])
+    other = validation_pairs(photos(*sizes), 10)
+    assert any(not torch.equal(a[0], b[0]) for a, b in zip(found, other, strict=True))
+    ((rainy, clean),) = validation_pairs(pairs((70, 100)), 9)
+    assert rainy.shape == (3, 64, 96)
+    torch.testing.assert_close(rainy, 1 - clean, rtol=0, atol=1e-6)
 
 
 def test_tensors_are_channels_first_copies():

@@ -1,0 +1,75 @@
+"""One process, or several that ``torchrun`` started, each with its part of every batch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..engine.errors import BackendUnavailable, InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among ``size`` of them. device: what it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes, in all of them."""
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def first_decides(self, decision: bool) -> bool:
+        """What the first process decided, in all of them."""
+        if self.size == 1:
+            return decision
+        flag = torch.tensor([decision], dtype=torch.uint8, device=self.device)
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def join(device: str) -> Iterator[World]:
+    """The world that ``torchrun``'s environment tells of, NCCL between GPUs and Gloo between CPUs; a world of one
+    without it.
+
+    device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        BackendUnavailable: a GPU was asked for and there is none. InputError: no such kind of device.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendUnavailable(f"{name} was asked for and PyTorch finds no CUDA GPU; train on cpu or auto.")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is not known; take auto, cpu, cuda or cuda:N.") from error
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(chosen)
+        return
+    rank = int(os.environ["RANK"])
+    if name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(name)
+    dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+    try:
+        yield World(torch.device(name), rank, size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,182 @@
+"""The state of a run: network, moving average, optimiser, progress; one step, and saving and resuming them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..engine.checkpoint import load_checkpoint
+from ..engine.errors import CheckpointError
+from ..engine.files import whole_file
+from ..engine.models.ssid_kd import PRESETS, SSIDKD, UnitBlock
+from .data import Batch
+from .distributed import World
+from .objective import Objective
+from .run import MAY_DIFFER, Run
+
+
+@dataclass
+class Progress:
+    """What a caller is told after every step.
+
+    loss: of the last step that it was read at. psnr (dB), ssim: the last validation's. validated: at this very step.
+    seconds_left: estimated; NaN as long as nothing is known.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    psnr: float = math.nan
+    ssim: float = math.nan
+    best_psnr: float = field(default=-math.inf)
+    validated: bool = False
+    seconds_left: float = math.nan
+
+
+def load_network(path: Path, what: str) -> SSIDKD:
+    """A SID / SSID-KD network from a file, of any size. Raises CheckpointError where it holds another."""
+    network = load_checkpoint(path).network
+    if not isinstance(network, SSIDKD):
+        raise CheckpointError(f"{path} holds no SID / SSID-KD network; {what} needs one.")
+    return network
+
+
+def precision_of(run: Run, device: torch.device) -> torch.autocast:
+    """The autocast of a run."""
+    enabled = run.precision == "bf16"
+    if run.precision == "auto":
+        # On a CPU without bf16 arithmetic autocast would emulate it, slower than fp32.
+        enabled = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def make_network(run: Run, device: torch.device) -> SSIDKD:
+    """The preset's network with the run's first weights, on the device.
+
+    Raises:
+        CheckpointError: the weights to start from are another network's.
+    """
+    torch.manual_seed(run.seed)
+    network = SSIDKD(PRESETS[run.preset])
+    if run.start is not None:
+        start = load_checkpoint(run.start).network
+        if not isinstance(start, SSIDKD) or start.config != network.config:
+            raise CheckpointError(
+                f"{run.start} is no {run.preset} network; start from such weights or choose their preset."
+            )
+        network.load_state_dict(start.state_dict())
+    network.to(device)
+    # torch's stubs leave this overload out.
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network
+
+
+class Trainer:
+    """A run's state. One file holds all of it but the teachers."""
+
+    def __init__(self, run: Run, objective: Objective, steps: int, world: World) -> None:
+        self.run, self.objective, self.world = run, objective.to(world.device), world
+        self.network = objective.network
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
+        if run.compile:
+            # Block by block: three widths are compiled instead of some forty copies of them.
+            for block in {id(m): m for m in self.network.modules() if isinstance(m, UnitBlock)}.values():
+                block.compile()
+        if world.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        self.forward: nn.Module = objective
+        if world.size > 1:
+            # The last 1x1 of some dense connections only counts where all of its maps are wanted.
+            self.forward = DistributedDataParallel(
+                objective,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                find_unused_parameters=True,
+            )
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.parameters)
+        self.progress = Progress(0, steps, math.nan)
+
+    def step(self, parts: Sequence[Batch], rate: float) -> Tensor:
+        """One optimiser step on the parts of a batch; returns loss and terms, their means over all processes."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        told = torch.zeros(1 + len(self.objective.names), device=self.world.device)
+        for i, part in enumerate(parts):
+            with self._sums_only_here(last=i + 1 == len(parts)):
+                loss, terms = self.forward(len(parts) * self.world.size, **self._to_device(part))
+                (loss / len(parts)).backward()
+            values = [loss.detach(), *(terms[name].detach() for name in self.objective.names)]
+            told += torch.stack(values).float() / len(parts)
+        if self.run.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.run.clip_norm)
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        self.progress.step += 1
+        return self.world.mean(told)
+
+    @contextlib.contextmanager
+    def _sums_only_here(self, last: bool) -> Iterator[None]:
+        """Processes exchange gradients once a step, at its last part."""
+        with contextlib.ExitStack() as stack:
+            if isinstance(self.forward, DistributedDataParallel) and not last:
+                stack.enter_context(self.forward.no_sync())
+            yield
+
+    def _to_device(self, part: Batch) -> dict[str, Tensor]:
+        return {
+            name: value.to(self.world.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            for name, value in part.items()
+            if isinstance(value, Tensor)
+        }
+
+    def save(self, path: Path) -> None:
+        """Everything that :meth:`resume` needs."""
+        state = {
+            "run": self.run.texts(),
+            "network": self.network.state_dict(),
+            "helpers": self.objective.helpers.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        with whole_file(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> None:
+        """Raises CheckpointError: the file is damaged or belongs to a run with other settings."""
+        try:
+            state = torch.load(path, map_location=self.world.device, weights_only=True)
+            self._compare(path, state["run"], state["progress"])
+            self.network.load_state_dict(state["network"])
+            self.objective.helpers.load_state_dict(state["helpers"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.progress = Progress(**state["progress"])
+        except CheckpointError:
+            raise
+        except Exception as error:  # torch raises many kinds on damaged files
+            raise CheckpointError(f"{path} is no training state that can be resumed: {error}") from error
+
+    def _compare(self, path: Path, theirs: dict[str, Any], progress: dict[str, Any]) -> None:
+        ours = self.run.texts()
+        for key in ours:
+            if key not in MAY_DIFFER and theirs[key] != ours[key]:
+                raise CheckpointError(
+                    f"{path} was made with another {key} ({theirs[key]}, now {ours[key]}); "
+                    "resume with the same settings or choose another output folder."
+                )
+        if progress["steps"] != self.progress.steps:
+            raise CheckpointError(
+                f"{path} was made for {progress['steps']} steps, now {self.progress.steps}: the data set is not what "
+                "it was."
+            )
