@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from . import prenet_format, ssid_kd, ssid_kd_format
+from . import nledn, prenet_format, ssid_kd, ssid_kd_format
 from .architecture import Architecture, Protocol, State, global_reach
 from .spec import ModelSpec
 
@@ -33,6 +33,7 @@ _ARCHITECTURES = (
         bytes_per_pixel=ssid_kd_format.bytes_per_pixel,
     ),
     *prenet_format.ARCHITECTURES,
+    nledn.ARCHITECTURE,
 )
 
 
