@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..engine.errors import InputError
 from ..engine.files import whole_file
-from . import builds, published
+from . import builds, published, video
 from .plots import plot_all
-from .results import Benchmark, as_markdown, markdown_table
+from .results import Benchmark, as_markdown, markdown_table, without_empty
 
 _HEAD = """# Benchmarks
 
@@ -31,7 +31,7 @@ No speeds of engines are kept with this version. `derain-engine bench table3 --j
 def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     """Write the page, and the plots beside it in a folder of its name.
 
-    results: files that ``bench engine --json``, ``bench table3 --json`` or ``bench builds --json`` gave, one run each.
+    results: files that ``bench engine``, ``table3``, ``builds`` or ``video`` gave with ``--json``, one run each.
     Returns all written files, the page last.
 
     Raises:
@@ -47,6 +47,9 @@ def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     sections = [_HEAD, _published()]
     folder = page.with_suffix("")
     for stem, result in zip(stems, read, strict=True):
+        if isinstance(result, video.VideoBenchmark):
+            sections.append(f"## {stem}\n\n{_of_video(result)}")
+            continue
         if isinstance(result, builds.Builds):
             sections.append(f"## {stem}\n\n{_of_builds(result)}")
             continue
@@ -62,7 +65,7 @@ def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     return [*written, page]
 
 
-def _read(file: Path) -> Benchmark | builds.Builds:
+def _read(file: Path) -> Benchmark | builds.Builds | video.VideoBenchmark:
     try:
         text = file.read_bytes()
         record = json.loads(text)
@@ -72,12 +75,15 @@ def _read(file: Path) -> Benchmark | builds.Builds:
         raise InputError(f"{file} is not JSON: {error}.") from error
     if not isinstance(record, dict):
         return Benchmark.from_json(text, str(file))
+    kind = "video" if record.get("kind") == "video" else "builds"
     try:
+        if kind == "video":
+            return video.VideoBenchmark.from_json(record)
         rows = tuple(builds.Row(**{**row, "gpus": tuple(row["gpus"])}) for row in record["rows"])
         return builds.Builds(rows, record["environment"], record["command"], record["date"])
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{file} does not hold what 'bench builds --json' of this version prints."
+            f"{file} does not hold what 'bench {kind} --json' of this version prints."
         ) from error
 
 
@@ -85,6 +91,22 @@ def _published() -> str:
     notes = "".join(f"- {note}\n" for note in published.notes())
     table = markdown_table(published.HEADS, published.cells())
     return f"## Tables III and IV of the SSID-KD paper\n\n{table}\n{notes}"
+
+
+def _of_video(found: video.VideoBenchmark) -> str:
+    """Frames a second, and where the time goes."""
+    heads, rows = without_empty(video.HEADS, video.cells(found))
+    cpu = found.environment["cpu"]
+    return (
+        f"{markdown_table(heads, rows)}\n"
+        "- Frames/s: median of the runs, of the whole video. Cores: CPU seconds in a second. The stages: milliseconds "
+        "of work for a frame; they overlap, and waiting at a pipe counts as work.\n"
+        f"- Runs: {found.rows[0].runs}, of {', '.join(str(row.frames) for row in found.rows)} frames\n"
+        f"- Device: {cpu['model']}, {cpu['threads']} threads\n"
+        f"- derain-engine: {found.environment['derain_engine']}\n"
+        f"- Date: {found.date}\n"
+        f"- Command: `{found.command}`\n"
+    )
 
 
 def _of_builds(found: builds.Builds) -> str:

@@ -28,6 +28,8 @@ from .bench_profile import EXAMPLES as PROFILE_EXAMPLES
 from .bench_profile import bench_profile
 from .bench_table3 import EXAMPLES as TABLE3_EXAMPLES
 from .bench_table3 import bench_table3
+from .bench_video import EXAMPLES as VIDEO_EXAMPLES
+from .bench_video import bench_video
 from .progress import progress_bar
 from .values import Trust
 
@@ -49,6 +51,7 @@ def register(app: typer.Typer) -> None:
     group.command("builds", epilog=BUILDS_EXAMPLES)(bench_builds)
     group.command("table3", epilog=TABLE3_EXAMPLES)(bench_table3)
     group.command("profile", epilog=PROFILE_EXAMPLES)(bench_profile)
+    group.command("video", epilog=VIDEO_EXAMPLES)(bench_video)
     group.command("page", epilog=PAGE_EXAMPLES)(bench_page)
     app.add_typer(group, name="bench")
 
