@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from ..engine.errors import InputError, MediaError
@@ -33,8 +34,9 @@ _CLEAN = (
     *("clean", "norain", "ground_truth", "groundtruth", "gt", "target", "targets", "real_world_gt", "label"),
     *("reference", "clear"),
 )
-#: Pictures that are looked at to tell which half is the rainy one, and the share of them that has to agree.
-_LOOKED_AT, _AGREEMENT = 16, 0.75
+#: Pictures that are looked at for halves, their least correlation on 16 x 16 thumbnails, and the share of them that has
+#: to agree on which one is rainy.
+_LOOKED_AT, _ALIKE, _AGREEMENT = 16, 0.5, 0.75
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def find_pairs(folder: Path, layout: Layout = "auto") -> list[Scene]:
         InputError: nothing there that is laid out in a known way, or rainy pictures without a clean one.
     """
     if folder.is_file():
-        return _listed(folder, folder.parent)
+        if pairs := _listed(folder, folder.parent):
+            return pairs
+        raise InputError(f"{folder} is no list of pairs: a rainy and a clean picture on every line.")
     if not folder.is_dir():
         raise InputError(
             f"{folder} is not there; give a folder of rainy and clean pictures, or a list of them."
@@ -197,24 +201,31 @@ def _keys(stem: str) -> Iterator[str]:
 
 
 def _rainy_half(folder: Path, files: Sequence[Path]) -> Literal["clean-left", "rain-left"]:
-    """By brightness: rain adds light."""
-    lefts, seen = 0, 0
+    """By brightness, as rain adds light, once it is sure that the halves show the same."""
+    brighter, alike = [], []
     for file in files:
-        if seen == _LOOKED_AT:
+        if len(brighter) == _LOOKED_AT:
             break
         try:
             picture = _pixels(file)
         except MediaError:
             continue
-        seen, half = seen + 1, picture.shape[1] // 2
-        if half <= picture.shape[0] // 2:
-            raise InputError(
-                f"{folder} is laid out in no known way: no folders such as rainy/ and clean/, and {file.name} is no "
-                "two pictures side by side; rename its folders, or give clean photographs as photos."
-            )
-        lefts += float(picture[:, :half].mean()) > float(picture[:, half:].mean())
-    if seen and max(lefts, seen - lefts) >= _AGREEMENT * seen:
-        return "rain-left" if lefts > seen - lefts else "clean-left"
-    raise InputError(
-        f"{folder}: it cannot be told which halves are the rainy ones; give layout clean-left or rain-left."
-    )
+        half = picture.shape[1] // 2
+        left, right = (
+            cv2.resize(each, (16, 16), interpolation=cv2.INTER_AREA).mean(2).ravel()
+            for each in (picture[:, :half], picture[:, picture.shape[1] - half :])
+        )
+        brighter.append(left.mean() > right.mean())
+        deviation = left.std() * right.std()
+        alike.append(((left - left.mean()) * (right - right.mean())).mean() / max(deviation, 1e-6))
+    if not alike or np.median(alike) < _ALIKE:
+        raise InputError(
+            f"{folder} is laid out in no known way: no folders such as rainy/ and clean/, and its pictures are no two "
+            "halves of the same; rename its folders, or give clean photographs as photos."
+        )
+    share = np.mean(brighter)
+    if max(share, 1 - share) < _AGREEMENT:
+        raise InputError(
+            f"{folder}: it cannot be told which halves are the rainy ones; give layout clean-left or rain-left."
+        )
+    return "rain-left" if share > 0.5 else "clean-left"
