@@ -13,7 +13,7 @@ import typer
 from ..engine.sizes import words
 from .progress import progress_bar
 from .terminal import file_size, say, show_table
-from .values import Size, Trust, frame_size
+from .values import Architecture, NetworkOptions, Size, Trust, frame_size, network_options
 
 if TYPE_CHECKING:
     from ..engine.builder import BuildReport
@@ -86,20 +86,8 @@ def _build(
         Literal["auto", "rgb", "bgr"],
         typer.Option(help="Channel order of the images that the model was trained on."),
     ] = "auto",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="An option of the network that its weights do not tell, such as pyramid=maxpool; may be repeated.",
-        ),
-    ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The network's architecture, such as prenet-lstm, where its weights do not tell.",
-        ),
-    ] = None,
+    option: NetworkOptions = None,
+    arch: Architecture = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -178,7 +166,7 @@ def _build(
     """
     from ..engine.builder import build
 
-    options = _options(option or [])
+    options = network_options(option or [])
     with progress_bar() as progress:
         report = build(
             model,
@@ -276,21 +264,6 @@ def _unpack(
 
     for path in unpack_bundle(engine, output):
         say(path)
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not name or not equals:
-            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE, such as pyramid=maxpool.")
-        if name in options:
-            raise typer.BadParameter(f"The option {name} is given twice.")
-        try:
-            options[name] = json.loads(text)  # numbers, true, false
-        except (ValueError, RecursionError):
-            options[name] = text
-    return options
 
 
 def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ import typer
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import note, say
-from .values import Trust
+from .values import Architecture, NetworkOptions, Trust, network_options
 
 if TYPE_CHECKING:
     from ..engine.evaluate import Comparison, Evaluation, SetResult
@@ -73,8 +73,10 @@ def _evaluate(
     ] = False,
     colour_order: Annotated[
         Literal["auto", "rgb", "bgr"],
-        typer.Option(help="Channel order of the images that model files were trained on."),
+        typer.Option(help="Channel order of the images that a model file was trained on."),
     ] = "auto",
+    option: NetworkOptions = None,
+    arch: Architecture = None,
     protocol: Annotated[
         Literal["float", "rounded", "truncated"],
         typer.Option(
@@ -124,6 +126,8 @@ def _evaluate(
             against=against,
             native=native,
             colour_order=colour_order,
+            options=network_options(option or []),
+            arch=arch,
             protocol=protocol,
             published=published,
             sheet=sheet,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from fractions import Fraction
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -18,6 +19,24 @@ Trust = Annotated[
         metavar="SHA256",
         help="The hash of an engine file for a GPU that was built by somebody else, or elsewhere, and may run all "
         "the same; may be repeated.",
+    ),
+]
+
+#: Of verbs that read model files.
+NetworkOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="An option of the network that its weights do not tell, such as pyramid=maxpool; may be repeated.",
+    ),
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="NAME",
+        help="The network's architecture, such as prenet-lstm, where its weights do not tell.",
     ),
 ]
 
@@ -66,3 +85,20 @@ def tile_side(text: str) -> Literal["auto"] | int:
     if not text.isdecimal():
         raise typer.BadParameter(f"--tile takes auto, 0 or a number of pixels, not {printable(text)}.")
     return int(text)
+
+
+def network_options(pairs: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` each, values as JSON where they are. Raises typer.BadParameter for anything else, or a name given
+    twice."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE, such as pyramid=maxpool.")
+        if name in options:
+            raise typer.BadParameter(f"The option {name} is given twice.")
+        try:
+            options[name] = json.loads(text)  # numbers, true, false
+        except (ValueError, RecursionError):
+            options[name] = text
+    return options

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,8 @@ def evaluate(
     against: Model | None = None,
     native: bool = False,
     colour_order: ColourOrder = "auto",
+    options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
     protocol: Protocol = "float",
     published: str | None = None,
     sheet: Folder | None = None,
@@ -224,7 +226,7 @@ def evaluate(
         videos: rainy videos whose temporal flicker is measured.
         against: another model, whose output on the same pictures is measured too.
         native: run reference networks on the pictures as they are, without padding, as papers do.
-        colour_order: of weights files, as for ``load_checkpoint``.
+        colour_order, options, arch: of ``model``, where that is a weights file, as for ``load_checkpoint``.
         protocol: what becomes of the output before it is measured.
         published: the data set that all the folders are of, or are part of; by default it is recognised by their names.
         sheet: a picture file that the best and the worst cases are drawn on.
@@ -251,20 +253,15 @@ def evaluate(
         if not sets:
             raise InputError("A sheet shows pictures; give a folder of rainy ones.")
     drawn = None if sheet is None else Sheet()
-    options: dict[str, Any] = {
-        "native": native,
-        "colour_order": colour_order,
-        "trust": trust,
-        "progress": progress,
-        "building": building,
-    }
+    both: dict[str, Any] = {"native": native, "trust": trust, "progress": progress, "building": building}
+    ours = both | {"colour_order": colour_order, "options": options, "arch": arch}
     pictures: dict[str, Comparison] = {}
     sizes: dict[str, tuple[int, int]] = {}
     flicker: dict[str, tuple[Flicker, ...]] = {}
     failures: list[Failure] = []
     with contextlib.ExitStack() as stack:
-        subject = stack.enter_context(open_subject(model, **options))
-        rival = None if against is None else stack.enter_context(open_subject(against, **options))
+        subject = stack.enter_context(open_subject(model, **ours))
+        rival = None if against is None else stack.enter_context(open_subject(against, **both))
         for each in (subject, rival):
             _check_fits(each, len(sets), len(clips))
         pairs = [pair for each in sets for pair in each.pairs]

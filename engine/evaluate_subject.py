@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from . import frames, verify
 from .builder import find_model
-from .checkpoint import load_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint
 from .contents import is_engine
 from .errors import InputError
 from .evaluate_sets import Pair, pictures_by_stem, read_like
@@ -66,6 +66,8 @@ def open_subject(
     *,
     native: bool = False,
     colour_order: ColourOrder = "auto",
+    options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
     trust: str | Sequence[str] = (),
     progress: Progress = no_progress,
     building: Callable[[str, Path], None] = lambda name, path: None,
@@ -94,15 +96,17 @@ def open_subject(
         with load(find_engine(model, progress=progress, building=building), trust=trust) as engine:
             yield Subject(name, f"engine, {engine.manifest.backend} in {engine.precision}", engine)
     else:
-        yield _reference(model, native, colour_order)
+        checkpoint = load_checkpoint(
+            find_model(model)[0], colour_order=colour_order, options=options, arch=arch
+        )
+        yield _reference(name, checkpoint, native)
 
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _reference(model: Model, native: bool, colour_order: ColourOrder) -> Subject:
-    checkpoint = load_checkpoint(find_model(model)[0], colour_order=colour_order)
+def _reference(name: str, checkpoint: Checkpoint, native: bool) -> Subject:
     spec = checkpoint.spec
 
     def run(image: np.ndarray) -> np.ndarray:
@@ -118,7 +122,7 @@ def _reference(model: Model, native: bool, colour_order: ColourOrder) -> Subject
             )
         return verify.reference_output(checkpoint.network, batch)[0, :height, :width]
 
-    return Subject(str(model), f"reference network in fp32, {'unpadded' if native else 'padded'}", run)
+    return Subject(name, f"reference network in fp32, {'unpadded' if native else 'padded'}", run)
 
 
 def _opening(image: np.ndarray) -> np.ndarray:

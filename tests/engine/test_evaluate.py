@@ -124,6 +124,26 @@ def test_an_engine_file_agrees_with_its_model(folders, model, engine):
         evaluate(engine, *folders, native=True)
 
 
+def test_what_weights_do_not_tell_is_told(folders, tmp_path):
+    import torch
+
+    from derain_engine.engine.models import registry
+
+    torch.manual_seed(2)
+    network = registry.create(registry.spec_of("prenet", {"stages": 2})).eval()
+    path = tmp_path / "net_latest.pth"
+    torch.save(network.state_dict(), path)
+    for arch, stages in (("prenet", 1), ("prenet", 2), ("prenet-lstm", 2)):
+        result = evaluate(path, *folders, native=True, arch=arch, options={"stages": stages})
+        spec = registry.spec_of(arch, {"stages": stages})
+        truth = registry.create(spec).eval()
+        truth.load_state_dict(network.state_dict())
+        picture = read(folders[0] / "0.png")
+        output = verify.reference_output(truth, picture[None])[0].clip(0, 1)
+        expected = figures(output, read(folders[1] / "0.png"))
+        assert result.pictures["0"].output == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_name_of_shipped_weights_means_their_engine_and_natively_the_weights(
     folders, model, engine, monkeypatch
 ):
@@ -162,7 +182,7 @@ def test_pairs_are_found_by_stem_whatever_the_suffix(folders):
     (clean / "1.png").unlink()
     Image.open(clean / "0.png").save(clean / "unused.png")
     (rainy / "notes.txt").write_text("not a picture")
-    assert [(p.name, p.clean.name) for p in find_pairs(rainy, clean)] == [
+    assert [(p.name, p.clean and p.clean.name) for p in find_pairs(rainy, clean)] == [
         ("0", "0.png"),
         ("1", "1.bmp"),
         ("2", "2.png"),

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,8 +99,11 @@ def test_a_rival_is_measured_on_the_same_video(clip: Path) -> None:
         ({"size": (48, 64)}, r"rain\.mkv is 64x48 and .*clean\.mkv is 48x64"),
     ],
 )
-def test_videos_that_are_no_pair_are_refused(tmp_path: Path, clip: Path, changes: dict, message: str) -> None:
-    other = make_clip(tmp_path / "clean.mkv", **({"times": TIMES} | changes))
+def test_videos_that_are_no_pair_are_refused(
+    tmp_path: Path, clip: Path, changes: dict[str, Any], message: str
+) -> None:
+    options: dict[str, Any] = {"times": TIMES, **changes}
+    other = make_clip(tmp_path / "clean.mkv", **options)
     with pytest.raises(InputError, match=message):
         evaluate(other, videos=[clip])
 
