@@ -229,7 +229,10 @@ def _show_published(result: Evaluation, part: SetResult) -> None:
             [part.data_set.name, *(_head(figure) for figure in table.figures)],
             [
                 *([name, *(_text(figure, values) for figure in table.figures)] for name, values in ours),
-                *([row.method, *(f"{value:g}" for value in row.values)] for row in table.rows),
+                *(
+                    [row.method, *row_cells]
+                    for row, row_cells in zip(table.rows, table.printed(), strict=True)
+                ),
             ],
         )
         say(f"Here: {part.share} of {part.data_set.name}, protocol {result.protocol}.")

@@ -305,7 +305,7 @@ def evaluate(
     if drawn is not None and sheet is not None:
         words = describe(protocol, ())
         headline = [f"{subject.name} ({subject.method})", f"{words['values']}; cropped: {words['crop']}"]
-        drawn.write(Path(sheet), headline, "NIQE gained" if clean is None else "PSNR gained, RGB")
+        drawn.write(Path(sheet), headline, "fall of NIQE" if clean is None else "gain in PSNR, RGB")
     return result
 
 

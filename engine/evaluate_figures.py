@@ -37,7 +37,8 @@ class Figure:
 
 
 _SSIM = "Gaussian 11x11 window of sigma 1.5, windows that lie whole in the picture"
-_Y = "Y of BT.601 in studio range, as MATLAB's rgb2ycbcr of doubles, not rounded"
+_LUMA = "Y of BT.601 in studio range, as MATLAB's rgb2ycbcr"
+_Y = f"{_LUMA} of doubles, not rounded"
 FIGURES = {
     each.name: each
     for each in (
@@ -50,7 +51,7 @@ FIGURES = {
             "NIQE",
             3,
             False,
-            f"Y as above, rounded to 8 bits; {BLOCK}x{BLOCK} blocks; the authors' pristine parameters",
+            f"{_LUMA}, rounded to 8 bits; {BLOCK}x{BLOCK} blocks; the authors' pristine parameters",
         ),
         Figure("dark_channel", "Dark", 4, False, "mean of the dark channel of RGB, 15x15 window"),
     )

@@ -45,6 +45,15 @@ class Table:
     figures: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    def printed(self) -> list[list[str]]:
+        """The rows' values with the digits that the paper prints, which are a column's most."""
+        columns = list(zip(*(row.values for row in self.rows), strict=True))
+        digits = [max(len(str(value).partition(".")[2]) for value in column) for column in columns]
+        return [
+            [f"{value:.{count}f}" for value, count in zip(row.values, digits, strict=True)]
+            for row in self.rows
+        ]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "source": self.source,
