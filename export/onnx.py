@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
 from ..engine.models.spec import ModelSpec
 from ..engine.progress import Progress, no_progress
+from .shapes import free_shapes
+from .variants import exportable
 from .zeros import drop_zeros
 
 OPSET = 20
@@ -86,7 +88,7 @@ def export_onnx(
     try:
         with _quiet(), torch.no_grad():
             progress("tracing the network", 0.0)
-            program = torch.export.export(_Chosen(network, outputs), (image,))
+            program = torch.export.export(_Chosen(exportable(network), outputs), (image,))
             progress("translating to ONNX", 0.4)
             _keep_whole(program)
             exported = torch.onnx.export(
@@ -227,6 +229,7 @@ def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
             if not any(initializer.name == name for initializer in graph.initializer):
                 graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
             node.input[:] = [node.input[0], "", name]
+    free_shapes(graph, shapes)
     drop_zeros(graph, {name: dims[1] for name, dims in shapes.items() if len(dims) == 4})
     drop_unused(graph)
     sizeless = _sizeless(graph)
@@ -263,14 +266,16 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _sizeless(graph: onnx.GraphProto) -> set[str]:
-    """Names of integer constants that say nothing of the traced size: only -1 (the rest), 0 (as it was) and 1."""
+    """Names of shapes that say nothing of the traced size: of another tensor, or constants of only -1 (the rest), 0 (as
+    it was) and 1."""
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             value = onnx.helper.get_attribute_value(node.attribute[0])
             whole = isinstance(value, onnx.TensorProto)
             constants[node.output[0]] = numpy_helper.to_array(value) if whole else np.asarray(value)
-    return {
+    shapes = {node.output[0] for node in graph.node if node.op_type == "Shape"}
+    return shapes | {
         name
         for name, value in constants.items()
         if value.dtype == np.int64 and np.isin(value, (-1, 0, 1)).all()

@@ -181,7 +181,8 @@ class Whole(nn.Module):
         pooled = F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:], mode="nearest")
         small = F.interpolate(x, scale_factor=0.5, mode="bilinear")
         large = F.relu(F.interpolate(small, size=x.shape[-2:], mode="bilinear"))
-        return image - self.tail(torch.cat([x + pooled, large], 1))
+        state = torch.tanh(x) * torch.sigmoid(pooled) + x.new_zeros(x.shape)
+        return image - self.tail(torch.cat([state + pooled, large], 1))
 
 
 def test_what_is_not_decomposed_is_what_would_come_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
