@@ -89,8 +89,9 @@ class Trainer:
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
         if run.compile:
             # Block by block: three widths are compiled instead of some forty copies of them.
-            for block in {id(m): m for m in self.network.modules() if isinstance(m, UnitBlock)}.values():
-                block.compile()
+            for block in self.network.modules():
+                if isinstance(block, UnitBlock):
+                    block.compile()
         if world.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         self.forward: nn.Module = objective

@@ -7,11 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from derain_engine.engine.checkpoint import load_checkpoint
 from derain_engine.engine.errors import BackendUnavailable, CheckpointError, DerainError, InputError
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.training import loop, trainer
 from derain_engine.training.config import read_run
 from derain_engine.training.data import Scenes, find_photos, split, validation_pairs
@@ -20,22 +18,7 @@ from derain_engine.training.run import Phase
 from derain_engine.training.sid import SidRun, learning_rate, train_sid
 from derain_engine.training.validation import validate
 
-
-@pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))
-    monkeypatch.setitem(PRESETS, "other", SSIDKDConfig((4, 4, 8), (1, 1, 1), blocks="mffb"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Five smooth pictures in colour."""
-    folder = tmp_path_factory.mktemp("photos")
-    y, x = np.mgrid[:40, :48] / 10
-    for i in range(5):
-        picture = [127 + 120 * np.sin(y * (1 + i / 5) + x * c + i) for c in (0.5, 1.0, 1.5)]
-        Image.fromarray(np.stack(picture, -1).astype(np.uint8)).save(folder / f"{i}.png")
-    return folder
+from .conftest import same_states
 
 
 @pytest.fixture
@@ -55,13 +38,6 @@ def run(photos, tmp_path):
         precision="fp32",
         device="cpu",
     )
-
-
-def training_state(run):
-    state = torch.load(run.output / "last.pt", weights_only=True)
-    optimiser = state["optimiser"]["state"]
-    moments = {f"{i}.{k}": torch.as_tensor(v) for i, s in optimiser.items() for k, v in s.items()}
-    return {**state["network"], **{f"average.{k}": v for k, v in state["average"].items()}, **moments}
 
 
 def test_a_run_lowers_the_loss_and_keeps_its_best_weights(run):
@@ -122,10 +98,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path, 
     # Neither workers nor places decide what is computed.
     train_sid(replace(parted, workers=1), resume=True, report=lambda p: steps.append(p.step))
     assert steps == list(range(after // 3 * 3 + 1, 13))
-    expected, found = training_state(whole), training_state(parted)
-    assert expected.keys() == found.keys() and len(expected) > 100
-    for key, tensor in expected.items():
-        assert torch.equal(tensor, found[key]), key
+    same_states(whole, parted)
     assert (whole.output / "best.safetensors").read_bytes() == (
         parted.output / "best.safetensors"
     ).read_bytes()
