@@ -10,7 +10,7 @@ import typer
 
 from .progress import progress_bar
 from .terminal import note
-from .values import Size, Trust, rate, tile_side, width_and_height
+from .values import Size, Trust, moment, rate, tile_side, width_and_height
 
 #: Failed frames that are named one by one.
 _NAMED = 10
@@ -22,6 +22,8 @@ derain-engine video rain.mp4 -o clean.mp4
 derain-engine video rain.mkv -o clean.mkv -e model.derain --mode throughput
 derain-engine video rain.mp4 -o clean.mkv --codec ffv1
 derain-engine video damaged.mp4 -o clean.mp4 --on-error skip
+derain-engine video rain.mp4 -o clean.mp4 --start 1:30 --end 2:00
+derain-engine video long.mkv -o clean.mkv --resume
 ffmpeg -i rain.ts -f yuv4mpegpipe - | derain-engine video - -o - | ffmpeg -i - clean.mp4
 derain-engine video - -o - --size 1280x720 --fps 25 --pix-fmt nv12 --format rawvideo < rain.yuv > clean.yuv
 """
@@ -104,6 +106,25 @@ def _video(
             metavar="audio|subtitle|data|attachment", help="Leave these streams out; may be repeated."
         ),
     ] = None,
+    start: Annotated[
+        Fraction | None,
+        typer.Option(
+            parser=moment, metavar="TIME", help="Begin there, in seconds or h:mm:ss; the output begins at 0."
+        ),
+    ] = None,
+    end: Annotated[
+        Fraction | None,
+        typer.Option(parser=moment, metavar="TIME", help="End before that time of the input."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Work in segments of 10 s, kept in OUT.segments until OUT is whole; after an interruption, even a "
+            "kill, the same command goes on after the last finished one, and gives the same frames as an "
+            "uninterrupted run with --resume, which cuts the same segments.",
+        ),
+    ] = False,
     tile: Annotated[
         str,
         typer.Option(
@@ -164,6 +185,9 @@ def _video(
                 drop=drop or (),
                 raw=raw,
                 pipe_format=pipe_format,
+                start=start,
+                end=end,
+                resume=resume,
                 progress=progress,
             )
     written = "standard output" if output == "-" else output
@@ -176,7 +200,7 @@ def _video(
         note(failure.message)
     if len(done.failures) > _NAMED:
         note(f"{len(done.failures)} frames failed in all.")
-    if on_error == "stop":
+    if done.halted:
         note(f"{written} ends there; --on-error skip or passthrough goes on.")
     raise typer.Exit(5)
 

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError, MediaError
 from ..files import require_writable, whole_file
 from ..progress import Progress, no_progress
 from ..runtime import Engine
-from .video_codecs import CODECS
+from ..version import __version__
+from .video_codecs import CODECS, Encoding, choose_encoding
 from .video_colour import Coding, coding_of
+from .video_cut import Cut
 from .video_pipes import PipeFormat, PipeReader, PipeWriter, RawFrames
 from .video_reader import KINDS, Shot, VideoReader, convert, planar_form, require_av
-from .video_stages import Cleaned, OnError, Sink, Stages
+from .video_segments import Segments
+from .video_stages import Cleaned, OnError, Stages
 from .video_writer import VideoWriter
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
+
+#: Of the segments of a resumable run: as often as encoders put a key frame by themselves.
+SEGMENT_SECONDS = 10.0
 
 
 def clean_video(
@@ -36,6 +45,10 @@ def clean_video(
     drop: Collection[str] = (),
     raw: RawFrames | None = None,
     pipe_format: PipeFormat = "y4m",
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    resume: bool = False,
+    segment_seconds: float = SEGMENT_SECONDS,
     progress: Progress = no_progress,
 ) -> Cleaned:
     """Clean the first video stream of ``source``; all other streams go into ``target`` packet for packet.
@@ -54,6 +67,12 @@ def clean_video(
         drop: kinds of streams to leave out: ``audio``, ``subtitle``, ``data``, ``attachment``.
         raw: of a binary stream of frames without any header.
         pipe_format: of a target that is a binary stream.
+        start, end: seconds from the beginning of the video; only what is shown from ``start`` on and before ``end`` is
+            cleaned, and the result begins at 0.
+        resume: work in segments that are kept in a folder beside ``target`` until it is whole, and go on after the
+            finished ones that are there. A run that was killed and resumed gives the same frames as one that was not,
+            if both are resumable: the encoder begins anew with each segment.
+        segment_seconds: of such a segment.
         progress: told the frames that are done and their rate, with the share of the video.
 
     Returns what became of it. With failures, ``target`` holds the frames up to the first (``stop``) or without them,
@@ -73,8 +92,11 @@ def clean_video(
     source = Path(source) if isinstance(source, str) else source
     target = Path(target) if isinstance(target, str) else target
     _check_files(source, target)
+    if resume and not (isinstance(source, Path) and isinstance(target, Path)):
+        raise InputError("Only from one file to another can a run be resumed.")
     with VideoReader(source) if isinstance(source, Path) else PipeReader(source, raw) as reader:
-        items = reader.read()
+        cut = Cut(reader, start, end)
+        items = cut.read()
         held, first = _first(items, reader.name)
         # Packed frames are worked on as planes, and leave a pipe without a header as they came.
         written = first.format.name if pix_fmt is None and pipe_format == "rawvideo" else ""
@@ -85,28 +107,95 @@ def clean_video(
             )
         first = convert(first, pix_fmt)
         coding = _coding(first, reader.siting(first))
+        items = chain(held, items)
         with contextlib.ExitStack() as stack:
+            segments: Segments | None = None
             if isinstance(target, Path):
-                temporary = stack.enter_context(whole_file(target))
-                sink: Sink = VideoWriter(
-                    *(temporary, target, reader, first),
-                    bits=coding.bits,
-                    rgb=coding.rgb,
-                    codec=codec,
-                    crf=crf,
-                    drop=drop,
-                )
+
+                def encoding(container: str) -> Encoding:
+                    return choose_encoding(container, reader, first, coding, codec, crf)
+
+                def whole(path: Path) -> VideoWriter:
+                    return VideoWriter(
+                        *(path, target, reader, first), encoding=encoding, drop=drop, chapters=cut.chapters()
+                    )
+
+                if resume:
+                    sink = segments = _segments(
+                        *(target, Fraction(segment_seconds), engine, cut, first, whole),
+                        job={"start": str(start), "end": str(end), "on_error": on_error, "pix_fmt": pix_fmt},
+                    )
+                    items = segments.unfinished(items)
+                else:
+                    sink = whole(stack.enter_context(whole_file(target)))
             else:
                 sink = PipeWriter(target, pipe_format, convert(first, written or pix_fmt), reader)
             stack.callback(sink.close)
             stages = Stages(
-                *(engine, reader, sink, coding),
+                *(engine, cut, sink, coding),
                 pix_fmt=pix_fmt,
                 size=(first.width, first.height),
                 on_error=on_error,
                 progress=progress,
+                already=sink.frames,
             )
-            return stages.run(chain(held, items))
+            if segments is None:
+                return stages.run(items)
+            segments.attach(stages)
+            return _with_earlier(stages.run(items), segments)
+
+
+def _segments(
+    target: Path,
+    seconds: Fraction,
+    engine: Engine,
+    cut: Cut,
+    first: VideoFrame,
+    whole: Callable[[Path], VideoWriter],
+    job: dict[str, Any],
+) -> Segments:
+    import av
+
+    if seconds <= 0:
+        raise InputError("Segments are longer than 0 seconds.")
+    reader = cut.reader
+    assert reader.path is not None
+    with tempfile.TemporaryDirectory(prefix="derain-engine-") as folder:
+        # Whatever the file cannot hold shows now, and not when all is done.
+        trial = whole(Path(folder, target.name))
+        encoding, header = trial.encoding, trial.header
+        trial.close()
+    status = reader.path.stat()
+    job = {
+        **job,
+        "source": [reader.path.name, status.st_size, status.st_mtime_ns],
+        "engine": [engine.precision, engine.manifest.backend_version, *_hashes(engine)],
+        "encoding": [encoding.name, encoding.pix_fmt, dict(encoding.options)],
+        "segment length": str(seconds),
+        "version": [__version__, av.__version__],
+    }
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[VideoWriter]:
+        with whole_file(target) as temporary, contextlib.closing(whole(temporary)) as writer:
+            yield writer
+
+    def copied() -> Iterator[Packet]:
+        with VideoReader(reader.path) as again:
+            yield from cut.of(again).packets()
+
+    return Segments(target, seconds, job, reader, first, encoding, header, opened, copied)
+
+
+def _hashes(engine: Engine) -> list[str]:
+    return sorted(str(payload["sha256"]) for payload in engine.manifest.payloads.values())
+
+
+def _with_earlier(done: Cleaned, segments: Segments) -> Cleaned:
+    """What became of all segments. Raises MediaError where they were not joined."""
+    if not segments.joined:
+        raise MediaError(done.failures[-1].message)
+    return replace(done, failures=(*segments.earlier, *done.failures))
 
 
 def _check(codec: str | None, drop: Collection[str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .video_reader import chroma_siting, side_data
+from .video_colour import Coding
+from .video_reader import VideoReader, chroma_siting, side_data
 
 if TYPE_CHECKING:
+    from av.container import OutputContainer
     from av.video.frame import VideoFrame
 
 _H265_BITS = 12
@@ -43,6 +46,63 @@ CODECS = {
     "prores": Codec("prores_ks"),
     "ffv1": Codec("ffv1", options={"level": "3", "slicecrc": "1"}),
 }
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are encoded. name: in ``CODECS``. pix_fmt: of the frames that are encoded. options: of the encoder."""
+
+    name: str
+    pix_fmt: str
+    options: Mapping[str, str]
+
+    def add_to(self, container: OutputContainer, reader: VideoReader, first: VideoFrame) -> Any:
+        """A stream of such frames, for a video like that of ``reader``, of which ``first`` is one.
+
+        Raises FFmpegError or ValueError where the container cannot hold it.
+        """
+        from av.codec.context import Flags
+
+        source = reader.video
+        stream: Any = container.add_stream(
+            CODECS[self.name].encoder,
+            rate=source.average_rate or source.guessed_rate,
+            options=dict(self.options),
+        )
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = first.width, first.height, self.pix_fmt
+        # The source's own ticks, so that no timestamp is rounded; frame_duration keeps the last frame's.
+        context.time_base = stream.time_base = source.time_base
+        context.flags |= Flags.frame_duration
+        context.thread_type = "AUTO"
+        if source.sample_aspect_ratio:
+            context.sample_aspect_ratio = source.sample_aspect_ratio
+        full = first.format.name.startswith("yuvj")
+        context.color_range = 2 if full else first.color_range
+        context.colorspace, context.color_primaries = first.colorspace, first.color_primaries
+        context.color_trc = first.color_trc
+        return stream
+
+
+def choose_encoding(
+    container: str,
+    reader: VideoReader,
+    first: VideoFrame,
+    coding: Coding,
+    codec: str | None = None,
+    crf: int | None = None,
+) -> Encoding:
+    """What suits a container (FFmpeg's name), and frames of which ``first`` is one.
+
+    codec, crf: None for what suits.
+
+    Raises:
+        InputError: the codec cannot hold such frames, or a crf that it does not have.
+    """
+    name = codec or choose_codec(container, coding.bits, coding.rgb)
+    pix_fmt = find_pixel_format(name, first.format.name)
+    require_size(name, pix_fmt, first.width, first.height)
+    return Encoding(name, pix_fmt, encoder_options(name, crf, first, reader.frames))
 
 
 def choose_codec(container: str, bits: int, rgb: bool) -> str:

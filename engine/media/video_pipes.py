@@ -125,6 +125,9 @@ class PipeReader(VideoReader):
         tags = {name.encode(): number for number, name in _SITING_TAGS.items()}
         return super().siting(frame) or (tags.get(tag[1], 0) if tag else 0)
 
+    def seek(self, seconds: Fraction) -> None:
+        """Nothing: a pipe is read from its beginning."""
+
     def _packets(self) -> Iterator[Packet]:
         for packet in super()._packets():
             if packet.size and packet.pos is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,6 +88,7 @@ class VideoReader:
         if not videos or videos[0].codec_context is None:
             self.container.close()
             raise MediaError(f"{self.name} has no video in it that can be decoded.")
+        self._from_beginning = True
         self.video: VideoStream = videos[0]
         self.video.codec_context.thread_type = "AUTO"
         self.copied: list[Stream] = [
@@ -160,6 +162,31 @@ class VideoReader:
         if missing:
             yield Shot(None, last, missing)
 
+    def seek(self, seconds: Fraction) -> None:
+        """Go to where a frame of that time can be decoded from, or to the beginning where nobody knows.
+
+        Raises MediaError: the file cannot be read there.
+        """
+        from av.error import FFmpegError
+
+        self._from_beginning = False
+        try:
+            self.container.seek(int(seconds * 1_000_000))
+        except (FFmpegError, OSError, ValueError) as error:
+            raise MediaError(
+                f"{self.name} cannot be read from {float(seconds):g} s on: {reason(error)}."
+            ) from error
+
+    def packets(self) -> Iterator[Packet]:
+        """The packets of all streams but the video; what cannot be read ends them."""
+        from av.error import FFmpegError
+
+        with contextlib.suppress(FFmpegError):
+            if self.copied:
+                for packet in self.container.demux(self.copied):
+                    if packet.size or packet.dts is not None:
+                        yield packet
+
     def _packets(self) -> Iterator[Packet]:
         return self.container.demux()
 
@@ -179,7 +206,7 @@ class VideoReader:
 
     def _missing(self, packets: int) -> str:
         """What the file lacks of what its header promises, or ""."""
-        if packets < self.video.frames:
+        if packets < self.video.frames and self._from_beginning:
             return f"the file ends too early, after {packets} of {self.video.frames} frames"
         cut = 0 if self.path is None else missing_bytes(self.path)
         if cut:

@@ -10,7 +10,7 @@ import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -90,13 +90,15 @@ class Cleaned:
     """What became of a video.
 
     frames: in the result. seconds: that the work took. failures: in the order of time. busy: seconds that each of
-    STAGES worked, not counting what it waited for the others; they overlap.
+    STAGES worked, not counting what it waited for the others; they overlap. halted: whether it ended at a frame that
+    failed.
     """
 
     frames: int
     seconds: float
     failures: tuple[FrameFailure, ...]
     busy: Mapping[str, float] = field(default_factory=dict)
+    halted: bool = False
 
 
 @dataclass
@@ -123,11 +125,13 @@ class Stages:
         size: tuple[int, int],
         on_error: OnError,
         progress: Progress,
+        already: int = 0,
     ) -> None:
-        """coding, pix_fmt: of the frames that are worked on; others are converted. size: width and height of all."""
+        """coding, pix_fmt: of the frames that are worked on; others are converted. size: width and height of all.
+        already: frames of the source that were done before."""
         self._engine, self._source, self._sink = engine, source, sink
         self._coding, self._pix_fmt, self._size = coding, pix_fmt, size
-        self._on_error, self._progress = on_error, progress
+        self._on_error, self._progress, self._already = on_error, progress, already
         self._decoded, self._cleaned = Pipe(), Pipe()
         self._failures: list[FrameFailure] = []
         self._broken_stage: Exception | None = None
@@ -139,7 +143,18 @@ class Stages:
         self._spare: deque[np.ndarray] = deque()  # pictures that are done with
         self._scratch_to_rgb, self._scratch_difference = Scratch(), Scratch()
 
+    @property
+    def failures(self) -> Sequence[FrameFailure]:
+        """Those up to now."""
+        return self._failures
+
+    @property
+    def halted(self) -> bool:
+        """Whether a frame that failed ended it."""
+        return self._halted
+
     def run(self, items: Iterator[Shot | Packet]) -> Cleaned:
+        """items: what the source reads; the rest of it where some was read already."""
         decoding = threading.Thread(
             target=self._guarded, args=(self._decode, items), name="derain-engine-decode"
         )
@@ -169,7 +184,7 @@ class Stages:
             raise self._broken_stage
         self._finish()
         seconds = time.perf_counter() - self._began
-        return Cleaned(self._sink.frames, seconds, tuple(self._failures), self._busy)
+        return Cleaned(self._sink.frames, seconds, tuple(self._failures), self._busy, self._halted)
 
     def _guarded(self, stage: Any, *arguments: Any) -> None:
         """Run a stage; what it does not foresee ends all of them and is raised in the caller's thread."""
@@ -297,10 +312,10 @@ class Stages:
             raise Stopped
         self._done += 1
         rate = self._done / max(time.perf_counter() - self._began, 1e-9)
-        total = self._source.frames
-        share = min(self._done / total, 1.0) if total else 0.0
+        done, total = self._done + self._already, self._source.frames
+        share = min(done / total, 1.0) if total else 0.0
         of_total = f" of {total}" if total else ""
-        self._progress(f"{self._done}{of_total} frames, {rate:.3g} fps", share)
+        self._progress(f"{done}{of_total} frames, {rate:.3g} fps", share)
 
     def _goes_on(self, work: _Work, what: str) -> bool:
         seconds = work.shot.seconds

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError, MediaError
-from .video_codecs import CODECS, choose_codec, encoder_options, find_pixel_format, require_size
+from .video_codecs import Encoding
 from .video_reader import VideoReader, convert, reason, side_data
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
+    from av.container.core import Chapter
     from av.packet import Packet
     from av.stream import Stream
     from av.video.frame import VideoFrame
@@ -70,15 +71,13 @@ class VideoWriter:
         reader: VideoReader,
         first: VideoFrame,
         *,
-        bits: int,
-        rgb: bool,
-        codec: str | None,
-        crf: int | None,
+        encoding: Callable[[str], Encoding],
         drop: Collection[str],
+        chapters: Sequence[Chapter] = (),
     ) -> None:
         """path: written to. target: its name later, for messages. first: a frame of the video, with the pixel format,
-        size and colours of all. bits, rgb: of its coding. codec, crf: None for what suits. drop: kinds of streams
-        that are left out.
+        size and colours of all. encoding: from FFmpeg's name of the container. drop: kinds of streams that are left
+        out.
 
         Raises:
             InputError: a container that is not known, or cannot hold the codec or one of the streams; a crf out of
@@ -89,7 +88,6 @@ class VideoWriter:
         from av.error import FFmpegError
 
         self._target = target
-        self.width, self.height = first.width, first.height
         self.frames = 0
         self._sent = 0
         metadata = {k: v for k, v in reader.container.metadata.items() if k.lower() not in _OF_THE_FILE}
@@ -104,14 +102,14 @@ class VideoWriter:
         try:
             _require_timestamps(self._container, target)
             self._container.metadata.update(metadata)
-            self._add_video(reader, first, codec, crf, bits, rgb)
+            self.encoding = encoding(self._container.format.name)
+            self._add_video(reader, first)
             self._copies: dict[int, Stream] = {}
             for stream in reader.copied:
                 if stream.type not in drop:
                     self._copies[stream.index] = self._add_copy(stream)
-            chapters = reader.container.chapters()
             if chapters:
-                self._container.set_chapters(chapters)
+                self._container.set_chapters(list(chapters))
             try:
                 self._container.start_encoding()
             except (FFmpegError, ValueError) as error:
@@ -123,39 +121,18 @@ class VideoWriter:
             self.close()
             raise
 
-    def _add_video(
-        self, reader: VideoReader, first: VideoFrame, codec: str | None, crf: int | None, bits: int, rgb: bool
-    ) -> None:
-        from av.codec.context import Flags
+    def _add_video(self, reader: VideoReader, first: VideoFrame) -> None:
         from av.error import FFmpegError
 
-        name = codec or choose_codec(self._container.format.name, bits, rgb)
-        self._pix_fmt = find_pixel_format(name, first.format.name)
-        require_size(name, self._pix_fmt, first.width, first.height)
-        options = encoder_options(name, crf, first, reader.frames)
-        source = reader.video
+        name, source = self.encoding.name, reader.video
         try:
-            stream: Any = self._container.add_stream(
-                CODECS[name].encoder, rate=source.average_rate or source.guessed_rate, options=options
-            )
+            stream = self.encoding.add_to(self._container, reader, first)
         except (FFmpegError, ValueError) as error:
             raise InputError(
                 f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
             ) from error
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = first.width, first.height, self._pix_fmt
-        # The source's own ticks, so that no timestamp is rounded; frame_duration keeps the last frame's.
-        context.time_base = stream.time_base = source.time_base
-        context.flags |= Flags.frame_duration
-        context.thread_type = "AUTO"
-        if source.sample_aspect_ratio:
-            context.sample_aspect_ratio = source.sample_aspect_ratio
-        full = first.format.name.startswith("yuvj")
-        context.color_range = 2 if full else first.color_range
-        context.colorspace, context.color_primaries = first.colorspace, first.color_primaries
-        context.color_trc = first.color_trc
         if name == "h265" and self._container.format.name in _MP4_FAMILY:
-            context.codec_tag = "hvc1"  # which Apple's players insist on
+            stream.codec_context.codec_tag = "hvc1"  # which Apple's players insist on
         matrix = side_data(first, "DISPLAYMATRIX")
         if matrix:
             stream.set_display_matrix(struct.unpack_from("=9i", matrix))
@@ -197,10 +174,22 @@ class VideoWriter:
         """The next frame, with its timestamp. Raises MediaError where it cannot be encoded or written."""
         from av.video.frame import PictureType
 
-        frame = convert(frame, self._pix_fmt)
+        frame = convert(frame, self.encoding.pix_fmt)
         frame.pict_type = PictureType.NONE  # the encoder chooses its key frames
         self._sent += 1
         self._mux_video(frame)
+
+    @property
+    def header(self) -> bytes:
+        """What decoders of the video need beside its packets."""
+        return bytes(self._stream.codec_context.extradata or b"")
+
+    def join(self, packet: Packet) -> None:
+        """A packet of the video that was encoded before, in the same way and with the same header."""
+        packet.stream = self._stream
+        self._sent += 1
+        self.frames += 1
+        self._mux([packet])
 
     def copy(self, packet: Packet) -> None:
         """A packet of another stream of the source; dropped where its stream is."""

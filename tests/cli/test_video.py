@@ -131,3 +131,18 @@ def test_sizes_and_rates_that_are_none(cli: Cli, values: tuple[str, str]) -> Non
     done = cli("video", "-", "-o", "o.mkv", "--size", values[0], "--fps", values[1], "--pix-fmt", "yuv420p")
     assert done.code == 2
     assert "is not WxH" in done.err or "is no rate" in done.err
+
+
+def test_a_part_is_cleaned_and_resumed(cli: Cli, clip: Path, reference_file: Path) -> None:
+    target = clip.with_name("out.mkv")
+    options = ["--start", "0:00.04", "--end", "0.15", "--resume", "--codec", "ffv1"]
+    done = cli("video", clip, "-o", target, "-e", reference_file, *options)
+    assert done.code == 0, done.err
+    assert [float(at) for at in read(target).times] == [0, 0.05]
+    assert not Path(f"{target}.segments").exists()
+
+
+@pytest.mark.parametrize("time", ["1:", "-1", "soon", "1:2:3:4"])
+def test_times_that_are_none(cli: Cli, clip: Path, time: str) -> None:
+    done = cli("video", clip, "-o", "out.mkv", f"--start={time}")
+    assert (done.code, "is no time" in done.err) == (2, True), done.err
