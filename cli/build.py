@@ -27,6 +27,7 @@ derain-engine build -o sid-lite.derain
 derain-engine build model.pt -o model.derain --precision fp32
 derain-engine build model.pt -o model.derain --option pyramid=maxpool
 derain-engine build net_latest.pth -o prenet.derain --option stages=7
+derain-engine build theirs.onnx -o theirs.derain --range 0..255 --colour-order bgr
 derain-engine build model.pt -o vga.derain --shape 480x640
 derain-engine build model.pt -o gpu.derain --backend fused --gpu sm_80,sm_90
 derain-engine build model.pt -o rtx.derain --backend tensorrt-rtx --opt 720x1280 --max 1088x1920
@@ -88,6 +89,19 @@ def _build(
     ] = "auto",
     option: NetworkOptions = None,
     arch: Architecture = None,
+    value_range: Annotated[
+        Literal["0..1", "0..255", "-1..1"] | None,
+        typer.Option("--range", help="Of the images of an ONNX model.", show_default="tried"),
+    ] = None,
+    granularity: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Of which the sides of an ONNX model's images must be multiples.",
+            show_default="tried",
+        ),
+    ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -177,6 +191,8 @@ def _build(
             colour_order=colour_order,
             options=options,
             arch=arch,
+            value_range=value_range,
+            granularity=granularity,
             gpu=gpu,
             min_shape=min_shape,
             opt_shapes=opt_shapes or (),

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import backends, files, verify, weights
+from . import backends, files, foreign, verify, weights
 from .backends.base import Artefact, CompileOptions, Repair, RunOptions
 from .build_options import frame_sizes, padded_size, repairs, require_taken
 from .bundle import Manifest, open_bundle, write_bundle
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import Checkpoint
 from .errors import BackendUnavailable, BundleError, InputError, VerificationError
 from .progress import Progress, no_progress
-from .sizes import LARGEST_SIDE, FrameSizes, Size
-from .sources import find_model, matching_checkpoint
+from .sizes import LARGEST_SIDE, FrameSizes, Size, words
+from .sources import find_model, load_model, matching_checkpoint
 from .trust import record as record_trust
 from .trust import require as require_trust
 from .version import __version__
@@ -69,6 +69,8 @@ def build(
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    value_range: str | None = None,
+    granularity: int | None = None,
     gpu: str | None = None,
     min_shape: tuple[int, int] | None = None,
     opt_shapes: Sequence[tuple[int, int]] = (),
@@ -84,7 +86,7 @@ def build(
     """Build an engine file. Nothing is written unless the engine passes its comparison with the reference.
 
     Args:
-        model: a weights file, or the name of shipped weights; an existing file goes first.
+        model: a weights file, an ONNX model, or the name of shipped weights; an existing file goes first.
         output: the engine file, customarily ``*.derain``.
         backend: a name of ``engine.backends``; by default the fastest for this machine.
         precision: ``fp32``, ``bf16``, ...; by default the fastest that the machine computes in, or fp32 where the
@@ -92,6 +94,7 @@ def build(
         shape: (height, width) in pixels to specialise on, rounded up to what the network takes; the engine then
             takes frames that are padded to this size and no others (larger ones in tiles).
         colour_order, options, arch: as in :func:`load_checkpoint`.
+        value_range, granularity: of an ONNX model, as in :func:`load_model`.
         gpu: the GPUs to build for, for backends that run on one: ``current``, ``all`` or names such as
             ``sm_80,sm_90``; by default this machine's. It need not have one: then what the engine computes is
             compared on the CPU (``verification.rehearsed``).
@@ -144,8 +147,21 @@ def build(
         )
 
     progress("Loading", 0.0)
-    checkpoint = load_checkpoint(path, colour_order=colour_order, options=options, arch=arch)
+    checkpoint = load_model(
+        path,
+        colour_order=colour_order,
+        options=options,
+        arch=arch,
+        value_range=value_range,
+        granularity=granularity,
+        progress=progress,
+    )
     spec = checkpoint.spec
+    only = foreign.only_size(spec)
+    if only is not None:
+        if shape not in (None, only) or min_shape or opt_shapes or max_shape:
+            raise InputError(f"{path} was made for frames of {words(only)} alone; name no other sizes.")
+        shape = only
     if shape is not None:
         shape = padded_size(shape, spec)
     sizes = frame_sizes(spec, shape, min_shape, opt_shapes, max_shape) if "sizes" in chosen.takes else None
@@ -175,6 +191,8 @@ def build(
         )
         verify.check(report, name, accept)
 
+    if only is not None:
+        artefact = replace(artefact, sizes=FrameSizes.only(only))
     progress("Writing", 0.0)
     manifest = write_bundle(output, _manifest(name, checkpoint, artefact, shape, report), artefact.payloads)
     if chosen.on_gpu:

@@ -66,6 +66,12 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def starts_as_onnx(path: Path) -> bool:
+    """Whether a file that can be read begins as an ONNX model does."""
+    with path.open("rb") as file:
+        return _ONNX.match(file.read(16)) is not None
+
+
 def _read(path: Path, file: BinaryIO) -> ModelFile:
     start = file.read(4096)
     file.seek(0)
@@ -80,7 +86,7 @@ def _read(path: Path, file: BinaryIO) -> ModelFile:
         return _read_safetensors(path, int.from_bytes(start[:8], "little"))
     if _ONNX.match(start):
         raise CheckpointError(
-            f"{path} is an ONNX model; this version builds from PyTorch and safetensors files only."
+            f"{path} is an ONNX model, which has no network in PyTorch; build an engine of it and give that."
         )
     what = next((what for pattern, what in _NOT_MODELS if pattern.match(start)), None)
     if what is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from . import weights
+from . import foreign, weights
 from .bundle import Manifest
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import InputError
+from .progress import Progress, no_progress
 
 
 def find_model(model: str | os.PathLike[str]) -> tuple[Path, str]:
@@ -29,9 +31,45 @@ def find_model(model: str | os.PathLike[str]) -> tuple[Path, str]:
     return shipped, str(model)
 
 
+def load_model(
+    path: Path,
+    *,
+    colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
+    value_range: str | None = None,
+    granularity: int | None = None,
+    progress: Progress = no_progress,
+) -> Checkpoint:
+    """A network from a file of weights, as :func:`load_checkpoint` reads them, or from an ONNX model.
+
+    Args:
+        value_range, granularity: of an ONNX model, as for :class:`foreign.Told`; found out where they are None.
+
+    Raises:
+        As :func:`load_checkpoint` and :func:`foreign.read_onnx`; InputError for what the other kind of file takes.
+    """
+    if not foreign.is_onnx(path):
+        if value_range is not None or granularity is not None:
+            raise InputError(
+                f"{path} holds weights of a known network, whose value range and granularity are known, too; leave "
+                "--range and --granularity out."
+            )
+        return load_checkpoint(path, colour_order=colour_order, options=options, arch=arch)
+    if options or arch is not None:
+        raise InputError(f"{path} is an ONNX model, which has no --option and no --arch.")
+    order = None if colour_order == "auto" else colour_order
+    return foreign.read_onnx(path, foreign.Told(order, value_range, granularity), progress)
+
+
 def matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint | None:
     """The model with the engine's configuration, in whichever colour order gives the engine's weights; None where
-    its weights are others. Raises as :func:`load_checkpoint` does."""
+    its weights are others. Raises as :func:`load_model` does."""
+    if foreign.is_onnx(path):
+        config = manifest.config
+        told = foreign.Told(config.get("colour_order"), config.get("range"), config.get("granularity"))
+        checkpoint = foreign.read_onnx(path, told)
+        return checkpoint if checkpoint.weights_sha256 == manifest.weights_sha256 else None
     orders: tuple[Literal["auto", "rgb", "bgr"], ...] = ("auto", "rgb", "bgr")
     for order in orders:
         checkpoint = load_checkpoint(

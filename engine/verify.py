@@ -112,16 +112,29 @@ def rainy_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.n
 
     The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
     """
+    return {name: rainy for name, (rainy, _) in rainy_pairs(height, width).items()}
+
+
+def rainy_pairs(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(rainy, truth) of :func:`rainy_pictures`."""
+    pairs = {}
+    for seed, (name, photo) in enumerate(clean_pictures(height, width).items()):
+        rng = np.random.default_rng(seed)
+        rainy, truth = add_rain(photo, sample_rain(_PICTURES[seed][1], rng), rng)
+        pairs[name] = rainy.astype(np.float32), truth
+    return pairs
+
+
+def clean_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.ndarray]:
+    """The same photographs without rain, under the same names."""
     from skimage import data
 
     pictures = {}
-    for seed, (name, kind, y, x) in enumerate(_PICTURES):
+    for name, kind, y, x in _PICTURES:
         photo = getattr(data, name)()[y : y + height, x : x + width].astype(np.float32) / 255
         missing = (height - photo.shape[0], width - photo.shape[1])
         photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-        rng = np.random.default_rng(seed)
-        rainy, _ = add_rain(photo, sample_rain(kind, rng), rng)
-        pictures[f"{name} in {kind}"] = rainy.astype(np.float32)
+        pictures[f"{name} in {kind}"] = photo
     return pictures
 
 

@@ -23,6 +23,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
+from ..engine.models.onnx_network import OnnxNetwork
 from ..engine.models.spec import ModelSpec
 from ..engine.progress import Progress, no_progress
 from .shapes import free_shapes
@@ -81,6 +82,11 @@ def export_onnx(
         raise InputError(
             f"ONNX outputs must be some of {', '.join(OUTPUTS)}, each once; got {', '.join(outputs)!r}."
         )
+    if isinstance(network, OnnxNetwork):
+        if tuple(outputs) != OUTPUTS[:1]:
+            raise InputError("An ONNX model has no output but clean.")
+        progress("exported to ONNX", 1.0)
+        return network.model
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     side = _traced_side(spec)
     # Batch, height and width all differ, so that none is taken for another.

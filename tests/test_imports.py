@@ -38,6 +38,7 @@ MEMBER_OF = {
     "manifest": "bundle",
     "model_file": "checkpoint",
     "sources": "builder",
+    "foreign": "builder",
     "niqe": "metrics",
     "tiling": "frames",
     **dict.fromkeys(

@@ -88,6 +88,13 @@ class ReferenceBackend:
         import safetensors.torch
         import torch
 
+        from ..models.registry import architectures
+
+        if spec.architecture not in architectures():
+            raise BuildError(
+                f"The reference backend runs networks of PyTorch, and {spec.architecture} is none; build with another "
+                "backend."
+            )
         if options.precision not in (None, *self.precisions):
             raise InputError(f"The reference backend runs in fp32 only, not in {options.precision}.")
         progress("packing weights", 0.0)

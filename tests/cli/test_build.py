@@ -145,7 +145,7 @@ def test_files_that_are_no_models_are_refused(
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     cli: Cli, model: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("derain_engine.engine.builder.load_checkpoint", None)
+    monkeypatch.setattr("derain_engine.engine.builder.load_model", None)
     copy = tmp_path / "copy.safetensors"
     shutil.copy(model, copy)
     for output in (tmp_path / "missing" / "x.derain", kept / "x.derain", tmp_path):
