@@ -241,6 +241,7 @@ def evaluate(
     """
     sets = find_sets(rainy, clean)
     clips = list(dict.fromkeys(Path(each) for each in videos))
+    truths = any(pair.clean for each in sets for pair in each.pairs)
     if not sets and not clips:
         raise InputError("There is nothing to evaluate: give folders of rainy pictures, or videos.")
     if protocol not in PROTOCOLS:
@@ -290,7 +291,7 @@ def evaluate(
         subject.name,
         subject.method,
         protocol,
-        WITHOUT_TRUTH if clean is None else WITH_TRUTH,
+        WITH_TRUTH if truths else WITHOUT_TRUTH,
         pictures,
         sizes,
         tuple(
@@ -305,7 +306,7 @@ def evaluate(
     if drawn is not None and sheet is not None:
         words = describe(protocol, ())
         headline = [f"{subject.name} ({subject.method})", f"{words['values']}; cropped: {words['crop']}"]
-        drawn.write(Path(sheet), headline, "fall of NIQE" if clean is None else "gain in PSNR, RGB")
+        drawn.write(Path(sheet), headline, "gain in PSNR, RGB" if truths else "fall of NIQE")
     return result
 
 

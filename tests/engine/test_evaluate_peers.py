@@ -1,8 +1,8 @@
 """Published figures with the weights of their authors: PReNet on Rain100H (Ren et al., CVPR 2019).
 
 On the first 50 of the 100 pairs they give 30.07 dB and 0.907 in Y, truncated to 8 bits, where the paper prints 29.46
-and 0.899 for all; ``derain-engine eval Rain100H_PReNet6.pth --rainy DIR --clean DIR --native --protocol truncated``. That
-takes minutes, so four of the 50 are measured here.
+and 0.899 for all: ``derain-engine eval Rain100H_PReNet6.pth --rainy DIR --clean DIR --native --protocol truncated``.
+That takes minutes, so four of the 50 are measured here.
 """
 
 from __future__ import annotations

@@ -178,6 +178,7 @@ def test_without_a_truth_niqe_and_the_dark_channel_are_measured(tmp_path) -> Non
     (part,) = record["sets"]
     assert (part["data_set"], part["data_set_pictures"], part["pictures"]) == ("Real275", 275, 2)
     assert {"method": "SSID-KD", "niqe": 3.5105} in part["published"][0]["rows"]
+    assert evaluate("opening", folder, []).figures == result.figures
     assert result.sets[0].share == "a part: 2 of 275 pictures"
 
 
