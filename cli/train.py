@@ -217,8 +217,6 @@ def _train_ssid_kd(
     stage: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=2,
             help="1: on pairs or photographs (eq. 6). 2: from there, with real rain beside them (eq. 7 to 11).",
             show_default="1",
         ),

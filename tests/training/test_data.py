@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,7 @@ def pictures(*sizes):
 class Held(Scenes):
     """Scenes that are in memory: photographs alone, or (clean, rainy)."""
 
-    def __init__(self, scenes):
+    def __init__(self, scenes: Any) -> None:
         self._scenes = self._kept = scenes
 
 

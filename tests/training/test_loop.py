@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partialmethod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from derain_engine.training.losses import code_distance
 from derain_engine.training.run import Phase
 from derain_engine.training.sid import Distilled, SidRun, Supervised, train_sid
 from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
-from derain_engine.training.trainer import Trainer
+from derain_engine.training.trainer import Trainer, load_network
 
 from .conftest import same_states, training_state
 
@@ -111,6 +112,10 @@ def batches(count):
     ]
 
 
+def last_weight(network: Any) -> torch.Tensor:
+    return network.tail.catLayer[0].weight.detach()
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.75])
 def test_the_average_is_exponential_and_0_is_none(run, decay):
     torch.manual_seed(0)
@@ -120,14 +125,14 @@ def test_the_average_is_exponential_and_0_is_none(run, decay):
         3,
         World(torch.device("cpu")),
     )
-    expected = None
+    expected: Any = None
     for part in batches(3):
         trainer.step([part], 1e-2)
-        now = trainer.network.tail.catLayer[0].weight.detach()
-        expected = now.clone() if expected is None else decay * expected + (1 - decay) * now
-    found = trainer.average.module.tail.catLayer[0].weight  # type: ignore[union-attr]
+        now = last_weight(trainer.network).clone()
+        expected = now if expected is None else decay * expected + (1 - decay) * now
+    found = last_weight(trainer.average.module)
     torch.testing.assert_close(found, expected)
-    assert torch.equal(found, trainer.network.tail.catLayer[0].weight) == (decay == 0)
+    assert torch.equal(found, last_weight(trainer.network)) == (decay == 0)
 
 
 def test_gradients_are_clipped_where_there_is_a_limit(run):
@@ -195,8 +200,8 @@ class TestTeachers:
 
     def test_the_projection_learns_and_is_not_part_of_the_weights(self, run, teacher, tmp_path):
         whole, pieces = (replace(run, output=tmp_path / n, teacher=teacher) for n in ("whole", "pieces"))
-        outcome = train_sid(whole)
-        assert load_checkpoint(outcome.best).spec.config["channels"] == [4, 4, 4]
+        best = train_sid(whole).best
+        assert best and load_checkpoint(best).spec.config["channels"] == [4, 4, 4]
         state = torch.load(whole.output / "last.pt", weights_only=True)
         assert {name: tuple(v.shape) for name, v in state["helpers"].items()} == {
             "code.weight": (8, 4, 1, 1),
@@ -211,7 +216,7 @@ class TestTeachers:
         same_states(whole, pieces)
 
     def test_the_loss_is_truth_and_teacher_and_code(self, run, teacher):
-        teaching = load_checkpoint(teacher).network
+        teaching = load_network(teacher, "the test")
         before = {name: value.clone() for name, value in teaching.state_dict().items()}
         objective = Distilled(SSIDKD(PRESETS["tiny"]), FP32, replace(run, code_weight=0.7), teaching)
         (part,) = batches(1)

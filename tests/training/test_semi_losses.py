@@ -14,6 +14,7 @@ from torch.autograd import gradcheck
 from derain_engine.engine.errors import InputError
 from derain_engine.engine.metrics import ssim as metrics_ssim
 from derain_engine.training.losses import (
+    KLReduction,
     code_distance,
     dark_channel_loss,
     kl_divergence,
@@ -46,7 +47,8 @@ def direct_kl(real, syn):
 def test_kl_is_the_divergence_of_softmaxes_over_channels(size):
     real, syn = codes(2, 5, *size)
     total, pixels = direct_kl(real, syn), size[0] * size[1]
-    for reduction, count in (("mean", 2 * 5 * pixels), ("batchmean", 2), ("pixel", 2 * pixels)):
+    counts: dict[KLReduction, int] = {"mean": 2 * 5 * pixels, "batchmean": 2, "pixel": 2 * pixels}
+    for reduction, count in counts.items():
         assert float(kl_divergence(real, syn, reduction)) == pytest.approx(total / count, rel=1e-9)
     assert total > 0
     assert float(kl_divergence(real, real, "pixel")) == pytest.approx(0, abs=1e-12)
@@ -127,7 +129,7 @@ def test_total_variation_is_the_published_convolution():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "batchmean", "pixel"])
-def test_gradients_of_kl_into_both_codes(reduction):
+def test_gradients_of_kl_into_both_codes(reduction: KLReduction):
     real, syn = (code.requires_grad_() for code in codes(2, 4, 3, 2))
     assert gradcheck(partial(kl_divergence, reduction=reduction), (real, syn))
 

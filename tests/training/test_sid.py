@@ -73,6 +73,7 @@ def test_the_best_weights_are_those_that_were_validated(run):
     training, held_out = split([Scene(path) for path in find_photos(run.photos)], 2, run.seed)
     assert len(training) == 3
     pairs = validation_pairs(Scenes(held_out), run.seed)
+    assert best
     checkpoint = load_checkpoint(best)
     psnr, ssim = validate(checkpoint.network, pairs, torch.device("cpu"))
     assert psnr == pytest.approx(float(checkpoint.metadata["validation_psnr"]), abs=1e-3)
@@ -106,6 +107,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path, 
 
 def test_a_run_starts_from_given_weights_and_another_networks_are_refused(run, tmp_path):
     best = train_sid(run).best
+    assert best
     onward = replace(run, output=tmp_path / "onward", start=best)
     began, found = (
         trainer.make_network(onward, torch.device("cpu")),

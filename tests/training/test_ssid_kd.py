@@ -4,6 +4,7 @@ import csv
 import shutil
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,7 @@ def test_ten_steps_lower_the_loss(first, second, stage, recipe):
 def test_what_was_trained_here_goes_through_build_and_run(first, tmp_path, examine_little, monkeypatch):
     examine_little(monkeypatch)
     best = train_ssid_kd(first).best
+    assert best
     build(best, tmp_path / "engine.derain", backend="reference")
     rainy = np.random.default_rng(0).random((32, 64, 3), dtype=np.float32)
     with load(tmp_path / "engine.derain") as engine:
@@ -201,11 +203,12 @@ def test_parts_of_a_batch_add_up_to_the_whole(second):
     run = replace(second, kl_weight=1.0, dark_channel_weight=1e-3, tv_weight=1e-3)
     objective, both = SemiSupervised(tiny(), FP32, run), batch(4)
     whole, _ = objective(1, **both)
-    (gradient,) = torch.autograd.grad(whole, [objective.network.tail.catLayer[0].weight])
+    weight: Any = objective.network.tail.catLayer[0].weight
+    (gradient,) = torch.autograd.grad(whole, [weight])
     halves = [objective(2, **{k: v[half] for k, v in both.items()}) for half in (slice(2), slice(2, 4))]
     parts = torch.stack([loss for loss, _ in halves]).mean()
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
-    (of_parts,) = torch.autograd.grad(parts, [objective.network.tail.catLayer[0].weight])
+    (of_parts,) = torch.autograd.grad(parts, [weight])
     torch.testing.assert_close(of_parts, gradient, rtol=1e-3, atol=1e-4)
 
 
