@@ -65,6 +65,14 @@ def _video(
             help="Quality, smaller is better: 16 for h264 and h265, 20 for av1 and vp9 unless given."
         ),
     ] = None,
+    like_input: Annotated[
+        bool,
+        typer.Option(
+            "--like-input",
+            help="Encode with the input's codec, profile and, on average, bit rate; of codecs that are not written "
+            "here, the bit rate alone.",
+        ),
+    ] = False,
     pix_fmt: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +188,7 @@ def _video(
                 outgoing,
                 codec=codec,
                 crf=crf,
+                like_input=like_input,
                 pix_fmt=None if raw else pix_fmt,
                 on_error=on_error,
                 drop=drop or (),

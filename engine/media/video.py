@@ -40,6 +40,7 @@ def clean_video(
     *,
     codec: str | None = None,
     crf: int | None = None,
+    like_input: bool = False,
     pix_fmt: str | None = None,
     on_error: OnError = "stop",
     drop: Collection[str] = (),
@@ -62,6 +63,8 @@ def clean_video(
             ``sys.stdout.buffer``.
         codec: one of ``CODECS``; by default what suits the container and the frames.
         crf: of the codec, smaller is better; by default the codec's own.
+        like_input: encode as the source is: its codec (FFV1 for others that lose nothing), profile, and bit rate on
+            average; instead of ``crf``.
         pix_fmt: FFmpeg's name of a planar format that frames are converted to first; by default the source's.
         on_error: what to do with frames that fail.
         drop: kinds of streams to leave out: ``audio``, ``subtitle``, ``data``, ``attachment``.
@@ -85,9 +88,13 @@ def clean_video(
         BackendUnavailable: PyAV is not installed.
     """
     _check(codec, drop)
-    if not isinstance(target, str | Path) and (codec is not None or crf is not None or drop):
+    if like_input and crf is not None:
         raise InputError(
-            "Frames are not encoded for a pipe, and stand alone there: codec, crf and drop are for files."
+            "A crf is a quality of its own, and like_input takes the source's; leave out one of them."
+        )
+    if not isinstance(target, str | Path) and (codec is not None or crf is not None or like_input or drop):
+        raise InputError(
+            "Frames are not encoded for a pipe, and stand alone there: codec, crf, like_input and drop are for files."
         )
     source = Path(source) if isinstance(source, str) else source
     target = Path(target) if isinstance(target, str) else target
@@ -113,7 +120,13 @@ def clean_video(
             if isinstance(target, Path):
 
                 def encoding(container: str) -> Encoding:
-                    return choose_encoding(container, reader, first, coding, codec, crf)
+                    return choose_encoding(
+                        *(container, reader, first, coding),
+                        frames=cut.frames,
+                        codec=codec,
+                        crf=crf,
+                        like_input=like_input,
+                    )
 
                 def whole(path: Path) -> VideoWriter:
                     return VideoWriter(

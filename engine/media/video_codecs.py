@@ -20,6 +20,10 @@ _H265_BITS = 12
 _FEW_FRAMES = 8
 #: AVMasteringDisplayMetadata: red, green, blue (x, y), white (x, y), least, largest luminance as fractions; 2 flags.
 _MASTERING = struct.Struct("=22i")
+_OWN_NAMES = {"hevc": "h265"}
+#: Names of ProRes' kinds in files -> of FFmpeg's encoder.
+_PRORES = {"apco": "proxy", "apcs": "lt", "apcn": "standard", "apch": "hq", "ap4h": "4444", "ap4x": "4444xq"}
+_H264_PROFILES = {"Baseline": "baseline", "Constrained Baseline": "baseline", "Main": "main", "High": "high"}
 _CHROMATICITY, _LUMINANCE = 50_000, 10_000
 
 
@@ -89,20 +93,58 @@ def choose_encoding(
     reader: VideoReader,
     first: VideoFrame,
     coding: Coding,
+    *,
+    frames: int,
     codec: str | None = None,
     crf: int | None = None,
+    like_input: bool = False,
 ) -> Encoding:
     """What suits a container (FFmpeg's name), and frames of which ``first`` is one.
 
-    codec, crf: None for what suits.
+    frames: how many there are, 0 if that is not known. codec, crf: None for what suits. like_input: codec, profile and
+    bit rate are the source's, as far as they can be.
 
     Raises:
         InputError: the codec cannot hold such frames, or a crf that it does not have.
     """
-    name = codec or choose_codec(container, coding.bits, coding.rgb)
+    name = codec or (like_input and _codec_of(reader)) or choose_codec(container, coding.bits, coding.rgb)
     pix_fmt = find_pixel_format(name, first.format.name)
     require_size(name, pix_fmt, first.width, first.height)
-    return Encoding(name, pix_fmt, encoder_options(name, crf, first, reader.frames))
+    options = encoder_options(name, crf, first, frames)
+    if like_input:
+        options |= _profile_of(reader, name)
+        rate = _bit_rate_of(reader)
+        if rate and CODECS[name].crf is not None:
+            options.pop("crf", None)
+            options["b"] = str(rate)
+    return Encoding(name, pix_fmt, options)
+
+
+def _codec_of(reader: VideoReader) -> str | None:
+    """The codec of the source, where it is one that is written here; of another that loses nothing, FFV1."""
+    codec = reader.video.codec_context.codec
+    name = _OWN_NAMES.get(codec.canonical_name, codec.canonical_name)
+    if name in CODECS:
+        return name
+    return "ffv1" if codec.lossless and not codec.lossy else None
+
+
+def _profile_of(reader: VideoReader, name: str) -> dict[str, str]:
+    """The encoder's option for the source's profile; none where the pixel format alone decides."""
+    if name != _codec_of(reader):
+        return {}
+    context = reader.video.codec_context
+    found = _PRORES.get(context.codec_tag) if name == "prores" else _H264_PROFILES.get(context.profile or "")
+    return {"profile": found} if found and name in ("prores", "h264") else {}
+
+
+def _bit_rate_of(reader: VideoReader) -> int:
+    """In bits a second, the container's without the other streams where the video says none; 0 where that is not
+    known."""
+    if reader.video.bit_rate:
+        return reader.video.bit_rate
+    others = sum(getattr(stream, "bit_rate", None) or 0 for stream in reader.copied)
+    return max((reader.container.bit_rate or 0) - others, 0)
 
 
 def choose_codec(container: str, bits: int, rgb: bool) -> str:
@@ -159,27 +201,48 @@ def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) 
         options["crf"] = str(codec.crf if crf is None else crf)
     if name == "h265":
         order = ["bframes=0"] if 0 < frames < _FEW_FRAMES else []
-        options["x265-params"] = ":".join(["log-level=error", *order, *_x265_hdr(frame)])
+        options["x265-params"] = ":".join(
+            ["log-level=error", *order, *_hdr(frame, "master-display", "max-cll")]
+        )
+    elif name == "h264":
+        _put(options, "x264-params", _hdr(frame, "mastering-display", "cll"))
+    elif name == "av1":
+        _put(options, "svtav1-params", _hdr(frame, "mastering-display", "content-light", fractions=True))
     siting = chroma_siting(frame)
     if siting:
         options["chroma_sample_location"] = siting
     return options
 
 
-def _x265_hdr(frame: VideoFrame) -> list[str]:
-    """What the frame says of the display it was graded on and of its brightest light, in x265's words."""
+def holds_hdr(name: str) -> bool:
+    """Whether mastering data of HDR can be said in the headers of a codec."""
+    return name in ("h265", "h264", "av1")
+
+
+def _put(options: dict[str, str], name: str, words: list[str]) -> None:
+    if words:
+        options[name] = ":".join(words)
+
+
+def _hdr(frame: VideoFrame, mastering: str, light: str, fractions: bool = False) -> list[str]:
+    """What the frame says of the display it was graded on and of its brightest light, in an encoder's words.
+
+    mastering, light: what the encoder calls the two. fractions: does it count in 1 and cd/m2, or in the units of
+    SMPTE ST 2086?
+    """
     words = []
-    mastering = side_data(frame, "MASTERING_DISPLAY_METADATA")
-    if len(mastering) >= _MASTERING.size:
-        numbers = _MASTERING.unpack_from(mastering)
+    data = side_data(frame, "MASTERING_DISPLAY_METADATA")
+    if len(data) >= _MASTERING.size:
+        numbers = _MASTERING.unpack_from(data)
         pairs = list(zip(numbers[:20:2], numbers[1:20:2], strict=True))
         if all(numbers[20:]) and all(below for _, below in pairs):
-            scales = [_CHROMATICITY] * 8 + [_LUMINANCE] * 2
+            units = [_CHROMATICITY] * 8 + [_LUMINANCE] * 2
             rx, ry, gx, gy, bx, by, wx, wy, least, most = (
-                round(above * scale / below) for (above, below), scale in zip(pairs, scales, strict=True)
+                f"{above / below:.7g}" if fractions else str(round(above * unit / below))
+                for (above, below), unit in zip(pairs, units, strict=True)
             )
-            words.append(f"master-display=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})")
-    light = side_data(frame, "CONTENT_LIGHT_LEVEL")
-    if len(light) >= 8:
-        words.append("max-cll={},{}".format(*struct.unpack_from("=2I", light)))
+            words.append(f"{mastering}=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})")
+    data = side_data(frame, "CONTENT_LIGHT_LEVEL")
+    if len(data) >= 8:
+        words.append("{}={},{}".format(light, *struct.unpack_from("=2I", data)))
     return words

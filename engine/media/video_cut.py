@@ -28,10 +28,15 @@ class Cut:
         if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
             raise InputError("A part of a video ends after it starts, and starts at 0 or later.")
         self.reader = reader
-        zero = Fraction(reader.container.start_time or 0, 1_000_000)
+        zero = self._zero
         self._start = None if not start else start + zero
         self._end = None if end is None else end + zero
         self.shift = Fraction(0)
+
+    @property
+    def _zero(self) -> Fraction:
+        """The file's own time of its beginning."""
+        return Fraction(self.reader.container.start_time or 0, 1_000_000)
 
     def of(self, reader: VideoReader) -> Cut:
         """The same part of the same video, opened anew."""
@@ -49,7 +54,7 @@ class Cut:
         total = self.reader.frames
         if (self._start is None and self._end is None) or not total:
             return total
-        zero = Fraction(self.reader.container.start_time or 0, 1_000_000)
+        zero = self._zero
         length = Fraction(total) / self.reader.rate
         end = length if self._end is None else min(self._end - zero, length)
         return max(round((end - (self._start - zero if self._start else 0)) * self.reader.rate), 1)
@@ -58,7 +63,7 @@ class Cut:
         """Those that reach into the part, cut to it. To be asked after the first frame."""
         kept = []
         for chapter in self.reader.container.chapters():
-            base = Fraction(chapter["time_base"])
+            base = Fraction(chapter["time_base"] or 1)
             start, end = (chapter[side] * base for side in ("start", "end"))
             if (self._end is not None and start >= self._end) or (
                 self._start is not None and end <= self._start
@@ -116,8 +121,9 @@ class Cut:
         if not self.shift:
             return item
         if isinstance(item, Shot):
-            if item.frame is not None:
-                item.frame.pts -= round(self.shift / item.frame.time_base)
+            frame = item.frame
+            if frame is not None and frame.pts is not None:
+                frame.pts -= round(self.shift / (frame.time_base or 1))
             return item
         ticks = round(self.shift / item.time_base)
         if item.pts is not None:
@@ -129,8 +135,8 @@ class Cut:
 
 def _time(item: Any) -> Fraction:
     """In seconds, exactly where there is a timestamp."""
-    thing = item.frame if isinstance(item, Shot) else item
-    ticks = None if thing is None else thing.pts if thing.pts is not None else thing.dts
-    if ticks is not None and thing.time_base is not None:
-        return ticks * thing.time_base
-    return Fraction(item.seconds) if isinstance(item, Shot) else Fraction(0)
+    thing: Any = item.frame if isinstance(item, Shot) else item
+    if thing is None:
+        return Fraction(item.seconds)
+    ticks = thing.pts if thing.pts is not None else thing.dts
+    return Fraction(ticks or 0) * Fraction(thing.time_base or 0)

@@ -259,7 +259,7 @@ class Segments:
 
     def _joined(self) -> Iterator[tuple[Fraction, Packet, bool]]:
         """All packets of the video with their times, in the order of decoding, as one encoder would have given them."""
-        base = Fraction(self._first.time_base)
+        base = Fraction(self._first.time_base or 1)
         delay = max(each.delay for each in self._done)
         shown = [
             ticks for each in self._done for ticks in sorted(ticks for ticks, _ in self._packets(each, base))

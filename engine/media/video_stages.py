@@ -138,7 +138,7 @@ class Stages:
         self._write_failure: tuple[float, DerainError] | None = None
         self._halted = False
         self._done, self._began = 0, time.perf_counter()
-        self._busy = dict.fromkeys(STAGES, 0.0)
+        self._busy: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._waited = 0.0  # of the caller's thread
         self._spare: deque[np.ndarray] = deque()  # pictures that are done with
         self._scratch_to_rgb, self._scratch_difference = Scratch(), Scratch()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError, MediaError
-from .video_codecs import Encoding
+from .video_codecs import Encoding, holds_hdr
 from .video_reader import VideoReader, convert, reason, side_data
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ class VideoWriter:
         copy = self._copies.get(packet.stream_index)
         if copy is not None:
             packet.stream = copy
+            if copy.type == "data" and not packet.duration:
+                packet.duration = 1  # MP4 ends with its last packet's end, and hides one that takes no time
             self._mux([packet])
 
     def finish(self) -> None:
@@ -274,5 +276,5 @@ def _warn_of_hdr(frame: VideoFrame, codec: str) -> None:
             "The video is HDR (%s); networks are trained on SDR pictures, so look at the result closely.",
             transfer,
         )
-    if codec != "h265" and any(side_data(frame, kind) for kind in _HDR_KINDS):
+    if not holds_hdr(codec) and any(side_data(frame, kind) for kind in _HDR_KINDS):
         _log.warning("%s is written without the source's HDR mastering data; --codec h265 keeps them.", codec)
