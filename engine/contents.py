@@ -86,7 +86,6 @@ def describe_steps(file: str | os.PathLike[str], height: int, width: int) -> str
         BuildError: the fused kernels do not know the network.
     """
     from .plan import describe as words
-    from .plan.program import GRANULARITY
 
     if is_engine(file):
         from .backends.fused_payload import read_plan
@@ -104,5 +103,5 @@ def describe_steps(file: str | os.PathLike[str], height: int, width: int) -> str
         from .plan import lower
 
         plan = lower(network, "fp16")
-    height, width = (padded_side(side, GRANULARITY, GRANULARITY) for side in (height, width))
+    height, width = (padded_side(side, plan.granularity) for side in (height, width))
     return words.describe(plan, height, width)

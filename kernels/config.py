@@ -33,6 +33,9 @@ def heuristic(kernel: str, channels: int, level: int = 0) -> Config:
             return Config(block_k=16, warps=8, stages=4)
         # Of three stages, 32 channels spill on sm_100.
         return Config(warps=8, stages=2) if channels == 32 else Config()
+    if kernel == "recurrent.lstm":
+        # Sums of four gates.
+        return Config(warps=8)
     if kernel.startswith("pixels."):
         return Config(8, 32, 4, 4, 1)
     if kernel == "resample.bilinear":

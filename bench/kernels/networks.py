@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def find_networks(names: Sequence[str] = ()) -> list[nn.Module]:
-    """A network for every name: a model file, shipped weights or a preset; with no names, for every preset. Presets
-    have random weights, which kernels are as fast with as with any.
+    """A network for every name: a model file, shipped weights or a preset; with no names, for every preset of SSID-KD.
+    Presets have random weights, which kernels are as fast with as with any.
 
     Raises:
         InputError, CheckpointError: a name of nothing, or a file that is no model.
@@ -30,5 +30,5 @@ def find_networks(names: Sequence[str] = ()) -> list[nn.Module]:
         create(presets[name])
         if name in presets and not Path(name).exists()
         else load_checkpoint(find_model(name)[0]).network
-        for name in names or presets
+        for name in names or (name for name, spec in presets.items() if spec.architecture == "ssid-kd")
     ]

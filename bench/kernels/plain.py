@@ -29,6 +29,8 @@ def plain(call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> Plain
         "conv.conv3x3": _conv3x3,
         "dense.dense1x1": _dense1x1,
         "resample.bilinear": _bilinear,
+        "recurrent.conv": _recurrent_conv,
+        "recurrent.lstm": _recurrent_lstm,
     }[call.kernel]
     return make(call, list(pointers), list(sizes))
 
@@ -212,3 +214,59 @@ def _bilinear(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
         return tuple(F.interpolate(image, (height, width), mode="bilinear") for image in maps)
 
     return run, _slabs(p[0], call.planes, from_height, from_width, int(call.constants["C"]))
+
+
+def _two_maps(
+    call: Call, p: list[Tensor], sizes: list[int], columns: int, second: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The maps, weight and bias of a convolution over one or two of them."""
+    import torch
+
+    height, width = sizes
+    channels = int(call.constants["C"])
+    rows = p[2].view(-1, columns)
+    maps, weights = [_map(p[0], height, width, channels)], [_weight(rows, channels, columns, 3)]
+    if second:
+        maps.append(_map(p[1], height, width, second))
+        weights.append(_weight(rows[int(call.constants["ROWS"]) :], second, columns, 3))
+    weight = torch.cat(weights, 1).contiguous(memory_format=torch.channels_last)
+    return maps, weight, p[3].to(p[0].dtype)
+
+
+def _recurrent_conv(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
+    import torch
+    import torch.nn.functional as F
+
+    c = call.constants
+    pixel = int(c["PIXEL"])
+    maps, weight, bias = _two_maps(call, p, sizes, int(c["N0"]) + int(c["N1"]), int(c["C1"]))
+    added = [_map(p[4], *sizes, int(c["ADDED"]))[:, :pixel]] if c["ADD"] else []
+    inputs = len(maps)
+
+    def run(weight: Tensor, bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        y = F.conv2d(torch.cat(rest[:inputs], 1), weight, bias, padding=1)
+        y = y.relu() if c["BEFORE"] else y
+        y = y + rest[inputs] if added else y
+        return (y.relu() if c["AFTER"] else y,)
+
+    return run, [weight[:pixel].contiguous(memory_format=torch.channels_last), bias[:pixel], *maps, *added]
+
+
+def _recurrent_lstm(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
+    import torch
+    import torch.nn.functional as F
+
+    channels, start = int(call.constants["C"]), bool(call.constants["START"])
+    maps, weight, bias = _two_maps(call, p, sizes, 4 * channels, 0 if start else channels)
+    # The kernel works in place: what it reads has to stay as it was.
+    before = [] if start else [_map(p[4], *sizes, channels).clone()]
+    inputs = len(maps)
+
+    def run(weight: Tensor, bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        i, g, o, f = F.conv2d(torch.cat(rest[:inputs], 1), weight, bias, padding=1).chunk(4, 1)
+        cell = i.sigmoid() * g.tanh()
+        if before:
+            cell = cell + f.sigmoid() * rest[inputs]
+        return cell, o.sigmoid() * cell.tanh()
+
+    return run, [weight, bias, *maps, *before]

@@ -82,7 +82,7 @@ class FusedNetwork:
         self._prepared: OrderedDict[tuple[int, int], _Prepared] = OrderedDict()
 
     def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
-        """As :meth:`GpuNetwork.clean`; sides are padded to multiples of 32."""
+        """As :meth:`GpuNetwork.clean`; sides are padded to multiples of the plan's granularity."""
         prepared = self._prepare(height, width)
         before = self._context.launches
         frame = source.height, source.width

@@ -18,7 +18,7 @@ from .program import Plan
 
 
 def run_by_torch(plan: Plan, image: Tensor) -> Memory:
-    """Every step in order. image: H x W x 3 in [0, 1]; sides are multiples of 32. The rain layer is
+    """Every step in order. image: H x W x 3 in [0, 1]; sides are multiples of the plan's granularity. The rain layer is
     ``memory.map(plan.rain)[0]``.
 
     Raises:
@@ -139,6 +139,46 @@ def _conv3x3(call: Call, p: list[Tensor], sizes: list[int]) -> None:
         _put(p[5], y + _nchw(p[4], height, width, columns), columns)
 
 
+def _rows(rows: Tensor, first: int, channels: int) -> Tensor:
+    """A map's part of packed rows as a convolution's weight."""
+    return rows[first : first + 9 * channels].view(3, 3, channels, -1).permute(3, 2, 0, 1).float()
+
+
+def _two_maps(c: dict, p: list[Tensor], sizes: list[int], columns: int, second: int) -> Tensor:
+    """The sum over the taps of one or two maps, all columns, with the bias."""
+    height, width = sizes
+    channels, rows = int(c["C"]), p[2].view(-1, columns)
+    y = F.conv2d(_nchw(p[0], height, width, channels), _rows(rows, 0, channels), p[3], padding=1)
+    if second:
+        image = _nchw(p[1], height, width, second)
+        y = y + F.conv2d(image, _rows(rows, int(c["ROWS"]), second), padding=1)
+    return y
+
+
+def _recurrent_conv(call: Call, p: list[Tensor], sizes: list[int]) -> None:
+    c = dict(call.constants)
+    height, width = sizes
+    pixel, added = int(c["PIXEL"]), int(c["ADDED"])
+    y = _two_maps(c, p, sizes, int(c["N0"]) + int(c["N1"]), int(c["C1"]))[:, :pixel]
+    y = y.relu() if c["BEFORE"] else y
+    if c["ADD"]:
+        y = y + _nchw(p[4], height, width, added)[:, :pixel]
+    _put(p[5], y.relu() if c["AFTER"] else y, pixel)
+
+
+def _recurrent_lstm(call: Call, p: list[Tensor], sizes: list[int]) -> None:
+    c = dict(call.constants)
+    height, width = sizes
+    channels, start = int(c["C"]), bool(c["START"])
+    y = _two_maps(c, p, sizes, 4 * channels, 0 if start else channels)
+    i, g, o, f = y.split(channels, 1)
+    cell = i.sigmoid() * g.tanh()
+    if not start:
+        cell = cell + f.sigmoid() * _nchw(p[4], height, width, channels)
+    _put(p[4], cell, channels)
+    _put(p[5], o.sigmoid() * cell.tanh(), channels)
+
+
 def _dense1x1(call: Call, p: list[Tensor], sizes: list[int]) -> None:
     c = call.constants
     height, width, slabs = sizes
@@ -169,4 +209,6 @@ _STEPS: dict[str, Callable[[Call, list[Tensor], list[int]], None]] = {
     "conv.conv3x3": _conv3x3,
     "dense.dense1x1": _dense1x1,
     "resample.bilinear": _bilinear,
+    "recurrent.conv": _recurrent_conv,
+    "recurrent.lstm": _recurrent_lstm,
 }

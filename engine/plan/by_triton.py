@@ -19,7 +19,8 @@ def kernel(name: str) -> Any:
 
 
 def run_by_triton(plan: Plan, image: Tensor) -> Memory:
-    """Every step in order. image: H x W x 3 in [0, 1], on the device to run on; sides are multiples of 32. The rain
+    """Every step in order. image: H x W x 3 in [0, 1], on the device to run on; sides are multiples of the
+    plan's granularity. The rain
     layer is ``memory.map(plan.rain)[0]``.
 
     Raises:

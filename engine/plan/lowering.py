@@ -1,24 +1,24 @@
-"""An SSID-KD network as a plan: every unit block in fused launches, concatenations and additions nowhere."""
+"""A network as a plan. An SSID-KD network's has every unit block in fused launches, and concatenations and additions
+nowhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels import chain, conv, dense, mffb, pffb, resample
 from ...kernels.config import Configure, heuristic
-from ...kernels.launch import Call
 from ..errors import BuildError
+from ..models.prenet import PReNet, VRGNetDerainer
 from ..models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection, UnitBlock
+from .assembly import Assembly
 from .cost import NOMINAL, best_cuts
+from .lowering_prenet import lower_prenet
 from .memory import DTYPES
-from .program import GRANULARITY, ITEMSIZE, Buffer, Dtype, Plan, Pointer, Size, Step, View, Weight
+from .program import GRANULARITY, Dtype, Plan, Pointer, View, Weight
 
-_NAMES: dict[torch.dtype, Dtype] = {dtype: name for name, dtype in DTYPES.items()}
-# Weights begin at multiples of this many bytes.
-_ALIGNMENT = 256
 _SCALES = (1, 2, 4, 8)
 
 
@@ -30,7 +30,7 @@ def lower(
     code: bool = False,
     configure: Configure = heuristic,
 ) -> Plan:
-    """The launches of a network for pictures of any size that is a multiple of 32.
+    """The launches of a network for pictures of any size that is a multiple of the plan's granularity.
 
     Args:
         nominal: height and width that launches are cut for; the plan runs at any size.
@@ -41,6 +41,8 @@ def lower(
     Raises:
         BuildError: a network, option or width that the fused kernels do not know.
     """
+    if isinstance(network, PReNet | VRGNetDerainer):
+        return lower_prenet(network, dtype, configure=configure, code=code)
     if not isinstance(network, SSIDKD):
         raise BuildError(
             f"The fused kernels know no {type(network).__name__} network; build with another backend."
@@ -53,18 +55,10 @@ def lower(
     return _Lowering(network, dtype, nominal, configure).plan(code)
 
 
-class _Lowering:
+class _Lowering(Assembly):
     def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int], configure: Configure) -> None:
-        self.network, self.nominal, self.configure = network, nominal, configure
-        self.dtype: Dtype = dtype
-        self.item = ITEMSIZE[dtype]
-        self.names = {module: name for name, module in network.named_modules()}
-        self.buffers: list[Buffer] = []
-        self.steps: list[Step] = []
-        self.blob = bytearray()
-        self.packed: dict[str, dict[str, Tensor]] = {}
-        self.stored: dict[tuple[str, str, int], Weight] = {}
-        self.branch = 0
+        super().__init__(network, dtype, configure)
+        self.network, self.nominal = network, nominal
 
     def plan(self, code: bool) -> Plan:
         config = self.network.config
@@ -112,70 +106,12 @@ class _Lowering:
             self._resample(f"tail.{name}", source, level, 0, 1, View(tail.buffer, 0, channel))
         rain = self.buffer("rain", 0, 3)
         self._convolve(self.network.tail.catLayer, tail, 0, c1 + c2 + c4, 1, rain)
-        return Plan(
-            self.dtype,
-            tuple(self.buffers),
-            tuple(self.steps),
-            image,
-            rain.buffer,
-            _slab(e4, config.units[2]) if code else None,
-            bytes(self.blob),
-        )
-
-    def buffer(
-        self, name: str, level: int, channels: int, slabs: int = 1, tile: tuple[int, int] | None = None
-    ) -> View:
-        self.buffers.append(Buffer(name, level, channels, slabs, tile))
-        return View(len(self.buffers) - 1)
+        return self.finished(image, rain.buffer, code=_slab(e4, config.units[2]) if code else None)
 
     def _stack(self, connection: DenseConnection, level: int) -> View:
         """The maps that a dense connection keeps: its input and every unit's output."""
         units = len(connection.units)
         return self.buffer(self.names[connection], level, _width(connection), units + 1)
-
-    def _weight(
-        self, module: nn.Module, pack: Callable[[], Mapping[str, Tensor]], name: str, first: int = 0
-    ) -> Weight:
-        """A packed tensor's place, from its row ``first`` on. A module is packed and stored once, wherever it is."""
-        owner = self.names[module]
-        if owner not in self.packed:
-            self.packed[owner] = dict(pack())
-        tensor = self.packed[owner][name]
-        if (owner, name, 0) not in self.stored:
-            self.blob += bytes(-len(self.blob) % _ALIGNMENT)
-            size = tensor.numel() * tensor.element_size()
-            self.stored[owner, name, 0] = Weight(len(self.blob), size, _NAMES[tensor.dtype])
-            self.blob += tensor.contiguous().view(torch.uint8).numpy().tobytes()
-        whole = self.stored[owner, name, 0]
-        skipped = first * whole.size // tensor.shape[0]
-        return Weight(whole.offset + skipped, whole.size - skipped, whole.dtype)
-
-    def _step(
-        self,
-        name: str,
-        call: Call,
-        pointers: Sequence[Pointer],
-        level: int,
-        writes: Sequence[int],
-        flops: int,
-        elements: float,
-        *more: Size,
-    ) -> None:
-        """elements: of maps moved, for a picture of 32x32."""
-        seen = {p for p in pointers if isinstance(p, Weight)}
-        self.steps.append(
-            Step(
-                name,
-                call,
-                tuple(pointers),
-                (f"h{level}", f"w{level}", *more),
-                tuple(writes),
-                flops,
-                round(elements * self.item),
-                sum(weight.size for weight in seen),
-                self.branch,
-            )
-        )
 
     def _dense(
         self,
@@ -211,11 +147,11 @@ class _Lowering:
                 channels, self.configure("dense.dense1x1", channels, level), addend is not None, pixel
             )
             pack = _pack_dense(module, DTYPES[self.dtype])
-            pointers = [stack, self._weight(module, pack, "weights"), self._weight(module, pack, "bias")]
+            pointers = [stack, self.weight(module, pack, "weights"), self.weight(module, pack, "bias")]
             pointers += [addend or to, to]
             flops = dense.flops(side, side, channels, i + 2)
             elements = side * side * channels * (i + 3 + (addend is not None))
-            self._step(self.names[module], call, pointers, level, (4,), flops, elements, i + 2)
+            self.step(self.names[module], call, pointers, level, (4,), flops, elements, i + 2)
             source = to
 
     def _unit(self, name: str, unit: nn.Module, source: View, to: View, level: int, channels: int) -> None:
@@ -237,7 +173,7 @@ class _Lowering:
 
         def weights(*names: str) -> list[Pointer]:
             return [
-                self._weight(block, lambda: mffb.pack(block.state_dict(), DTYPES[self.dtype]), n)
+                self.weight(block, lambda: mffb.pack(block.state_dict(), DTYPES[self.dtype]), n)
                 for n in names
             ]
 
@@ -245,7 +181,7 @@ class _Lowering:
         flops = mffb.flops(side, side, channels)
         maps = side * side * channels
         call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels, level), slope)
-        self._step(
+        self.step(
             f"{name}.1",
             call,
             [x, *weights("inner1", "outer1", "bias1"), m],
@@ -256,11 +192,11 @@ class _Lowering:
         )
         call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels, level), slope)
         pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
-        self._step(f"{name}.2", call, pointers, level, (7,), flops[1], 4 * maps)
+        self.step(f"{name}.2", call, pointers, level, (7,), flops[1], 4 * maps)
 
     def _pffb(self, name: str, block: PFFB, x: View, out: View, level: int, channels: int) -> None:
         def weight(key: str, first: int = 0) -> Weight:
-            return self._weight(block, lambda: pffb.pack(block.state_dict(), DTYPES[self.dtype]), key, first)
+            return self.weight(block, lambda: pffb.pack(block.state_dict(), DTYPES[self.dtype]), key, first)
 
         flops = pffb.flops(_side(level), _side(level), channels)
         sources = {k: self.buffer(f"pffb.{k}", level + i, channels) for i, k in enumerate(_SCALES)}
@@ -268,7 +204,7 @@ class _Lowering:
         call = pffb.pyramid_call(channels, self.configure("pffb.pyramid", channels, level))
         pointers = [x, weight("pyramid"), weight("pyramid_bias"), *sources.values()]
         moved = area[1] + sum(area.values())
-        self._step(f"{name}.pyramid", call, pointers, level, (3, 4, 5, 6), flops["pyramid"], moved)
+        self.step(f"{name}.pyramid", call, pointers, level, (3, 4, 5, 6), flops["pyramid"], moved)
         cuts = best_cuts(self.nominal[0] >> level, self.nominal[1] >> level, channels, self.item)
         shares: dict[int, View] = {}
         for i, scale in reversed(list(enumerate(_SCALES))):
@@ -303,7 +239,7 @@ class _Lowering:
                 count = 18 * area[scale] * channels * length + extra
                 written = (4, 11) if room else (11,)
                 part = f"{name}.scale{scale}" + ("" if length == 4 else f".{first}")
-                self._step(part, call, pointers, at, written, count, moved)
+                self.step(part, call, pointers, at, written, count, moved)
                 source, first = to, first + length
             shares[scale] = source
 
@@ -340,7 +276,7 @@ class _Lowering:
         here, there = _side(level), _side(to_level)
         flops = resample.flops(there, there, channels, slabs)
         elements = channels * slabs * (here**2 + there**2)
-        self._step(name, call, [source, to], to_level, (1,), flops, elements, f"h{level}", f"w{level}")
+        self.step(name, call, [source, to], to_level, (1,), flops, elements, f"h{level}", f"w{level}")
 
     def _convolve(
         self,
@@ -361,13 +297,13 @@ class _Lowering:
 
         config = self.configure("conv.conv3x3", channels, level)
         call = conv.conv3x3_call(channels, slabs, columns, config, addend is not None)
-        pointers = [source, self._weight(module, pack, "weights"), self._weight(module, pack, "bias"), to]
+        pointers = [source, self.weight(module, pack, "weights"), self.weight(module, pack, "bias"), to]
         pointers += [addend or to, summed or to]
         side = _side(level)
         flops = conv.flops(side, side, inputs, 1, columns)
         elements = side * side * (channels * slabs + columns * (3 if addend else 1))
         writes = (3, 5) if summed else (3,)
-        self._step(self.names[module], call, pointers, level, writes, flops, elements)
+        self.step(self.names[module], call, pointers, level, writes, flops, elements)
 
 
 def _slab(stack: View, slab: int) -> View:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .arena import arrange
-from .program import GRANULARITY, Dtype, Plan, Pointer, Step, View, Weight
+from .program import Dtype, Plan, Pointer, Step, View, Weight
 
 DTYPES: Mapping[Dtype, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -19,14 +19,13 @@ class Memory:
     """The arena and the weights of a plan on a device, for pictures of one size.
 
     Raises:
-        InputError: sides that are no multiples of 32.
+        InputError: sides that are no multiples of the plan's granularity.
     """
 
     def __init__(self, plan: Plan, height: int, width: int, device: str = "cpu") -> None:
-        if height % GRANULARITY or width % GRANULARITY or min(height, width) < GRANULARITY:
-            raise InputError(
-                f"A plan runs on sides that are multiples of {GRANULARITY}, not {width}x{height}."
-            )
+        step = plan.granularity
+        if height % step or width % step or min(height, width) < step:
+            raise InputError(f"A plan runs on sides that are multiples of {step}, not {width}x{height}.")
         self.plan, self.height, self.width = plan, height, width
         arena = arrange(plan, height, width)
         # NaN in what was never written shows a step that reads it.

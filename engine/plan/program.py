@@ -1,4 +1,4 @@
-"""A network as a list of kernel launches on NHWC buffers, for any picture whose sides are multiples of 32.
+"""A network as a list of kernel launches on NHWC buffers, for any picture whose sides are multiples of its granularity.
 
 A plan is data: it needs neither PyTorch nor Triton, so an engine file that holds one (and the compiled kernels) runs
 without them. Maps lie at levels: level l has half the height and width of level l - 1, level 0 is the picture. Three
@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 from ...kernels.launch import Call
 
 Dtype = Literal["fp16", "bf16", "fp32"]
-#: Both sides of a picture must be multiples of this: four scales below the quarter scale.
+#: Of networks with levels down to four scales below the quarter scale; and the side in pixels of the picture that a
+#: step's work is counted for.
 GRANULARITY = 32
 #: Bytes of an element.
 ITEMSIZE: Mapping[Dtype, int] = {"fp16": 2, "bf16": 2, "fp32": 4}
@@ -95,6 +96,7 @@ class Plan:
     """image: buffer of the rainy picture, h x w x 4 in [0, 1], the fourth channel 0, filled before the first step.
     rain: buffer of the rain layer, h x w x 3, after the last. code: of the innermost map, where it was asked for.
     weights: every packed weight once.
+    granularity: both sides of a picture must be multiples of this.
     """
 
     dtype: Dtype
@@ -104,6 +106,7 @@ class Plan:
     rain: int
     code: View | None = None
     weights: bytes = field(default=b"", repr=False)
+    granularity: int = GRANULARITY
 
     def calls(self) -> list[Call]:
         """Every specialisation once, in the order of first use."""

@@ -44,6 +44,8 @@ _FORMS: Mapping[str, _Form] = {
     "conv.conv3x3": _Form("ADD C N N0 N1 SLABS SLOPE", "VWWVVV", 2),
     "dense.dense1x1": _Form("ADD C PIXEL SLOPE", "VWWVV", 3),
     "resample.bilinear": _Form("C PIXEL", "VV", 4),
+    "recurrent.conv": _Form("ADD ADDED AFTER BEFORE C C1 N0 N1 PIXEL ROWS", "VVWWVV", 2),
+    "recurrent.lstm": _Form("C ROWS START", "VVWWVV", 2),
 }
 #: Of the kernels between pictures and maps too, which engine files hold beside their plans.
 _CONSTANTS: Mapping[str, frozenset[str]] = {
@@ -60,6 +62,7 @@ def to_json(plan: Plan) -> bytes:
         "dtype": plan.dtype,
         "image": plan.image,
         "rain": plan.rain,
+        "granularity": plan.granularity,
         "buffers": [asdict(buffer) for buffer in plan.buffers],
         "calls": [asdict(call) for call in calls],
         "steps": [
@@ -116,6 +119,8 @@ def from_json(data: bytes, weights: bytes) -> Plan:
             stored["image"],
             stored["rain"],
             weights=weights,
+            # Plans of earlier versions are all of that.
+            granularity=whole(stored.get("granularity", GRANULARITY), 1, GRANULARITY, "the granularity"),
         )
         _check(plan)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -163,6 +168,8 @@ def _check(plan: Plan) -> None:
         raise ValueError("no weights, or too many launches")
     for buffer in plan.buffers:
         _check_buffer(buffer)
+        if plan.granularity < GRANULARITY and buffer.level:
+            raise ValueError(f"a level below the picture's of sides that are no multiples of {GRANULARITY}")
     for which, channels in ((plan.image, 4), (plan.rain, 3)):
         picture = plan.buffers[whole(which, 0, len(plan.buffers) - 1, "the picture or rain layer")]
         if (picture.level, picture.channels, picture.slabs, picture.tile) != (0, channels, 1, None):

@@ -1,0 +1,326 @@
+"""3x3 convolutions of recurrent networks, over two maps as if they were concatenated, with what follows them.
+
+    conv    y = act(conv3x3([first, second]) + b);  y = act'(y + addend)          act, act' are ReLU or nothing
+    lstm    i, f, o = sigmoid(conv3x3([x, h]) + b);  g = tanh(conv3x3([x, h]) + b)
+            c = f c + i g;  h' = o tanh(c)                                         (PReNet, section 3.2)
+
+x, h, c: H x W x C; first, second: H x W x C0 and C1, where C1 = 0 is no second map; NHWC (one picture) in fp16, bf16 or
+fp32. The four gates are one convolution of 4C columns whose sums never leave the program; the cell is read and written
+in place. In the first step h and c are zero: with START neither is read, half of the rows and the forget gate's columns
+are left out.
+
+k runs over the first map's taps and channels and then over the second's, each padded to a multiple of 64 rows. Pixels
+of ``addend`` and ``out`` may be wider than their columns: what is beyond is written as zero.
+"""
+
+# Triton's compile-time arguments are declared as constexpr and given as numbers.
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..engine.errors import InputError
+from .config import Config, heuristic
+from .gemm import (
+    inner_taps,
+    multiply,
+    pack_matrix,
+    padded_k,
+    patches,
+    split_columns,
+    taps_first,
+    tile_pixels,
+    with_bias,
+    zeros,
+)
+from .launch import Call, check_maps, check_shapes, launch
+
+#: In the order of the packed columns.
+GATES = ("i", "g", "o", "f")
+
+
+@triton.jit
+def _sum(
+    image, weights, y, column, a0, a1, H, W,
+    C: tl.constexpr, ROW: tl.constexpr, COLUMNS: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Plus the convolution of one map, whose weights begin at row ROW."""
+    for first in range(0, 9 * C, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        dy, dx = inner_taps(k // C)
+        a = patches(image, y, column, dy, dx, k % C, k < 9 * C, H, W, C)
+        a0, a1 = multiply(a, weights + ROW * COLUMNS, k, a0, a1, 0, COLUMNS, N0, N1)
+    return a0, a1
+
+
+@triton.jit
+def _finish(
+    acc, bias, addend, out, pixel, inside,
+    FIRST: tl.constexpr, COUNT: tl.constexpr, PIXEL: tl.constexpr, ADDED: tl.constexpr, ADD: tl.constexpr,
+    BEFORE: tl.constexpr, AFTER: tl.constexpr,
+):  # fmt: skip
+    n = FIRST + tl.arange(0, COUNT)
+    y = with_bias(acc, bias, FIRST, COUNT)
+    if BEFORE:
+        y = tl.maximum(y, 0.0)
+    if ADD:
+        # A picture's fourth channel is zero, as the sum's is.
+        y += tl.load(addend + pixel * ADDED + n[None, :], mask=inside & (n < ADDED)[None, :], other=0.0)
+    if AFTER:
+        y = tl.maximum(y, 0.0)
+    tl.store(out + pixel * PIXEL + n[None, :], y.to(out.dtype.element_ty), mask=inside & (n < PIXEL)[None, :])
+
+
+@triton.jit(do_not_specialize=["H", "W"])
+def conv_kernel(
+    first, second, weights, bias, addend, out, H, W,
+    C: tl.constexpr, C1: tl.constexpr, ROWS: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr,
+    PIXEL: tl.constexpr, ADDED: tl.constexpr, ADD: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    BM: tl.constexpr = TILE_H * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
+    a0, a1 = zeros(BM, N0, N1)
+    a0, a1 = _sum(first, weights, y, column, a0, a1, H, W, C, 0, N0 + N1, N0, N1, BLOCK_K)
+    if C1 > 0:
+        a0, a1 = _sum(second, weights, y, column, a0, a1, H, W, C1, ROWS, N0 + N1, N0, N1, BLOCK_K)
+    inside = ((y < H) & (column < W))[:, None]
+    pixel = (y * W + column)[:, None]
+    _finish(a0, bias, addend, out, pixel, inside, 0, N0, PIXEL, ADDED, ADD, BEFORE, AFTER)
+    if N1 > 0:
+        _finish(a1, bias, addend, out, pixel, inside, N0, N1, PIXEL, ADDED, ADD, BEFORE, AFTER)
+
+
+@triton.jit
+def _tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def _gate_sums(
+    image, weights, y, column, i, g, o, f, H, W,
+    C: tl.constexpr, ROW: tl.constexpr, COLUMNS: tl.constexpr, FORGET: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Plus the convolution of one map for every gate; every patch is loaded once."""
+    for first in range(0, 9 * C, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        dy, dx = inner_taps(k // C)
+        a = patches(image, y, column, dy, dx, k % C, k < 9 * C, H, W, C)
+        i, g = multiply(a, weights + ROW * COLUMNS, k, i, g, 0, COLUMNS, C, C)
+        if FORGET:
+            o, f = multiply(a, weights + ROW * COLUMNS, k, o, f, 2 * C, COLUMNS, C, C)
+        else:
+            o, f = multiply(a, weights + ROW * COLUMNS, k, o, f, 2 * C, COLUMNS, C, 0)
+    return i, g, o, f
+
+
+@triton.jit(do_not_specialize=["H", "W"])
+def lstm_kernel(
+    x, hidden, weights, bias, cell, out, H, W,
+    C: tl.constexpr, ROWS: tl.constexpr, START: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    BM: tl.constexpr = TILE_H * TILE_W
+    y, column = tile_pixels(W, TILE_H, TILE_W)
+    i, g = zeros(BM, C, C)
+    o, f = zeros(BM, C, C)
+    i, g, o, f = _gate_sums(x, weights, y, column, i, g, o, f, H, W, C, 0, 4 * C, not START, BLOCK_K)
+    if not START:
+        i, g, o, f = _gate_sums(hidden, weights, y, column, i, g, o, f, H, W, C, ROWS, 4 * C, True, BLOCK_K)
+    inside = ((y < H) & (column < W))[:, None]
+    at = (y * W + column)[:, None] * C + tl.arange(0, C)[None, :]
+    c = tl.sigmoid(with_bias(i, bias, 0, C)) * _tanh(with_bias(g, bias, C, C))
+    if not START:
+        before = tl.load(cell + at, mask=inside, other=0.0).to(tl.float32)
+        c += tl.sigmoid(with_bias(f, bias, 3 * C, C)) * before
+    tl.store(cell + at, c.to(cell.dtype.element_ty), mask=inside)
+    h = tl.sigmoid(with_bias(o, bias, 2 * C, C)) * _tanh(c)
+    tl.store(out + at, h.to(out.dtype.element_ty), mask=inside)
+
+
+def _pack(weight: Tensor, parts: Sequence[tuple[int, int]], columns: int) -> Tensor:
+    """The rows of one map after the other. parts: (channels of the weight, channels that its map has) of each."""
+    rows, first = [], 0
+    for channels, wide in parts:
+        part = F.pad(weight[:, first : first + channels], (0, 0, 0, 0, 0, wide - channels))
+        rows.append(pack_matrix(taps_first(part).flatten(0, 1), columns))
+        first += channels
+    return torch.cat(rows)
+
+
+def pack(
+    weight: Tensor, bias: Tensor, dtype: torch.dtype, parts: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """weight: N x (channels of all parts) x 3 x 3; bias: N. parts: for each of one or two maps the channels that the
+    weight has for it, and those that its pixels have, of which the others count for nothing."""
+    columns = max(8, weight.shape[0])
+    packed = _pack(weight, parts, columns)
+    return {
+        "weights": packed.to(dtype).contiguous(),
+        "bias": F.pad(bias.float(), (0, columns - weight.shape[0])),
+    }
+
+
+def pack_gates(
+    weights: Mapping[str, Tensor], biases: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """weights: C x 2C x 3 x 3 by the gate's letter; biases: C."""
+    channels = weights["i"].shape[0]
+    whole = torch.cat([weights[gate] for gate in GATES])
+    bias = torch.cat([biases[gate] for gate in GATES])
+    return pack(whole, bias, dtype, [(channels, channels)] * 2)
+
+
+def conv_call(
+    channels: int,
+    second: int,
+    columns: int,
+    config: Config,
+    *,
+    pixel: int = 0,
+    added: int = 0,
+    before: bool = False,
+    after: bool = False,
+) -> Call:
+    """Pointers: first, second, weights, bias, addend, out (second and addend unused without them). Sizes: H, W.
+
+    channels, second: of the two maps. pixel: elements from one pixel of out to the next, ``columns`` for 0; added: of
+    the addend, 0 for none. before, after: ReLU before and after the addition.
+    """
+    n0, n1 = split_columns(max(8, columns))
+    constants = {"C": channels, "C1": second, "ROWS": padded_k(9 * channels), "N0": n0, "N1": n1}
+    constants |= {"PIXEL": pixel or columns, "ADDED": added, "ADD": added > 0}
+    constants |= {"BEFORE": before, "AFTER": after}
+    return Call("recurrent.conv", constants, config)
+
+
+def lstm_call(channels: int, config: Config, start: bool = False) -> Call:
+    """Pointers: x, hidden, weights, bias, cell, out (hidden unused with ``start``). Sizes: H, W.
+
+    Raises:
+        InputError: a number of channels that is no power of two from 8 on.
+    """
+    if split_columns(channels)[1]:
+        raise InputError(f"The fused LSTM takes 8, 16, 32, ... channels, not {channels}.")
+    constants = {"C": channels, "ROWS": padded_k(9 * channels), "START": start}
+    return Call("recurrent.lstm", constants, config)
+
+
+def conv(
+    first: Tensor,
+    second: Tensor | None,
+    packed: Mapping[str, Tensor],
+    columns: int,
+    addend: Tensor | None = None,
+    *,
+    pixel: int = 0,
+    before: bool = False,
+    after: bool = False,
+    config: Config | None = None,
+) -> Tensor:
+    """first, second: H x W x C0 and C1; packed: of :func:`pack`; addend: H x W x at least ``columns``. Returns H x W x
+    ``pixel``.
+
+    Raises:
+        InputError: shapes, strides, dtypes or devices that the kernel does not take.
+    """
+    maps = {"first": first, "second": first if second is None else second}
+    maps["addend"] = first if addend is None else addend
+    height, width, channels = check_maps(maps, packed)
+    if any(each.shape[:2] != first.shape[:2] for each in maps.values()):
+        raise InputError(f"All maps must be of {height} x {width} pixels.")
+    other = 0 if second is None else second.shape[2]
+    wide = max(8, columns)
+    rows = padded_k(9 * channels) + (padded_k(9 * other) if other else 0)
+    check_shapes(packed, {"weights": (rows, wide), "bias": (wide,)})
+    if (addend is not None and addend.shape[2] < columns) or not columns <= (pixel or columns) <= wide:
+        raise InputError(f"addend and out must have pixels of {columns} to {wide} elements.")
+    out = first.new_empty(height, width, pixel or columns)
+    call = conv_call(
+        channels,
+        other,
+        columns,
+        config or heuristic("recurrent.conv", channels),
+        pixel=pixel,
+        added=0 if addend is None else addend.shape[2],
+        before=before,
+        after=after,
+    )
+    pointers = [first, maps["second"], packed["weights"], packed["bias"], maps["addend"], out]
+    launch(conv_kernel, call, pointers, (height, width))
+    return out
+
+
+def lstm(
+    x: Tensor,
+    hidden: Tensor | None,
+    cell: Tensor,
+    packed: Mapping[str, Tensor],
+    config: Config | None = None,
+) -> Tensor:
+    """x, hidden, cell: H x W x C, the cell overwritten; packed: of :func:`pack_gates`. Without a hidden state it is the
+    first step, and the cell is not read. Returns the new hidden state.
+
+    Raises:
+        InputError: shapes, strides, dtypes or devices that the kernel does not take.
+    """
+    state = x if hidden is None else hidden
+    height, width, channels = check_maps({"x": x, "hidden": state, "cell": cell}, packed)
+    if x.shape != state.shape or x.shape != cell.shape:
+        raise InputError(f"x, hidden and cell must all be {tuple(x.shape)}.")
+    check_shapes(packed, {"weights": (2 * padded_k(9 * channels), 4 * channels), "bias": (4 * channels,)})
+    out = torch.empty_like(x)
+    call = lstm_call(channels, config or heuristic("recurrent.lstm", channels), hidden is None)
+    launch(lstm_kernel, call, [x, state, packed["weights"], packed["bias"], cell, out], (height, width))
+    return out
+
+
+def _conv2d(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    image = torch.cat(list(maps), 2).permute(2, 0, 1)[None]
+    return F.conv2d(image, weight, bias, padding=1)[0].permute(1, 2, 0)
+
+
+def reference(
+    maps: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    addend: Tensor | None = None,
+    before: bool = False,
+    after: bool = False,
+) -> Tensor:
+    """:func:`conv` by PyTorch's operators, in the precision of its arguments; weight: for all channels of the maps."""
+    y = _conv2d(maps, weight, bias)
+    y = y.relu() if before else y
+    y = y if addend is None else y + addend[..., : y.shape[2]]
+    return (y.relu() if after else y).contiguous()
+
+
+def lstm_reference(
+    x: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weights: Mapping[str, Tensor],
+    biases: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """(hidden state, cell) of :func:`lstm` by PyTorch's operators, in the precision of its arguments."""
+    sums = {gate: _conv2d([x, hidden], weights[gate], biases[gate]) for gate in GATES}
+    cell = sums["f"].sigmoid() * cell + sums["i"].sigmoid() * sums["g"].tanh()
+    return (sums["o"].sigmoid() * cell.tanh()).contiguous(), cell.contiguous()
+
+
+def flops(height: int, width: int, channels: int, columns: int) -> int:
+    """A multiply-add counted as two. channels: of all maps together; columns: of the LSTM four for every channel."""
+    return 2 * height * width * 9 * channels * columns
+
+
+def bytes_moved(height: int, width: int, read: int, written: int, rows: int, itemsize: int = 2) -> int:
+    """To and from memory with every map and weight touched once. read, written: elements of a pixel; rows: weights."""
+    return itemsize * (height * width * (read + written) + rows)
