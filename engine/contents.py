@@ -49,7 +49,9 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
     path, name = find_model(file)
     checkpoint = load_checkpoint(path)
     from .models.cost import macs_per_pixel
+    from .models.registry import architecture_of
 
+    architecture = architecture_of(checkpoint.spec.architecture)
     about = {"kind": "model", "file": str(path), "bytes": path.stat().st_size, "name": name}
     return about | {
         "format": checkpoint.format,
@@ -58,6 +60,8 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
         "parameters": sum(each.numel() for each in checkpoint.network.parameters()),
         "macs_per_pixel": macs_per_pixel(checkpoint.network, checkpoint.spec),
         **asdict(checkpoint.spec),
+        "published_protocol": asdict(architecture.protocol),
+        "tried_with_trained_weights": architecture.trained,
         "metadata": dict(checkpoint.metadata),
     }
 

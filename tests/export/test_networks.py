@@ -71,6 +71,13 @@ def test_the_other_variants(name: str) -> None:
     assert_same(export_onnx(network, spec), network, (1, 3, 9, 17), 0.05)
 
 
+@pytest.mark.slow
+def test_rescan() -> None:
+    spec = spec_of("rescan", {"stages": 2})
+    network = strong(spec)
+    assert_same(export_onnx(network, spec), network, (2, 3, 9, 17), 0.02)
+
+
 def test_the_first_state_of_zeros_costs_nothing() -> None:
     """Of the first stage's gates half of the columns are left, and no forget gate."""
     spec = spec_of("prenet", {"stages": 1})
