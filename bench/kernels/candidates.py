@@ -55,6 +55,8 @@ def candidates(calls: Sequence[Call], shared: int, itemsize: int = 2) -> list[Co
 def _columns(call: Call) -> int:
     """Channels that a program keeps sums of for every pixel of its tile."""
     constants = call.constants
+    if call.kernel == "recurrent.lstm":
+        return 4 * int(constants["C"])
     columns = int(constants["N0"]) + int(constants["N1"])
     if call.kernel.startswith("mffb."):
         return 2 * columns

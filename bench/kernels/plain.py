@@ -241,6 +241,7 @@ def _recurrent_conv(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
     pixel = int(c["PIXEL"])
     maps, weight, bias = _two_maps(call, p, sizes, int(c["N0"]) + int(c["N1"]), int(c["C1"]))
     added = [_map(p[4], *sizes, int(c["ADDED"]))[:, :pixel]] if c["ADD"] else []
+    added = [each.contiguous(memory_format=torch.channels_last) for each in added]
     inputs = len(maps)
 
     def run(weight: Tensor, bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ import torch
 
 from derain_engine.bench.kernels.alike import Check, alike, recut
 from derain_engine.bench.kernels.plain import plain
+from derain_engine.engine.models.registry import create, spec_of
 from derain_engine.engine.plan import lower
 from derain_engine.engine.plan.by_torch import run_call
 from derain_engine.engine.plan.memory import Memory
@@ -101,6 +102,16 @@ def test_the_plain_form_gives_what_the_plan_gives():
     ]
     chains = {tuple(each.step.call.constants.get(name) for name in ("READ", "WRITE")) for each in kinds}
     assert chains >= {(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)}
+    assert_plain_is_the_plan(kinds)
+
+
+@pytest.mark.parametrize("name", ["prenet", "prenet-x"])
+def test_the_plain_form_of_recurrent_networks(name):
+    network = create(spec_of(name, {"stages": 3})).eval()
+    assert_plain_is_the_plan(alike(Memory(lower(network, "fp32"), 9, 17)))
+
+
+def assert_plain_is_the_plan(kinds):
     generator = torch.Generator().manual_seed(0)
     for each in kinds:
         for buffer in each.step.touched():
