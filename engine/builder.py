@@ -185,11 +185,15 @@ def build(
     except VerificationError as error:
         if precision is not None or "fp32" not in chosen.precisions:
             raise
-        passed_over = str(error)
-        artefact, report, warm_ms, timed_size = _make(
-            chosen, checkpoint, replace(compile_options, precision="fp32"), iter([None]), accept, progress
-        )
-        verify.check(report, name, accept)
+        passed_over, exact = str(error), replace(compile_options, precision="fp32")
+        try:
+            artefact, report, warm_ms, timed_size = _make(
+                chosen, checkpoint, exact, iter([None]), accept, progress
+            )
+            verify.check(report, name, accept)
+        except VerificationError:
+            # Of what was tried first.
+            raise error from None
 
     if only is not None:
         artefact = replace(artefact, sizes=FrameSizes.only(only))
