@@ -17,7 +17,7 @@ from .backends.base import Artefact, CompileOptions, Repair, RunOptions
 from .build_options import frame_sizes, padded_size, repairs, require_taken
 from .bundle import Manifest, open_bundle, write_bundle
 from .checkpoint import Checkpoint
-from .errors import BackendUnavailable, BundleError, InputError, VerificationError
+from .errors import BackendUnavailable, InputError, VerificationError
 from .progress import Progress, no_progress
 from .sizes import LARGEST_SIDE, FrameSizes, Size, words
 from .sources import find_model, load_model, matching_checkpoint

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import BundleError, InputError
-from .sizes import FrameSizes
+from .sizes import LARGEST_SIDE, FrameSizes
 
 #: The newest format that this version reads, and the one it writes. It grows when an older reader would
 #: misunderstand a file; a field that an older reader may ignore is added without a new format.
@@ -66,6 +66,21 @@ class Manifest:
         """The frames that the engine takes, padded; None for all."""
         record = self.input.get("sizes")
         return None if record is None else FrameSizes.from_json(record)
+
+    @property
+    def only_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels of the frames that the engine was specialised on.
+
+        Raises:
+            BundleError: it is something else.
+        """
+        match self.input.get("size"):
+            case None:
+                return None
+            case [int(height), int(width)] if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE:
+                return height, width
+            case other:
+                raise BundleError(f"An engine's frame size of {other!r} is not [height, width] in pixels.")
 
     def to_json(self) -> str:
         """The same manifest gives the same text: sorted keys, ASCII, a newline at the end.
