@@ -192,7 +192,8 @@ class _Due:
         validation = end or step % run.validate_every == 0
         samples = bool(run.samples_every) and (end or step % run.samples_every == 0)
         row, saving = validation or step % _LOG_EVERY == 0, validation or stop
-        return cls(validation, samples, row, saving, row or saving or step % _READ_EVERY == 0)
+        reading = row or saving or step % _READ_EVERY == 0 or math.isnan(progress.loss)
+        return cls(validation, samples, row, saving, reading)
 
 
 class _Books:

@@ -84,13 +84,12 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [4, 9], ids=["between validations", "in the second phase"])
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path, after):
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path):
     whole, parted = (replace(run, output=tmp_path / name) for name in ("whole", "parted"))
     train_sid(whole)
 
     def interrupt(progress):
-        if progress.step == after:
+        if progress.step == 10:
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -98,7 +97,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(run, tmp_path, 
     steps = []
     # Neither workers nor places decide what is computed.
     train_sid(replace(parted, workers=1), resume=True, report=lambda p: steps.append(p.step))
-    assert steps == list(range(after // 3 * 3 + 1, 13))
+    assert steps == [10, 11, 12]
     same_states(whole, parted)
     assert (whole.output / "best.safetensors").read_bytes() == (
         parted.output / "best.safetensors"
