@@ -14,16 +14,17 @@ def macs_per_pixel(network: nn.Module, spec: ModelSpec) -> float:
     """Multiply-adds of the convolutions for a pixel of a frame, counted while one small frame is run on the CPU."""
     macs = 0
 
-    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal macs
         if isinstance(layer, nn.Conv2d):
             macs += output[0, 0].numel() * layer.weight.numel()
+        elif isinstance(layer, nn.ConvTranspose2d):
+            # Every pixel of the input meets the whole weight.
+            macs += inputs[0][0, 0].numel() * layer.weight.numel()
 
     # Whole at every scale, so that the count is proportional to the frame.
     side = -(-spec.smallest_side // spec.granularity) * spec.granularity
-    hooks = [
-        layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, nn.Conv2d)
-    ]
+    hooks = [layer.register_forward_hook(count) for layer in network.modules()]
     try:
         with torch.inference_mode():
             network(torch.zeros(1, 3, side, side))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from . import nledn, prenet_format, rescan, ssid_kd, ssid_kd_format
+from . import nledn, prenet_format, rescan, semi_derain_gan, ssid_kd, ssid_kd_format
 from .architecture import Architecture, Protocol, State, global_reach
 from .spec import ModelSpec
 
@@ -35,6 +35,7 @@ _ARCHITECTURES = (
     *prenet_format.ARCHITECTURES,
     nledn.ARCHITECTURE,
     rescan.ARCHITECTURE,
+    semi_derain_gan.ARCHITECTURE,
 )
 
 
