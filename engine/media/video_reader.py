@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import BackendUnavailable, InputError, MediaError
 from .container_size import missing_bytes
+from .ffv1_checksums import Ffv1Checksums
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -91,6 +92,8 @@ class VideoReader:
         self._from_beginning = True
         self.video: VideoStream = videos[0]
         self.video.codec_context.thread_type = "AUTO"
+        is_ffv1 = self.video.codec_context.name == "ffv1"
+        self._checksums = Ffv1Checksums() if is_ffv1 else None
         self.copied: list[Stream] = [
             s for s in self.container.streams if s is not self.video and not self._holds_chapters(s)
         ]
@@ -140,7 +143,7 @@ class VideoReader:
                         yield packet
                     continue
                 count += not flush
-                if packet.is_corrupt and packet.pts is not None:
+                if packet.pts is not None and self._is_damaged(packet):
                     broken[packet.pts] = _seconds(packet.pts, packet.time_base)
                 try:
                     frames = cast("list[VideoFrame]", packet.decode())
@@ -189,6 +192,11 @@ class VideoReader:
 
     def _packets(self) -> Iterator[Packet]:
         return self.container.demux()
+
+    def _is_damaged(self, packet: Packet) -> bool:
+        if self._checksums is None or not packet.size:
+            return packet.is_corrupt
+        return self._checksums.damaged(bytes(packet), packet.is_keyframe) or packet.is_corrupt
 
     def _holds_chapters(self, stream: Stream) -> bool:
         """MP4 has chapters in a track of text, which whoever writes the chapters makes anew."""

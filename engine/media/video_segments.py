@@ -190,11 +190,11 @@ class Segments:
 
         ending = "mov" if self._encoding.name == "prores" else "nut"
         self._index, self._times, self._sent = index, [], 0
-        self._file = f"{index:08}.{ending}"
+        self._file, self._part = f"{index:08}.{ending}", self._folder / f"part.{ending}"
         try:
             # Decoding begins before 0, and times are not to be moved for that.
             kept = {"avoid_negative_ts": "disabled"}
-            self._container = av.open(str(self._folder / f"part.{ending}"), "w", container_options=kept)
+            self._container = av.open(str(self._part), "w", container_options=kept)
             self._stream = self._encoding.add_to(self._container, self._reader, self._first)
             self._container.start_encoding()
         except (FFmpegError, OSError, ValueError) as error:
@@ -220,7 +220,6 @@ class Segments:
         if self._index is None:
             return
         self._mux(None)
-        part = Path(self._container.file or self._container.name)
         try:
             self._container.close()
         except (FFmpegError, OSError) as error:
@@ -230,7 +229,7 @@ class Segments:
             raise MediaError(
                 f"{self._folder}: of {self._sent} frames of a segment the encoder wrote {len(self._times)}."
             )
-        os.replace(part, self._folder / self._file)
+        os.replace(self._part, self._folder / self._file)
         told = [] if self._stages is None else list(self._stages.failures)
         done = _Finished(
             index=self._index,

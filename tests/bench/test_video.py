@@ -72,7 +72,7 @@ def test_a_clip_that_cannot_be_is_refused(options: dict) -> None:
 
 
 def test_a_result_becomes_a_section_of_the_page(tmp_path: Path) -> None:
-    busy = dict.fromkeys(STAGES, 1.25)
+    busy: dict[str, float] = dict.fromkeys(STAGES, 1.25)
     row = Row("x.derain", "files", "fake", "fp32", 4, 8, 2, 10, 3, 20.5, 19.0, None, 1.5, busy)
     facts = {"cpu": {"model": "a CPU", "threads": 2}, "derain_engine": "1"}
     result = VideoBenchmark((row,), facts, "the command", "a day")

@@ -142,6 +142,12 @@ def test_a_part_is_cleaned_and_resumed(cli: Cli, clip: Path, reference_file: Pat
     assert not Path(f"{target}.segments").exists()
 
 
+def test_the_output_is_like_the_input(cli: Cli, clip: Path, reference_file: Path) -> None:
+    done = cli("video", clip, "-o", clip.with_name("out.mkv"), "-e", reference_file, "--like-input")
+    assert done.code == 0, done.err
+    assert read(clip.with_name("out.mkv")).video["codec"] == "ffv1"
+
+
 @pytest.mark.parametrize("time", ["1:", "-1", "soon", "1:2:3:4"])
 def test_times_that_are_none(cli: Cli, clip: Path, time: str) -> None:
     done = cli("video", clip, "-o", "out.mkv", f"--start={time}")

@@ -29,7 +29,9 @@ def moving(
         stream.width, stream.height, stream.pix_fmt = 160, 96, pix_fmt
         for number in range(frames):
             grain = np.random.default_rng(number).integers(0, 60, (96, 160, 3), np.uint8)
-            picture = cv2.add(np.ascontiguousarray(scene[:, 4 * number : 4 * number + 160]), grain)
+            picture = np.asarray(
+                cv2.add(np.ascontiguousarray(scene[:, 4 * number : 4 * number + 160]), grain)
+            )
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
             frame.pts = number
             container.mux(stream.encode(frame))

@@ -105,6 +105,30 @@ def test_a_frame_that_is_damaged(tmp_path: Path, on_error: Any, frames: Any) -> 
         assert float(new.times[same.index(True)]) == pytest.approx(done.failures[0].seconds)
 
 
+@pytest.mark.parametrize(("options", "lost"), [({"g": "1"}, 1), ({"g": "4"}, 3)])
+def test_ffv1_is_found_damaged_by_its_checksums(tmp_path: Path, options: dict[str, str], lost: int) -> None:
+    """Its decoder shows the frame before in their place, and says nothing."""
+    source = make_clip(tmp_path / "in.mkv", times=tuple(range(0, 480, 40)), options=options)
+    with av.open(str(source)) as container:
+        whole = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(source.read_bytes())
+    at = data.index(whole[5]) + len(whole[5]) // 2
+    data[at] ^= 0x10
+    source.write_bytes(data)
+    with engine(-20) as runs:
+        done = clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1", on_error="passthrough")
+    assert [round(failure.seconds * 25) for failure in done.failures] == list(range(5, 5 + lost))
+    assert "its data are damaged" in done.failures[0].message
+    assert done.frames == 12
+
+
+@pytest.mark.parametrize("options", [{"level": "1"}, {"level": "3", "slicecrc": "0"}], ids=str)
+def test_ffv1_without_checksums_is_taken_as_it_is(tmp_path: Path, options: dict[str, str]) -> None:
+    source = make_clip(tmp_path / "in.mkv", options=options)
+    with engine() as runs:
+        assert clean_video(runs, source, tmp_path / "out.mkv").failures == ()
+
+
 def test_nothing_is_left_where_no_frame_could_be_cleaned(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", times=(0, 40, 80))
     with engine(refuses=(0, 1, 2)) as runs, pytest.raises(MediaError, match="tired"):

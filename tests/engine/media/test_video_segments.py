@@ -135,15 +135,19 @@ class Slow(Shifting):
         return super().run(batch, out)
 
 engine = Engine(Slow(-20), MANIFEST, tile=0)
-clean_video(engine, sys.argv[1], sys.argv[2], resume=True, segment_seconds=float(sys.argv[3]))
+options = {"codec": sys.argv[5], "pix_fmt": sys.argv[6]}
+clean_video(engine, sys.argv[1], sys.argv[2], resume=True, segment_seconds=float(sys.argv[3]), **options)
 """
 
 
-@pytest.mark.parametrize("ending", ["mkv", "mp4"])
-def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str) -> None:
+@pytest.mark.parametrize(
+    ("ending", "codec", "pix_fmt"), [("mkv", "ffv1", "yuv420p"), ("mov", "prores", "yuv422p10le")]
+)
+def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str, codec: str, pix_fmt: str) -> None:
+    """Encoders that give the same twice: x264, fed with frames as small as these, does not always."""
     killed, whole = (tmp_path / f"{name}.{ending}" for name in ("killed", "whole"))
     root = str(Path(__file__).resolve().parents[3])
-    command = [sys.executable, "-c", RUN, str(clip), str(killed), str(SEGMENT), root]
+    command = [sys.executable, "-c", RUN, str(clip), str(killed), str(SEGMENT), root, codec, pix_fmt]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     notes = segments_folder(killed)
     try:
@@ -154,7 +158,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = sorted(each.name for each in notes.glob("0*.nut"))
+    kept = sorted(each.name for each in notes.glob("0*.json"))
     assert 2 <= len(kept) < 5, process.stderr and process.stderr.read()
     assert not killed.exists()
 
@@ -162,12 +166,14 @@ def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str) -> None:
     with engine(-20) as runs:
         done = clean_video(
             *(runs, clip, killed),
+            codec=codec,
+            pix_fmt=pix_fmt,
             resume=True,
             segment_seconds=SEGMENT,
             progress=lambda stage, _: told.append(stage),
         )
         calls = runs._session.calls  # type: ignore[attr-defined]
-        clean_video(runs, clip, whole, resume=True, segment_seconds=SEGMENT)
+        clean_video(runs, clip, whole, codec=codec, pix_fmt=pix_fmt, resume=True, segment_seconds=SEGMENT)
     assert done.frames == len(TIMES)
     assert 0 < calls <= len(TIMES) - 12 * len(kept)
     assert told[1].startswith(f"{len(TIMES) - calls + 1} of")
