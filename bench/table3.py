@@ -44,6 +44,7 @@ def bench_table3(
     threads: int | None = None,
     compiled: bool = True,
     onnx: Sequence[tuple[str, Path]] = (),
+    peers: Sequence[str] = (),
     starts: bool = False,
     command: str,
     progress: Progress = no_progress,
@@ -54,6 +55,7 @@ def bench_table3(
     Args:
         model: a preset, whose weights are then random from a fixed seed; a model file; or shipped weights.
         compiled: with ``torch.compile``, which takes minutes to compile.
+        peers: other networks to time in the same run, without ``torch.compile``, named like ``model``.
         sizes, runs, threads, onnx, starts, command, progress: as for :func:`.engine.bench_engines`.
 
     Raises:
@@ -64,17 +66,20 @@ def bench_table3(
         raise InputError("A benchmark needs a frame size of at least 1x1 and at least one run.")
     count: int = threads or environment.cores()["threads"] or 1
     progress("Loading", 0.0)
-    checkpoint = find_checkpoint(model)
     contestants: list[Contestant] = []
     left_out: list[tuple[str, str]] = []
-    for name, make in _ways(checkpoint, model, sizes, count, compiled):
-        progress(f"Preparing {name}", 0.0)
-        try:
-            manifest, opener = make()
-        except Exception as error:  # a library may fail with anything; the others are measured all the same
-            left_out.append((name, _first_line(error)))
-        else:
-            contestants.append(Contestant(name, manifest, checkpoint, opener))
+    for network in (model, *peers):
+        checkpoint = find_checkpoint(network)
+        label = "" if network == model else f"{Path(network).stem}: "
+        for way, make in _ways(checkpoint, network, sizes, count, compiled and not label):
+            name = label + way
+            progress(f"Preparing {name}", 0.0)
+            try:
+                manifest, opener = make()
+            except Exception as error:  # a library may fail with anything; the rest is measured all the same
+                left_out.append((name, _first_line(error)))
+            else:
+                contestants.append(Contestant(name, manifest, checkpoint, opener))
     contestants += [rivals.onnx_file(name, file, count) for name, file in onnx]
     if not contestants:
         raise BackendUnavailable(f"Nothing here runs the network: {left_out[0][1]}")

@@ -30,6 +30,7 @@ EXAMPLES = """Examples:
 derain-engine bench table3 --quick --plots plots/
 derain-engine bench table3 --model model.pt --size 512x512 --runs 20
 derain-engine bench table3 --onnx PReNet=prenet.onnx --json > table3.json
+derain-engine bench table3 --quick --peer prenet --peer nledn
 derain-engine bench table3 --published
 """
 
@@ -54,6 +55,14 @@ def bench_table3(
         bool, typer.Option("--no-compile", help="Leave torch.compile out, which compiles for minutes.")
     ] = False,
     onnx: Onnx = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer",
+            metavar="MODEL",
+            help="Another network to time in the same run: a preset such as prenet, or a model file; may be repeated.",
+        ),
+    ] = None,
     starts: Annotated[
         bool, typer.Option("--starts", help="Also cold and warm starts and memory, in two processes a row.")
     ] = False,
@@ -87,6 +96,7 @@ def bench_table3(
             threads=threads,
             compiled=not (no_compile or quick),
             onnx=others,
+            peers=peers or (),
             starts=starts,
             command=command_line(),
             progress=progress,

@@ -50,6 +50,22 @@ def test_what_cannot_run_is_named_and_the_rest_measured(cli, model, monkeypatch)
     assert done.code == BackendUnavailable.exit_code and "There is no GPU." in done.err
 
 
+def test_other_networks_are_timed_in_the_same_run(cli, model, monkeypatch):
+    ways = table3._ways
+    monkeypatch.setattr(table3, "_ways", lambda *arguments: [next(iter(ways(*arguments)))])
+    done = cli(
+        *("bench", "table3", "--model", model, "--peer", "prn-r", "--size", "32x32", "--runs", "1"),
+        *("--threads", "1", "--json"),
+    )
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
+    assert [row["name"] for row in rows] == ["PyTorch eager fp32", "prn-r: PyTorch eager fp32"]
+    assert [row["verified"] for row in rows] == [True, True]
+    assert rows[1]["macs_per_pixel"] == 568_512
+    missing = cli("bench", "table3", "--model", model, "--peer", "nothing", "--size", "32x32")
+    assert missing.code == 2 and "nothing" in missing.err
+
+
 def test_a_presets_weights_are_random_and_the_same_each_time():
     one, two = (table3.find_checkpoint("sid-lite") for _ in range(2))
     assert one.weights_sha256 == two.weights_sha256
