@@ -275,12 +275,9 @@ class _Trial:
     def best(self) -> tuple[int, ColourOrder, str]:
         """(granularity, colour order, range), as told or as found."""
         granularity = self._granularity()
-        pairs = list(
-            itertools.product(
-                [self.told.value_range] if self.told.value_range else list(RANGES),
-                [self.told.colour_order] if self.told.colour_order else _ORDERS,
-            )
-        )
+        ranges = [self.told.value_range] if self.told.value_range else list(RANGES)
+        orders: Sequence[ColourOrder] = [self.told.colour_order] if self.told.colour_order else _ORDERS
+        pairs = list(itertools.product(ranges, orders))
         errors: dict[tuple[str, ColourOrder], float] = {}
         for i, (value_range, order) in enumerate(pairs):
             self.progress("Trying the ONNX model", i / len(pairs))

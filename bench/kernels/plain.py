@@ -240,7 +240,8 @@ def _recurrent_conv(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
     c = call.constants
     pixel = int(c["PIXEL"])
     maps, weight, bias = _two_maps(call, p, sizes, int(c["N0"]) + int(c["N1"]), int(c["C1"]))
-    added = [_map(p[4], *sizes, int(c["ADDED"]))[:, :pixel]] if c["ADD"] else []
+    height, width = sizes
+    added = [_map(p[4], height, width, int(c["ADDED"]))[:, :pixel]] if c["ADD"] else []
     added = [each.contiguous(memory_format=torch.channels_last) for each in added]
     inputs = len(maps)
 
@@ -260,7 +261,8 @@ def _recurrent_lstm(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
     channels, start = int(call.constants["C"]), bool(call.constants["START"])
     maps, weight, bias = _two_maps(call, p, sizes, 4 * channels, 0 if start else channels)
     # The kernel works in place: what it reads has to stay as it was.
-    before = [] if start else [_map(p[4], *sizes, channels).clone()]
+    height, width = sizes
+    before = [] if start else [_map(p[4], height, width, channels).clone()]
     inputs = len(maps)
 
     def run(weight: Tensor, bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:

@@ -139,7 +139,7 @@ class NLEDN(nn.Module):
 
     def unpool(self, x: Tensor, at: Any, like: Tensor) -> Tensor:
         """Zeros of the size of ``like``, with x where the maxima were."""
-        return F.max_unpool2d(x, at, 2, output_size=like.shape[-2:])
+        return F.max_unpool2d(x, at, [2, 2], output_size=like.shape[-2:])
 
 
 def _normalise(config: NLEDNConfig | Mapping[str, Any]) -> dict[str, Any]:
