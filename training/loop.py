@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.checkpoint import save_checkpoint
 from ..engine.errors import CheckpointError, DerainError, InputError
 from ..engine.files import whole_file
-from ..engine.models.ssid_kd import SSIDKD
 from .config import write_run
 from .data import (
     Batch,
@@ -52,13 +52,16 @@ class Recipe:
 
     phases: of a training on so many scenes. rate: the learning rate at a step, counted from 0, of so many.
     objective: around a network. augment: see :class:`Patches`. real: folder of pictures in real rain.
+    make: a run's network with its first weights. architecture: its registered name.
     """
 
     phases: Callable[[int], tuple[Phase, ...]]
     rate: Callable[[int, int], float]
-    objective: Callable[[SSIDKD, torch.autocast], Objective]
+    objective: Callable[[Any, torch.autocast], Objective[Any]]
     augment: bool
     real: Path | None = None
+    make: Callable[[Any], nn.Module] = make_network
+    architecture: str = "ssid-kd"
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def train(
     if resume and not last.exists():
         raise CheckpointError(f"{last} does not exist: there is no training to resume in {run.output}.")
     with join(run.device) as world:
-        objective = recipe.objective(make_network(run, world.device), precision_of(run, world.device))
+        objective = recipe.objective(recipe.make(run), precision_of(run, world.device))
         scenes, pairs = _data(run)
         real = Scenes([Scene(path) for path in find_photos(recipe.real)]) if recipe.real else None
         phases = recipe.phases(len(scenes))
@@ -119,7 +122,7 @@ def train(
         with contextlib.ExitStack() as stack:
             books = None
             if world.rank == 0:
-                books = _Books(trainer, run, pairs, shown)
+                books = _Books(trainer, recipe.architecture, pairs, shown)
                 stack.enter_context(books.opened(resume))
             _go(trainer, steps, recipe.rate, books, report, _Clock(trainer, started, stop_after))
         world.wait()
@@ -149,31 +152,32 @@ def _go(
                     f"The loss became {progress.loss} at step {progress.step}; lower the learning rate."
                 )
         if books is not None:
-            books.write(due, phase, rate, told, clock.elapsed())
+            books.write(due, phase, rate, told, clock.trained())
         report(progress)
         if stop:
             break
 
 
 class _Clock:
-    """Seconds since the call began, and what follows from them."""
+    """Seconds since the call and since its first step began, and what follows from them."""
 
     def __init__(self, trainer: Trainer, started: float, stop_after: float | None) -> None:
         self._trainer, self._started, self._limit = trainer, started, stop_after
         self._first, self._begun = trainer.progress.step, time.monotonic()
 
-    def elapsed(self) -> float:
-        return time.monotonic() - self._started
+    def trained(self) -> float:
+        return time.monotonic() - self._begun
 
     def stops(self) -> bool:
         """The same in all processes."""
-        return self._limit is not None and self._trainer.world.first_decides(self.elapsed() >= self._limit)
+        if self._limit is None:
+            return False
+        return self._trainer.world.first_decides(time.monotonic() - self._started >= self._limit)
 
     def left(self) -> float:
         """Of the whole training, at the pace so far."""
         progress = self._trainer.progress
-        pace = (time.monotonic() - self._begun) / (progress.step - self._first)
-        return pace * (progress.steps - progress.step)
+        return self.trained() / (progress.step - self._first) * (progress.steps - progress.step)
 
 
 @dataclass(frozen=True)
@@ -200,9 +204,14 @@ class _Books:
     """What the first process writes: log, weights, state, samples."""
 
     def __init__(
-        self, trainer: Trainer, run: Run, pairs: Sequence[tuple[Tensor, Tensor]], real: Sequence[Tensor]
+        self,
+        trainer: Trainer,
+        architecture: str,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        real: Sequence[Tensor],
     ) -> None:
-        self._trainer, self._folder, self._pairs, self._real = trainer, run.output, pairs, real
+        self._trainer, self._folder, self._pairs, self._real = trainer, trainer.run.output, pairs, real
+        self._architecture = architecture
         self._fields = ("step", "patch", "loss", "lr", "seconds", "psnr", "ssim", *trainer.objective.names)
 
     @contextlib.contextmanager
@@ -219,9 +228,11 @@ class _Books:
 
     def write(self, due: _Due, phase: Phase, rate: float, told: Tensor, elapsed: float) -> None:
         trainer, progress = self._trainer, self._trainer.progress
-        network = trainer.average.module
+        derain, derain_real = (
+            trainer.objective.deraining(trainer.average.module, real=real) for real in (False, True)
+        )
         if due.validation:
-            progress.psnr, progress.ssim = validate(network, self._pairs, trainer.world.device)
+            progress.psnr, progress.ssim = validate(derain, self._pairs, trainer.world.device)
             if progress.psnr > progress.best_psnr:
                 progress.best_psnr = progress.psnr
                 self._save_weights("best.safetensors")
@@ -231,7 +242,8 @@ class _Books:
             folder = self._folder / "samples"
             folder.mkdir(exist_ok=True)
             name = f"{progress.step:07}.png"
-            write_samples(folder / name, network, self._pairs, self._real, trainer.world.device)
+            sheet = (derain, self._pairs, derain_real, self._real)
+            write_samples(folder / name, *sheet, trainer.world.device)
         if due.saving:
             trainer.save(self._folder / "last.pt")
         if due.row:
@@ -255,7 +267,8 @@ class _Books:
             "validation_ssim": f"{progress.ssim:.5f}",
             "step": str(progress.step),
         }
-        save_checkpoint(self._folder / name, self._trainer.average.module, "ssid-kd", metadata=metadata)
+        network = self._trainer.average.module
+        save_checkpoint(self._folder / name, network, self._architecture, metadata=metadata)
 
 
 def _rows_until(log: Path, step: int) -> list[dict[str, str]]:

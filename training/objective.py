@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
 import torch
 from torch import Tensor, nn
 
-from ..engine.models.ssid_kd import SSIDKD, Derained
+from ..engine.models.spec import clean_image
+from ..engine.models.ssid_kd import Derained, UnitBlock
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class Objective(nn.Module):
+@dataclass(frozen=True)
+class Turn:
+    """One of the optimiser steps that a step of the training is made of, with an Adam of its own.
+
+    parameters: what learns; the rest has no gradients meanwhile. arguments: of :meth:`Objective.forward`.
+    rate: the learning rate in units of the recipe's. betas, weight_decay: of Adam.
+    counts: whether its loss is part of the loss that is told.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    rate: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    counts: bool = True
+
+
+class Objective(nn.Module, Generic[Network]):
     """A recipe's loss around the network that it trains.
 
     network: what is saved. helpers: what learns with it and is not part of the weights.
     names: of the terms that :meth:`forward` tells, as columns of the log.
+    blocks: of the modules that ``torch.compile`` gets one by one.
     """
 
     names: tuple[str, ...] = ()
+    blocks: tuple[type[nn.Module], ...] = (UnitBlock,)
 
-    def __init__(self, network: SSIDKD, autocast: torch.autocast) -> None:
+    def __init__(self, network: Network, autocast: torch.autocast) -> None:
         super().__init__()
         self.network = network
         self.helpers = nn.ModuleDict()
         self._autocast = autocast
+
+    def turns(self) -> tuple[Turn, ...]:
+        """What a step consists of, in order: here everything that learns at once."""
+        return (Turn(tuple(p for p in self.parameters() if p.requires_grad)),)
+
+    def deraining(self, network: nn.Module, *, real: bool) -> Callable[[Tensor], Tensor]:
+        """What makes clean pictures of rainy ones with a network like the trained one, of real rain or of the pairs."""
+        return lambda rainy: clean_image(network(rainy))
 
     def infer(self, rainy: Tensor) -> Derained:
         """The network's outputs in fp32; losses are not computed in 16 bits."""

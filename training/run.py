@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -13,7 +13,7 @@ from .pairs import Layout
 
 #: What may be another when a run is resumed: places, and what speeds a run up without changing what it computes.
 MAY_DIFFER = frozenset(
-    "output photos exclude pairs layout real validation start teacher workers device compile samples_every".split()
+    "output photos exclude pairs layout real validation start teacher vgg16 workers device compile samples_every".split()
 )
 
 
@@ -49,7 +49,7 @@ class Phase:
 class Run:
     """Everything that decides what a run computes, as far as all recipes share it.
 
-    preset: a name of ``engine.models.ssid_kd.PRESETS``.
+    preset: a name of :meth:`presets`.
     output: the folder that gets everything.
     photos: folder of clean photographs, rained on as they are drawn. exclude: table of photographs to leave out.
     pairs: folder of rainy and clean pictures. layout: how they lie there, see :func:`training.pairs.find_pairs`.
@@ -86,9 +86,14 @@ class Run:
     device: str = "auto"
     compile: bool = False
 
+    @staticmethod
+    def presets() -> Mapping[str, Any]:
+        """The networks that the recipe trains, by name."""
+        return PRESETS
+
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} is not known; take one of {', '.join(PRESETS)}.")
+        if self.preset not in self.presets():
+            raise InputError(f"preset {self.preset!r} is not known; take one of {', '.join(self.presets())}.")
         for name, hint in get_type_hints(type(self)).items():
             known = get_args(hint)
             if getattr(hint, "__origin__", None) is Literal and getattr(self, name) not in known:

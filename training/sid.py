@@ -69,7 +69,7 @@ def learning_rate(run: SidRun, step: int) -> float:
     )
 
 
-class Supervised(Objective):
+class Supervised(Objective[SSIDKD]):
     """Negative SSIM (eq. 6) plus a weighted mean absolute error."""
 
     def __init__(self, network: SSIDKD, autocast: torch.autocast, l1_weight: float) -> None:
@@ -80,7 +80,7 @@ class Supervised(Objective):
         return negative_ssim_l1(self.infer(rainy).clean, clean, self._l1_weight), {}
 
 
-class Distilled(Objective):
+class Distilled(Objective[SSIDKD]):
     """:class:`Supervised`, plus the differences to a teacher's clean picture and code. Told unweighted: ``truth``,
     ``teacher`` and ``code``."""
 
@@ -119,7 +119,7 @@ def train_sid(
 ) -> Outcome:
     """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`."""
 
-    def objective(network: SSIDKD, autocast: torch.autocast) -> Objective:
+    def objective(network: SSIDKD, autocast: torch.autocast) -> Objective[SSIDKD]:
         if run.teacher is None:
             return Supervised(network, autocast, run.l1_weight)
         return Distilled(network, autocast, run, load_network(run.teacher, "distillation"))

@@ -110,7 +110,7 @@ def learning_rate(run: SsidKdRun, step: int, steps: int) -> float:
     return run.learning_rate * run.decay ** sum(step >= milestone * steps for milestone in run.milestones)
 
 
-class SemiSupervised(Objective):
+class SemiSupervised(Objective[SSIDKD]):
     """Stage 2 (eq. 7). Told unweighted: ``l1``, ``kl``, ``dark_channel`` and ``tv``, the latter two as sums over the
     pictures of a batch."""
 
@@ -154,7 +154,7 @@ def train_ssid_kd(
 ) -> Outcome:
     """Run (or resume) one stage; arguments, files and errors as in :func:`training.loop.train`."""
 
-    def objective(network: SSIDKD, autocast: torch.autocast) -> Objective:
+    def objective(network: SSIDKD, autocast: torch.autocast) -> Objective[SSIDKD]:
         if run.stage == 1:
             return Supervised(network, autocast, run.l1_weight or 0.0)
         return SemiSupervised(network, autocast, run)

@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..engine.checkpoint import load_checkpoint
 from ..engine.errors import CheckpointError
 from ..engine.files import whole_file
-from ..engine.models.ssid_kd import PRESETS, SSIDKD, UnitBlock
+from ..engine.models.ssid_kd import PRESETS, SSIDKD
 from .data import Batch
 from .distributed import World
-from .objective import Objective
+from .objective import Objective, Turn
 from .run import MAY_DIFFER, Run
 
 
@@ -59,8 +59,8 @@ def precision_of(run: Run, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def make_network(run: Run, device: torch.device) -> SSIDKD:
-    """The preset's network with the run's first weights, on the device.
+def make_network(run: Run) -> SSIDKD:
+    """The preset's network with the run's first weights.
 
     Raises:
         CheckpointError: the weights to start from are another network's.
@@ -74,23 +74,22 @@ def make_network(run: Run, device: torch.device) -> SSIDKD:
                 f"{run.start} is no {run.preset} network; start from such weights or choose their preset."
             )
         network.load_state_dict(start.state_dict())
-    network.to(device)
-    # torch's stubs leave this overload out.
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network
 
 
 class Trainer:
     """A run's state. One file holds all of it but the teachers."""
 
-    def __init__(self, run: Run, objective: Objective, steps: int, world: World) -> None:
+    def __init__(self, run: Run, objective: Objective[Any], steps: int, world: World) -> None:
         self.run, self.objective, self.world = run, objective.to(world.device), world
+        # torch's stubs leave this overload out.
+        objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network = objective.network
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
         if run.compile:
             # Block by block: three widths are compiled instead of some forty copies of them.
-            for block in self.network.modules():
-                if isinstance(block, UnitBlock):
+            for block in self.objective.modules():
+                if isinstance(block, objective.blocks):
                     block.compile()
         if world.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -102,28 +101,49 @@ class Trainer:
                 device_ids=[world.device] if world.device.type == "cuda" else None,
                 find_unused_parameters=True,
             )
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters)
+        self.turns = objective.turns()
+        self.optimisers = [
+            torch.optim.Adam(turn.parameters, betas=turn.betas, weight_decay=turn.weight_decay)
+            for turn in self.turns
+        ]
         self.progress = Progress(0, steps, math.nan)
 
     def step(self, parts: Sequence[Batch], rate: float) -> Tensor:
-        """One optimiser step on the parts of a batch; returns loss and terms, their means over all processes."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
+        """One step, of one or more turns, on the parts of a batch; returns loss and terms, their means over all
+        processes."""
+        sent = [self._to_device(part) for part in parts]
         told = torch.zeros(1 + len(self.objective.names), device=self.world.device)
-        for i, part in enumerate(parts):
-            with self._sums_only_here(last=i + 1 == len(parts)):
-                loss, terms = self.forward(len(parts) * self.world.size, **self._to_device(part))
-                (loss / len(parts)).backward()
-            values = [loss.detach(), *(terms[name].detach() for name in self.objective.names)]
-            told += torch.stack(values).float() / len(parts)
-        if self.run.clip_norm:
-            nn.utils.clip_grad_norm_(self.parameters, self.run.clip_norm)
-        self.optimiser.step()
+        for turn, optimiser in zip(self.turns, self.optimisers, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * turn.rate
+            told += self._turn(turn, optimiser, sent)
         self.average.update_parameters(self.network)
         self.progress.step += 1
         return self.world.mean(told)
+
+    def _turn(
+        self, turn: Turn, optimiser: torch.optim.Optimizer, parts: Sequence[dict[str, Tensor]]
+    ) -> Tensor:
+        if len(self.turns) > 1:
+            learning = set(turn.parameters)
+            for parameter in {each for other in self.turns for each in other.parameters}:
+                parameter.requires_grad_(parameter in learning)
+        optimiser.zero_grad(set_to_none=True)
+        told = torch.zeros(1 + len(self.objective.names), device=self.world.device)
+        for i, part in enumerate(parts):
+            with self._sums_only_here(last=i + 1 == len(parts)):
+                loss, terms = self.forward(len(parts) * self.world.size, **turn.arguments, **part)
+                (loss / len(parts)).backward()
+            loss = loss.detach()
+            # NaN or infinity has to be seen, whosever it is.
+            values = [loss if turn.counts else torch.where(loss.isfinite(), 0, loss)]
+            zero = loss.new_zeros(())
+            values += [terms[name].detach() if name in terms else zero for name in self.objective.names]
+            told += torch.stack(values).float() / len(parts)
+        if self.run.clip_norm:
+            nn.utils.clip_grad_norm_(turn.parameters, self.run.clip_norm)
+        optimiser.step()
+        return told
 
     @contextlib.contextmanager
     def _sums_only_here(self, last: bool) -> Iterator[None]:
@@ -147,7 +167,8 @@ class Trainer:
             "network": self.network.state_dict(),
             "helpers": self.objective.helpers.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimisers[0].state_dict(),
+            "other optimisers": [optimiser.state_dict() for optimiser in self.optimisers[1:]],
             "progress": asdict(self.progress),
         }
         with whole_file(path) as temporary:
@@ -161,7 +182,9 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.objective.helpers.load_state_dict(state["helpers"])
             self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            optimisers = [state["optimiser"], *state.get("other optimisers", [])]
+            for optimiser, theirs in zip(self.optimisers, optimisers, strict=True):
+                optimiser.load_state_dict(theirs)
             self.progress = Progress(**state["progress"])
         except CheckpointError:
             raise

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..engine.media.images import Picture, write_picture
 from .losses import ssim
@@ -17,12 +17,12 @@ _SIDE, _GAP, _ROWS = 192, 4, 4
 
 @torch.inference_mode()
 def validate(
-    network: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device
+    derain: Callable[[Tensor], Tensor], pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device
 ) -> tuple[float, float]:
     """Mean PSNR (dB) and SSIM, as ``engine.metrics`` has them, of the clamped fp32 output over the pairs."""
     psnrs, ssims = [], []
     for rainy, clean in pairs:
-        output = network(rainy[None].to(device)).clean.clamp(0, 1).double()
+        output = derain(rainy[None].to(device)).clamp(0, 1).double()
         truth = clean[None].to(device).double()
         psnrs.append(float(-10 * torch.log10((output - truth).square().mean())))
         ssims.append(float(ssim(output, truth, padded=False)))
@@ -32,8 +32,9 @@ def validate(
 @torch.inference_mode()
 def write_samples(
     path: Path,
-    network: nn.Module,
+    derain: Callable[[Tensor], Tensor],
     pairs: Sequence[tuple[Tensor, Tensor]],
+    derain_real: Callable[[Tensor], Tensor],
     real: Sequence[Tensor],
     device: torch.device,
 ) -> None:
@@ -42,7 +43,7 @@ def write_samples(
     rows = [(rainy, clean) for rainy, clean in pairs[:_ROWS]] + [(rainy, None) for rainy in real[:_ROWS]]
     sheet = np.full((len(rows) * (_SIDE + _GAP) - _GAP, 3 * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
     for i, (rainy, truth) in enumerate(rows):
-        output = network(rainy[None].to(device)).clean[0].cpu()
+        output = (derain_real if truth is None else derain)(rainy[None].to(device))[0].cpu()
         last = rainy - output if truth is None else truth
         for j, picture in enumerate((rainy, output, last)):
             cell = _middle(picture)
