@@ -36,14 +36,15 @@ def check(device, assert_bounded):
         )
         maps = [torch.randn(height, width, full) for _, full in parts]
         addend = torch.randn(height, width, added) if added else None
-        if added > columns:
+        if addend is not None and added > columns:
             addend[..., columns:] = 0
         exact = recurrent.reference(maps, wide, bias, addend, before, after)
         low = [each.to(dtype) for each in maps]
         low_addend = None if addend is None else addend.to(dtype)
         plain = recurrent.reference(low, wide.to(dtype), bias.to(dtype), low_addend, before, after)
         packed = {name: w.to(device) for name, w in recurrent.pack(weight, bias, dtype, parts).items()}
-        first, second = (*(each.to(device) for each in low), None)[:2]
+        first, *rest = (each.to(device) for each in low)
+        second = rest[0] if rest else None
         low_addend = None if low_addend is None else low_addend.to(device)
         found = recurrent.conv(
             first, second, packed, columns, low_addend, pixel=pixel, before=before, after=after, config=config
@@ -96,12 +97,16 @@ def test_lstm(dtype, height, width, start, gates, device, assert_bounded, cut):
         hidden, cell = torch.zeros_like(hidden), torch.zeros_like(cell)
     weight, bias = gates
     exact = recurrent.lstm_reference(x, hidden, cell, weight, bias)
-    low = [each.to(dtype) for each in (x, hidden, cell)]
+    x, hidden, cell = (each.to(dtype) for each in (x, hidden, cell))
     plain = recurrent.lstm_reference(
-        *low, {g: w.to(dtype) for g, w in weight.items()}, {g: b.to(dtype) for g, b in bias.items()}
+        x,
+        hidden,
+        cell,
+        {g: w.to(dtype) for g, w in weight.items()},
+        {g: b.to(dtype) for g, b in bias.items()},
     )
     packed = {name: w.to(device) for name, w in recurrent.pack_gates(weight, bias, dtype).items()}
-    x, hidden, cell = (each.to(device) for each in low)
+    x, hidden, cell = (each.to(device) for each in (x, hidden, cell))
     if start:
         # What is there before the first step counts for nothing.
         cell = torch.full_like(cell, torch.nan)
@@ -128,7 +133,7 @@ def test_what_cannot_be_is_refused(gates, device):
     ):
         with pytest.raises(InputError, match=message):
             recurrent.conv(x, second, packed, columns, addend, pixel=pixel)
-    gate = {k: w.to(device) for k, w in recurrent.pack_gates(*gates, FP32).items()}
+    gate = {k: w.to(device) for k, w in recurrent.pack_gates(gates[0], gates[1], FP32).items()}
     with pytest.raises(InputError, match=r"x, hidden and cell must all be \(4, 5, 16\)"):
         recurrent.lstm(x, x[:3], x.clone(), gate)
     with pytest.raises(InputError, match=r"takes 8, 16, 32, .* channels, not 24"):

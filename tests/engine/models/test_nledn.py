@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from derain_engine.engine.checkpoint import load_checkpoint
 from derain_engine.engine.models import nledn, registry
 from derain_engine.engine.models.nledn import NLEDN, NonLocal, RegionNonLocal
 
+Part = TypeVar("Part", bound=nn.Module)
 
-def strong(module: nn.Module, gain: float = 1.6) -> nn.Module:
+
+def strong(module: Part, gain: float) -> Part:
     for each in module.modules():
         if isinstance(each, nn.Conv2d):
             each.weight.data.mul_(gain)
@@ -21,12 +24,12 @@ def strong(module: nn.Module, gain: float = 1.6) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def network() -> nn.Module:
+def network() -> NLEDN:
     torch.manual_seed(0)
     return strong(NLEDN(), 1.3)
 
 
-def test_size_is_the_published_one(network: nn.Module) -> None:
+def test_size_is_the_published_one(network: NLEDN) -> None:
     state = network.state_dict()
     assert len(state) == 122
     assert sum(each.numel() for each in state.values()) == 1_005_379
@@ -58,30 +61,31 @@ def test_cells_attend_within_themselves() -> None:
     """19 rows in chunks of 5 and a last one of 4; 9 columns in chunks of 3, of which there are three, not four."""
     torch.manual_seed(2)
     region, x = strong(RegionNonLocal(4), 2), torch.randn(1, 64, 19, 9)
-    found = region(x)
+    found, block = region(x), region.non_local_block
+    assert isinstance(block, NonLocal)
     for top, bottom in ((0, 5), (5, 10), (10, 15), (15, 19)):
         for left in (0, 3, 6):
             cell = x[:, :, top:bottom, left : left + 3]
-            expected = attention(region.non_local_block, cell)
+            expected = attention(block, cell)
             torch.testing.assert_close(
                 found[:, :, top:bottom, left : left + 3], expected, rtol=1e-5, atol=1e-5
             )
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (33, 47)])
-def test_sizes_from_16_on(network: nn.Module, size: tuple[int, int]) -> None:
+def test_sizes_from_16_on(network: NLEDN, size: tuple[int, int]) -> None:
     image = torch.rand(1, 3, *size)
     clean = network(image)
     assert clean.shape == image.shape and clean.isfinite().all()
     assert ((image - clean).abs() <= 1).all() and (image - clean).std() > 0.01
 
 
-def test_sizes_below_16_have_no_cells(network: nn.Module) -> None:
+def test_sizes_below_16_have_no_cells(network: NLEDN) -> None:
     with pytest.raises(RuntimeError):
         network(torch.rand(1, 3, 15, 15))
 
 
-def test_maxima_go_back_to_where_they_were(network: nn.Module) -> None:
+def test_maxima_go_back_to_where_they_were(network: NLEDN) -> None:
     x = torch.tensor([[1.0, 2.0, 0.0, 0.0], [4.0, 3.0, 0.0, 0.0]])[None, None]
     pooled, at = network.pool(x)
     back = network.unpool(pooled * 10, at, x)
@@ -91,14 +95,14 @@ def test_maxima_go_back_to_where_they_were(network: nn.Module) -> None:
     assert network.unpool(pooled + 1, at, x)[0, 0].tolist() == [[0, 0, 1, 0], [5, 0, 0, 0]]
 
 
-def test_swapped_colours_give_the_network_for_the_other_order(network: nn.Module) -> None:
+def test_swapped_colours_give_the_network_for_the_other_order(network: NLEDN) -> None:
     swapped = NLEDN().eval()
     swapped.load_state_dict(registry.architecture_of("nledn").swap_colours(network.state_dict()))
     image = torch.rand(1, 3, 16, 32)
     torch.testing.assert_close(swapped(image.flip(1)).flip(1), network(image), rtol=1e-4, atol=1e-5)
 
 
-def test_files_are_recognised(network: nn.Module, tmp_path: Path) -> None:
+def test_files_are_recognised(network: NLEDN, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "net_DDN.pth")
     found = load_checkpoint(tmp_path / "net_DDN.pth")
     spec = found.spec

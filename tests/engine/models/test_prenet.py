@@ -116,6 +116,7 @@ def test_the_reach_of_the_receptive_field(name: str) -> None:
     # Without ReLU's zeros, which may hide a path.
     made = _without_kinks(made.double())
     made(image)[0, 0, 30, 30].backward()
+    assert image.grad is not None
     touched = image.grad.abs().sum((0, 1)).nonzero()
     low, high = touched.min(0).values, touched.max(0).values
     assert (30 - low).tolist() == (high - 30).tolist() == [expected, expected]
@@ -178,7 +179,7 @@ def test_twins_are_told_apart_by_a_try(tmp_path: Path) -> None:
 def test_twins_that_a_try_does_not_tell_apart_are_refused(tmp_path: Path) -> None:
     made = network("prenet", scale=0.0)
     # Half the picture's mean: as PReNet it is half too bright, as PReNet_LSTM half too dark.
-    made.conv[0].bias.data.fill_(0.25)
+    made.get_parameter("conv.0.bias").data.fill_(0.25)
     path = saved(tmp_path, made)
     with pytest.raises(CheckpointError, match="--arch prenet or --arch prenet-lstm"):
         load_checkpoint(path)
