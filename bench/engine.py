@@ -11,12 +11,12 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..engine import backends, environment, frames, verify, weights
+from ..engine import backends, environment, frames, quality, verify, weights
 from ..engine.builder import find_model, matching_checkpoint
 from ..engine.bundle import open_bundle
 from ..engine.checkpoint import Checkpoint
@@ -302,16 +302,20 @@ def _verify(contestant: Contestant, engine: Engine, size: tuple[int, int]) -> _V
     """The engine against the fp32 reference on one rainy picture, mirrored to the size that is timed."""
     if contestant.reference is None:
         return _Verified()
-    name, picture = next(iter(verify.rainy_pictures().items()))
-    missing = [(0, max(0, side - have)) for side, have in zip(size, picture.shape, strict=False)]
-    image = np.pad(picture, [*missing, (0, 0)], mode="symmetric")[: size[0], : size[1]]
+    name, pair = next(iter(verify.rainy_pairs().items()))
+    missing = [(0, max(0, side - have)) for side, have in zip(size, pair[0].shape, strict=False)]
+    image, truth = (np.pad(each, [*missing, (0, 0)], mode="symmetric")[: size[0], : size[1]] for each in pair)
     levels = frames.quantise(image, np.uint8)
     spec = contestant.reference.spec
     padded, (height, width) = frames.pad_frame(
         frames.to_float(levels)[None], spec.granularity, spec.smallest_side
     )
     reference = verify.reference_output(contestant.reference.network, padded)[0, :height, :width]
-    comparison = verify.compare(name, engine(frames.to_float(levels)), engine(levels), reference)
+    output = engine(frames.to_float(levels))
+    comparison = verify.compare(name, output, engine(levels), reference)
+    if engine.precision in verify.LOSSY:
+        cost = quality.judge(frames.to_float(levels), truth, reference, output)
+        comparison = replace(comparison, quality=cost)
     report = verify.Report(engine.precision, (comparison,))
     return _Verified(
         ok=not report.missed(),

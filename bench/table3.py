@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from ..engine import backends, environment
+from ..engine import backends, environment, verify
 from ..engine.backends.base import Artefact, Backend, CompileOptions
-from ..engine.build_options import frame_sizes
+from ..engine.build_options import calibration, frame_sizes
 from ..engine.checkpoint import Checkpoint
 from ..engine.errors import BackendUnavailable, DerainError, InputError
 from ..engine.manifest import Manifest
@@ -24,8 +24,7 @@ from .results import Benchmark
 #: Backends that are not the reference, in the order of the rows.
 _BACKENDS = tuple(name for name in backends.names() if name != "reference")
 _LABELS = {"openvino": "OpenVINO", "fused": "fused", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-#: Floating-point precisions; others change the network.
-_PRECISIONS = ("fp32", "bf16", "fp16")
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def bench_table3(
     progress: Progress = no_progress,
 ) -> Table3:
     """Time the network in PyTorch eager and ``torch.compile`` (fp32, and the 16-bit precision of the device), ONNX
-    Runtime in fp32, and every backend and floating-point precision that runs here.
+    Runtime in fp32, and every backend and precision that runs here.
 
     Args:
         model: a preset, whose weights are then random from a fixed seed; a model file; or shipped weights.
@@ -76,7 +75,9 @@ def bench_table3(
             progress(f"Preparing {name}", 0.0)
             try:
                 manifest, opener = make()
-            except Exception as error:  # a library may fail with anything; the rest is measured all the same
+            except (
+                Exception
+            ) as error:  # a library may fail with anything; the others are measured all the same
                 left_out.append((name, _first_line(error)))
             else:
                 contestants.append(Contestant(name, manifest, checkpoint, opener))
@@ -141,7 +142,7 @@ def _ways(
     checkpoint: Checkpoint, model: str, sizes: Sequence[tuple[int, int]], threads: int, compiled: bool
 ) -> Iterator[_Way]:
     """(name, what makes it) of all that may run the network here."""
-    base = _manifest(checkpoint, model, "none", "0", "fp32")
+    base = manifest_of(checkpoint, model, "none", "0", "fp32")
     device, half = _torch_device()
     where = " on the GPU" if device == "cuda" else ""
     for precision in ("fp32", half):
@@ -189,7 +190,10 @@ def _from_backend(
 ) -> tuple[Manifest, Opener]:
     spec = checkpoint.spec
     taken = frame_sizes(spec, None, None, sizes, None) if "sizes" in backend.takes else None
-    artefact = backend.compile(checkpoint.network, spec, CompileOptions(precision, sizes=taken))
+    options = CompileOptions(
+        precision, sizes=taken, calibration=calibration(spec) if precision in verify.LOSSY else None
+    )
+    artefact = backend.compile(checkpoint.network, spec, options)
     # Payloads may be views of a file, which another process cannot be sent.
     artefact = Artefact(
         backend=artefact.backend,
@@ -199,11 +203,11 @@ def _from_backend(
         gpus=artefact.gpus,
         sizes=artefact.sizes,
     )
-    manifest = _manifest(checkpoint, model, artefact.backend, artefact.backend_version, artefact.precision)
+    manifest = manifest_of(checkpoint, model, artefact.backend, artefact.backend_version, artefact.precision)
     return manifest, FromArtefact(artefact, manifest, threads)
 
 
-def _manifest(checkpoint: Checkpoint, source: str, backend: str, version: str, precision: str) -> Manifest:
+def manifest_of(checkpoint: Checkpoint, source: str, backend: str, version: str, precision: str) -> Manifest:
     spec = checkpoint.spec
     return Manifest(
         architecture=spec.architecture,

@@ -8,6 +8,8 @@ import typer
 
 from .bench_builds import EXAMPLES as BUILDS_EXAMPLES
 from .bench_builds import bench_builds
+from .bench_cpu import EXAMPLES as CPU_EXAMPLES
+from .bench_cpu import bench_cpu
 from .bench_kernels import EXAMPLES, bench_kernels
 from .bench_output import (
     AsCsv,
@@ -50,6 +52,7 @@ def register(app: typer.Typer) -> None:
     group.command("kernels", epilog=EXAMPLES)(bench_kernels)
     group.command("builds", epilog=BUILDS_EXAMPLES)(bench_builds)
     group.command("table3", epilog=TABLE3_EXAMPLES)(bench_table3)
+    group.command("cpu", epilog=CPU_EXAMPLES)(bench_cpu)
     group.command("profile", epilog=PROFILE_EXAMPLES)(bench_profile)
     group.command("video", epilog=VIDEO_EXAMPLES)(bench_video)
     group.command("page", epilog=PAGE_EXAMPLES)(bench_page)

@@ -169,7 +169,7 @@ def _build(
         list[str] | None,
         typer.Option(
             metavar="CHECK",
-            help="Write the engine although it misses this check (psnr, max-abs, uint8); may be repeated.",
+            help="Write the engine although it misses this check (psnr, max-abs, uint8, quality); may be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -321,7 +321,9 @@ def _frames(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _made(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of a graph that was typed node by node."""
+    """Of a graph that was typed node by node, or quantised."""
+    if kept := facts.get("kept_in_16_bits"):
+        yield "Kept in 16 bits", f"{len(kept)} maps: {_some(kept)}"
     if "nodes" not in facts:
         return
     layers = facts["multiplying_layers"]
@@ -345,6 +347,9 @@ def _some(names: list[str]) -> str:
 def _figures(report: Report) -> Iterator[tuple[str, str]]:
     psnr = "equal" if math.isinf(report.psnr) else f"{report.psnr:.1f} dB"
     yield "PSNR to fp32 reference", psnr
+    if report.cost is not None:
+        lost = f"{report.cost.psnr_loss:.2f} dB, {report.cost.ssim_loss:.4f} SSIM"
+        yield "Lost against the truth", lost if report.cost.derains else "(the network takes no rain out)"
     yield "Largest error", f"{report.max_abs:.1e}"
     yield "Largest 8-bit error", f"{report.uint8_levels} of 255"
     if report.rehearsed:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import frames, verify
-from .backends.base import Repair
+from .backends.base import Calibration, Repair
 from .errors import InputError
 from .models.spec import ModelSpec
+from .rain import KINDS, add_rain, sample_rain
 from .sizes import LARGEST_SIDE, FrameSizes, Size, words
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _USUAL, _MOST = (512, 512), (1088, 1920)
 #: engine needs are wanted there.
 _SEARCHED_SIDE = 64
 _SPARE_DB = 1.0
+#: Side of the pictures that a network is quantised on, and of which pairs it is judged.
+_CALIBRATED_SIDE = 96
+_JUDGED_EVERY = 3
 _FLAGS = {
     "sizes": "--min, --opt and --max",
     "workspace": "--workspace",
@@ -82,3 +86,21 @@ def repairs(spec: ModelSpec) -> Iterator[Repair]:
         padded, _ = frames.pad_frame(pictures, spec.granularity, spec.smallest_side)
         batch = np.ascontiguousarray(padded.transpose(0, 3, 1, 2))
         yield Repair(batch, verify.HALF_PSNR + _SPARE_DB, verify.HALF_MAX_ABS)
+
+
+def calibration(spec: ModelSpec) -> Calibration:
+    """Parts of four photographs, each under every kind of rain; other rain than engines are compared on."""
+    side = frames.padded_side(_CALIBRATED_SIDE, spec.granularity, spec.smallest_side)
+    pairs = []
+    for number, photo in enumerate(verify.clean_pictures(2 * side, 2 * side).values()):
+        # Without dry ones, of which a truth says nothing.
+        for i, kind in enumerate(KINDS[1:]):
+            y, x = side * (i % 2), side * (i // 2 % 2)
+            rng = np.random.default_rng((96, number, i))
+            pairs.append(add_rain(photo[y : y + side, x : x + side], sample_rain(kind, rng), rng))
+    rainy, clean = (
+        np.ascontiguousarray(np.stack(each).transpose(0, 3, 1, 2), dtype=np.float32)
+        for each in zip(*pairs, strict=True)
+    )
+    # Not a divisor of the number of kinds, so that all are among them.
+    return Calibration(rainy, rainy[::_JUDGED_EVERY], clean[::_JUDGED_EVERY])

@@ -14,12 +14,12 @@ import numpy as np
 
 from . import backends, files, foreign, verify, weights
 from .backends.base import Artefact, CompileOptions, Repair, RunOptions
-from .build_options import frame_sizes, padded_size, repairs, require_taken
+from .build_options import calibration, frame_sizes, padded_size, repairs, require_taken
 from .bundle import Manifest, open_bundle, write_bundle
 from .checkpoint import Checkpoint
 from .errors import BackendUnavailable, InputError, VerificationError
 from .progress import Progress, no_progress
-from .sizes import LARGEST_SIDE, FrameSizes, Size, words
+from .sizes import FrameSizes, Size, words
 from .sources import find_model, load_model, matching_checkpoint
 from .trust import record as record_trust
 from .trust import require as require_trust
@@ -170,6 +170,7 @@ def build(
         shape,
         gpu,
         sizes=sizes,
+        calibration=calibration(spec) if precision in verify.LOSSY else None,
         workspace=workspace,
         hardware_compatibility=hardware_compatibility or "none",
         version_compatible=version_compatible,
@@ -251,7 +252,7 @@ def verify_engine(
             require_trust(bundle, trust)
         session, rehearsed = _open(backend, artefact)
         try:
-            size = _compared_size(_only_size(manifest), manifest.sizes, rehearsed)
+            size = _compared_size(manifest.only_size, manifest.sizes, rehearsed)
             report = _verified(session, checkpoint, manifest.precision, size, progress)
             return replace(report, rehearsed=rehearsed)
         finally:
@@ -267,17 +268,6 @@ def _open(backend: Backend, artefact: Artefact) -> tuple[Session, bool]:
         if rehearsal is None:
             raise
         return rehearsal, True
-
-
-def _only_size(manifest: Manifest) -> tuple[int, int] | None:
-    """(height, width) in pixels of the frames that the engine was specialised on."""
-    match manifest.input.get("size"):
-        case None:
-            return None
-        case [int(height), int(width)] if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE:
-            return height, width
-        case other:
-            raise BundleError(f"An engine's frame size of {other!r} is not [height, width] in pixels.")
 
 
 def _verified(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import frames
+from . import frames, quality
 from .errors import VerificationError
 from .models.spec import clean_image
 from .progress import Progress, no_progress
+from .quality import Cost, Quality
 from .rain import Kind, add_rain, sample_rain
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ HALF_PSNR = 50.0
 HALF_MAX_ABS = 2e-2
 
 #: Names under which a user may accept a missed check.
-CHECKS = ("psnr", "max-abs", "uint8")
+CHECKS = ("psnr", "max-abs", "uint8", "quality")
+#: Precisions that change what a network computes; their engines are judged by the truth under the rain.
+LOSSY = ("int8",)
 
 #: What is cleaned, from dry to downpour, and the corner (y, x) of the crop of the photograph.
 _PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
@@ -44,7 +47,7 @@ class Comparison:
     """One picture: engine against fp32 reference on the same padded frame, values in [0, 1] before clamping.
 
     psnr: dB, infinite for equal outputs. max_abs: largest absolute error. largest: max|reference|.
-    uint8_levels: largest difference between 8-bit outputs, in steps of 1/255.
+    uint8_levels: largest difference between 8-bit outputs, in steps of 1/255. quality: of precisions in ``LOSSY``.
     """
 
     picture: str
@@ -52,6 +55,7 @@ class Comparison:
     max_abs: float
     largest: float
     uint8_levels: int
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,17 @@ class Report:
     def uint8_levels(self) -> int:
         return max(c.uint8_levels for c in self.comparisons)
 
+    @property
+    def cost(self) -> Cost | None:
+        """Of a precision in ``LOSSY``."""
+        judged = [c.quality for c in self.comparisons if c.quality is not None]
+        return quality.cost(judged) if judged else None
+
     def missed(self) -> list[str]:
         """Names out of ``CHECKS``, each with its figure and bound: ``"psnr: 43.1 dB, at least 50"``."""
+        if self.precision in LOSSY:
+            missed = None if self.cost is None else self.cost.missed()
+            return [] if missed is None else [f"quality: {missed}"]
         out = []
         if self.precision == "fp32":
             worst = max(c.max_abs / max(1.0, c.largest) for c in self.comparisons)
@@ -97,7 +110,14 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest: figures to three digits, so that they repeat."""
-        return {
+        lost = {}
+        if self.cost is not None:
+            lost = {
+                "psnr_loss_db": round(self.cost.psnr_loss, 3),
+                "ssim_loss": round(self.cost.ssim_loss, 5),
+                "derains": self.cost.derains,
+            }
+        return lost | {
             "precision": self.precision,
             "rehearsed": self.rehearsed,
             "psnr_db": None if np.isinf(self.psnr) else float(f"{self.psnr:.3g}"),
@@ -191,14 +211,20 @@ def verify(
         VerificationError: NaN or infinity came out. A miss of another kind is in the report.
     """
     comparisons: list[Comparison] = []
-    pictures = rainy_pictures(*(shape or ()))
-    for name, picture in pictures.items():
+    pictures = rainy_pairs(*(shape or ()))
+    for name, (picture, truth) in pictures.items():
         progress(f"Comparing {name}", len(comparisons) / len(pictures))
         # Steps of 1/255, so that the float and the 8-bit path see the same frame.
         levels, _ = frames.pad_frame(frames.quantise(picture[None], np.uint8), granularity, smallest_side)
         batch = frames.to_float(levels)
         output = session.run(batch)
-        comparisons.append(compare(name, output, session.run(levels), reference_output(network, batch)))
+        reference = reference_output(network, batch)
+        comparison = compare(name, output, session.run(levels), reference)
+        if precision in LOSSY:
+            height, width = picture.shape[:2]
+            shown, ours, theirs = (each[0, :height, :width] for each in (batch, reference, output))
+            comparison = replace(comparison, quality=quality.judge(shown, truth, ours, theirs))
+        comparisons.append(comparison)
     progress("Comparing", 1.0)
     return Report(precision, tuple(comparisons))
 

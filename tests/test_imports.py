@@ -40,6 +40,7 @@ MEMBER_OF = {
     "sources": "builder",
     "foreign": "builder",
     "niqe": "metrics",
+    "quality": "metrics",
     "tiling": "frames",
     **dict.fromkeys(
         (f"evaluate_{each}" for each in "bootstrap csv figures published sets sheet subject video".split()),

@@ -30,6 +30,18 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What a network is quantised on, N x 3 x H x W float32 in [0, 1].
+
+    frames: rainy ones, whose ranges its values are measured on. rainy, clean: pairs to judge what it costs on.
+    """
+
+    frames: np.ndarray = field(repr=False)
+    rainy: np.ndarray = field(repr=False)
+    clean: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
 class CompileOptions:
     """What a user may ask of a build. The last ones are for backends that take them (:attr:`Backend.takes`).
 
@@ -39,6 +51,7 @@ class CompileOptions:
         on one; None lets the backend choose.
     sizes: of the frames that the engine has to take, multiples of the network's granularity.
     repair: what to keep parts of the network in fp32 for; None to keep none.
+    calibration: what to quantise on, for precisions of 8 bits.
     workspace: most bytes of memory that a layer may take for itself.
     hardware_compatibility: ``none``, ``ampere_plus`` or ``same_compute_capability``.
     version_compatible: whether later versions of the backend's library may run the engine.
@@ -50,6 +63,7 @@ class CompileOptions:
     gpu: str | None = None
     sizes: FrameSizes | None = None
     repair: Repair | None = None
+    calibration: Calibration | None = None
     workspace: int | None = None
     hardware_compatibility: str = "none"
     version_compatible: bool = False
@@ -63,11 +77,13 @@ class RunOptions:
     mode: ``latency`` for one frame as soon as possible, ``throughput`` for many frames in flight.
     threads: CPU threads, None for all cores.
     cache_dir: where compiled code may be kept between processes, None for nowhere.
+    streams: frames at once in throughput mode on a CPU; None lets the backend choose.
     """
 
     mode: Literal["latency", "throughput"] = "latency"
     threads: int | None = None
     cache_dir: Path | None = None
+    streams: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """OpenVINO on x86-64 and ARM CPUs: the default where there is no GPU.
 
-The payload is OpenVINO's own format (IR) in fp32 for any size. A session folds layout, range and dtype
-conversion into the graph and compiles it for each frame size it meets: graphs of open size run 20 % slower.
+The payload is OpenVINO's own format (IR) in fp32 for any size, in int8 with the ranges of what is quantised. A session
+folds layout, range and dtype conversion into the graph and compiles it for each frame size it meets: graphs of open
+size run 20 % slower.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import numpy as np
 from ..errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
 from ..models.spec import ModelSpec
 from ..progress import Progress, no_progress
+from . import openvino_int8
 from .base import Artefact, CompileOptions, RunOptions
 from .batches import output_for
+from .openvino_rewrites import split_concatenations
 
 if TYPE_CHECKING:
     import openvino
@@ -33,6 +36,7 @@ _XML, _BIN = "openvino.xml", "openvino.bin"
 _DEVICE = "CPU"
 #: Our names of precisions to OpenVINO's.
 _HINTS = {"bf16": "bf16", "fp32": "f32"}
+_INT8 = "int8"
 #: Compiled sizes that one session keeps. Each holds packed weights and the activations of a frame.
 _KEPT_SIZES = 4
 #: Threads that one frame gets in throughput mode. More frames at once cost memory (2 KB a pixel each), and
@@ -44,17 +48,18 @@ class OpenVINOSession:
     """An open IR.
 
     parallelism: 1 for latency; one for each two threads for throughput.
-    precision: what the CPU computes in: the artefact's, or fp32 where the CPU has no instructions for it.
+    precision: what the CPU computes in: the artefact's, or fp32 where the CPU has no instructions for it. rest: of
+    what is not quantised in an int8 engine.
     """
 
     def __init__(
-        self, core: openvino.Core, model: openvino.Model, precision: str, options: RunOptions
+        self, core: openvino.Core, model: openvino.Model, precision: str, rest: str, options: RunOptions
     ) -> None:
         self.precision = precision
         self.parallelism = 1
         self.available_memory = None
         self._config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[rest],
             "PERFORMANCE_HINT": "LATENCY" if options.mode == "latency" else "THROUGHPUT",
         }
         if options.threads is not None:
@@ -62,7 +67,7 @@ class OpenVINOSession:
         if options.mode == "throughput":
             # Said outright: OpenVINO's own number depends on the network and is known only after compiling.
             threads = options.threads or os.cpu_count() or 1
-            self.parallelism = max(1, threads // _THREADS_PER_STREAM)
+            self.parallelism = options.streams or max(1, threads // _THREADS_PER_STREAM)
             self._config["NUM_STREAMS"] = self.parallelism
         if options.cache_dir is not None:
             options.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,10 +145,10 @@ class OpenVINOSession:
 
 
 class OpenVINOBackend:
-    """OpenVINO's CPU plugin. bf16 where the CPU has instructions for it, else fp32."""
+    """OpenVINO's CPU plugin. bf16 where the CPU has instructions for it, else fp32; int8 where it is asked for."""
 
     name = "openvino"
-    precisions = tuple(_HINTS)
+    precisions = (*_HINTS, _INT8)
     on_gpu = False
     takes: frozenset[str] = frozenset()
 
@@ -162,13 +167,17 @@ class OpenVINOBackend:
         """As :meth:`Backend.compile`. The payloads hold fp32 weights whatever the precision.
 
         Raises:
-            InputError: a precision that this backend does not know.
+            InputError: a precision that this backend does not know, or int8 without anything to calibrate it on.
             BackendUnavailable: also for a precision that this CPU has no instructions for.
         """
         core = self._core()
         import openvino
 
         precision = _choose_precision(core, options.precision)
+        if precision == _INT8:
+            if options.calibration is None:
+                raise InputError("int8 needs pictures to calibrate on.")
+            openvino_int8.require_nncf()
         try:
             from ...export.onnx import export_onnx
         except ImportError as error:
@@ -180,15 +189,26 @@ class OpenVINOBackend:
         progress("converting to OpenVINO", 0.9)
         try:
             model = core.read_model(exported.SerializeToString())
+            split_concatenations(model)
+            notes: dict[str, Any] = {}
+            if precision == _INT8 and options.calibration is not None:
+                quantised = openvino_int8.quantise(
+                    model,
+                    options.calibration,
+                    exact=lambda network, batch: _run_once(core, network, batch, "fp32"),
+                    low=lambda network, batch: _run_once(core, network, batch, _rest(core)),
+                    progress=progress,
+                )
+                model, notes = quantised.network, {"kept_in_16_bits": list(quantised.kept)}
             if options.shape is not None:
                 model.reshape([-1, 3, *options.shape])
-            payloads = _serialise(model)
+            payloads = serialise(model)
         except RuntimeError as error:
             raise BuildError(
                 f"OpenVINO cannot convert the {spec.architecture} network: {_reason(error)}"
             ) from error
         progress("converted to OpenVINO", 1.0)
-        return Artefact(self.name, openvino.__version__, precision, payloads)
+        return Artefact(self.name, openvino.__version__, precision, payloads, notes=notes)
 
     def open(self, artefact: Artefact, options: RunOptions) -> OpenVINOSession:
         """As :meth:`Backend.open`. A bf16 engine on a CPU without bf16 runs in fp32, which is more exact."""
@@ -200,7 +220,7 @@ class OpenVINOBackend:
             raise BundleError(
                 f"The engine has no {' and no '.join(missing)}; it is not a whole OpenVINO engine."
             )
-        if artefact.precision not in _HINTS:
+        if artefact.precision not in self.precisions:
             raise BundleError(f"The engine's precision {artefact.precision!r} is not one of OpenVINO's.")
         try:
             # Copied: the file that the payload is mapped from may be closed before the session is.
@@ -212,9 +232,9 @@ class OpenVINOBackend:
             ) from error
         if not _takes_images(model):
             raise BundleError(f"The engine's {_XML} is not a network from images to images.")
-        supported = _choose_precision(core, None)
-        precision = artefact.precision if artefact.precision == supported else "fp32"
-        return OpenVINOSession(core, model, precision, options)
+        rest = _rest(core) if artefact.precision != "fp32" else "fp32"
+        precision = _INT8 if artefact.precision == _INT8 else rest
+        return OpenVINOSession(core, model, precision, rest, options)
 
     def rehearse(self, artefact: Artefact) -> None:
         """None: every machine has a CPU to open it on."""
@@ -227,14 +247,19 @@ class OpenVINOBackend:
         return openvino.Core()
 
 
+def _rest(core: openvino.Core) -> str:
+    """The fastest precision in floating point that the CPU has instructions for."""
+    return "bf16" if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else "fp32"
+
+
 def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
-    """``wanted``, or without a wish the fastest precision that the CPU has instructions for."""
-    has_bf16 = "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    """``wanted``, or without a wish the fastest that needs no calibration."""
     if wanted is None:
-        return "bf16" if has_bf16 else "fp32"
-    if wanted not in _HINTS:
-        raise InputError(f"The openvino backend has no precision {wanted!r}; it has {', '.join(_HINTS)}.")
-    if wanted == "bf16" and not has_bf16:
+        return _rest(core)
+    known = OpenVINOBackend.precisions
+    if wanted not in known:
+        raise InputError(f"The openvino backend has no precision {wanted!r}; it has {', '.join(known)}.")
+    if wanted == "bf16" and _rest(core) != "bf16":
         raise BackendUnavailable(
             "This CPU has no bf16 instructions (AVX-512 BF16 or AMX); "
             "build with fp32, or on a machine that has them."
@@ -242,8 +267,16 @@ def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
     return wanted
 
 
-def _serialise(model: openvino.Model) -> dict[str, bytes]:
-    """The IR's two files, the same for the same model."""
+def _run_once(core: openvino.Core, model: openvino.Model, batch: np.ndarray, precision: str) -> np.ndarray:
+    """The output for N x 3 x H x W float32."""
+    fixed = model.clone()
+    fixed.reshape(list(batch.shape))
+    compiled = core.compile_model(fixed, _DEVICE, {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
+    return np.array(compiled(batch)[0])
+
+
+def serialise(model: openvino.Model) -> dict[str, bytes]:
+    """The IR's two files, the payloads of an engine; the same for the same model."""
     import openvino
     from openvino.passes import ConstantFolding, Manager
 

@@ -1,0 +1,182 @@
+"""What each step of OpenVINO's path on a CPU is worth: the same network, from its ONNX graph run as it is to INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..engine import backends, environment
+from ..engine.backends.base import Artefact, CompileOptions, RunOptions
+from ..engine.build_options import calibration
+from ..engine.checkpoint import Checkpoint
+from ..engine.errors import BackendUnavailable, InputError
+from ..engine.frames import quantise, to_float
+from ..engine.manifest import Manifest
+from ..engine.progress import Progress, no_progress
+from ..engine.runtime import Engine
+from .contestants import Contestant, Mode
+from .engine import measure
+from .results import Benchmark
+from .table3 import find_checkpoint, manifest_of
+
+if TYPE_CHECKING:
+    import openvino
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def bench_cpu(
+    model: str = "sid",
+    *,
+    sizes: Sequence[tuple[int, int]] = ((256, 256),),
+    runs: int = 10,
+    threads: int | None = None,
+    command: str,
+    progress: Progress = no_progress,
+) -> Benchmark:
+    """Time the steps from a plain graph to this project's engines, all taking turns.
+
+    Args:
+        model: as for :func:`.table3.bench_table3`.
+        sizes, runs, threads, command, progress: as for :func:`.engine.bench_engines`.
+
+    Raises:
+        InputError, CheckpointError: no such model, or nothing to measure.
+        BackendUnavailable: OpenVINO, PyTorch, ONNX or NNCF is not installed.
+    """
+    if not sizes or runs < 1 or min(min(size) for size in sizes) < 1:
+        raise InputError("A benchmark needs a frame size of at least 1x1 and at least one run.")
+    backend = backends.get("openvino")
+    if (reason := backend.unavailable()) is not None:
+        raise BackendUnavailable(reason)
+    count: int = threads or environment.cores()["threads"] or 1
+    progress("Loading", 0.0)
+    checkpoint = find_checkpoint(model)
+    return measure(
+        list(_steps(checkpoint, model, count, progress)),
+        sizes=sizes,
+        runs=runs,
+        threads=count,
+        starts=False,
+        command=command,
+        progress=progress,
+    )
+
+
+def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress) -> Iterator[Contestant]:
+    import openvino
+
+    from ..engine.backends.openvino import serialise
+    from ..export.onnx import export_onnx
+
+    def manifest(precision: str) -> Manifest:
+        return manifest_of(checkpoint, model, "openvino", openvino.__version__, precision)
+
+    backend, spec = backends.get("openvino"), checkpoint.spec
+    fastest = "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+    graph = export_onnx(checkpoint.network, spec, progress=progress).SerializeToString()
+    for label, precision, any_size in (
+        ("graph as exported, open sizes", "fp32", True),
+        ("+ compiled for the size", "fp32", False),
+        (f"+ {fastest}", fastest, False),
+    ):
+        opener = _FromGraph(graph, manifest(precision), threads, precision, any_size)
+        yield Contestant(f"{label}, {precision}", opener.manifest, checkpoint, opener)
+    plain = Artefact("openvino", openvino.__version__, fastest, serialise(openvino.Core().read_model(graph)))
+    rewritten = backend.compile(checkpoint.network, spec, CompileOptions(fastest), progress)
+    int8 = backend.compile(
+        checkpoint.network, spec, CompileOptions("int8", calibration=calibration(spec)), progress
+    )
+    for label, artefact in (
+        ("+ pixels and layout in the graph", plain),
+        ("+ rewrites (the engine)", rewritten),
+        ("+ quantised (the engine)", int8),
+    ):
+        made = _FromArtefact(artefact, manifest(artefact.precision), threads)
+        yield Contestant(f"{label}, {artefact.precision}", made.manifest, checkpoint, made)
+    if threads > 1:
+        for artefact in (rewritten, int8):
+            one = _FromArtefact(artefact, manifest(artefact.precision), 1)
+            yield Contestant(f"the engine on one thread, {artefact.precision}", one.manifest, checkpoint, one)
+            many = _FromArtefact(artefact, manifest(artefact.precision), threads, streams=threads)
+            name = f"the engine, a frame for each thread in streams, {artefact.precision}"
+            yield Contestant(name, many.manifest, checkpoint, many)
+
+
+@dataclass(frozen=True)
+class _FromArtefact:
+    """Opens the engine's own session. streams: frames at once when throughput is asked for."""
+
+    artefact: Artefact = field(repr=False)
+    manifest: Manifest
+    threads: int
+    streams: int | None = None
+    on_gpu: bool = False
+
+    def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
+        options = RunOptions(mode=mode, threads=self.threads, streams=self.streams)
+        return Engine(backends.get("openvino").open(self.artefact, options), self.manifest, tile=0)
+
+
+@dataclass(frozen=True)
+class _FromGraph:
+    """Opens OpenVINO as a program would that knows nothing of the network. graph: an ONNX file."""
+
+    graph: bytes = field(repr=False)
+    manifest: Manifest
+    threads: int
+    precision: str
+    any_size: bool
+    on_gpu: bool = False
+
+    def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
+        import openvino
+
+        core = openvino.Core()
+        session = _PlainSession(
+            core, core.read_model(self.graph), self.precision, self.threads, self.any_size
+        )
+        return Engine(session, self.manifest, tile=0)
+
+
+class _PlainSession:
+    """A session (``engine.backends.base.Session``) whose pixels are converted by NumPy."""
+
+    parallelism = 1
+    available_memory = None
+
+    def __init__(
+        self, core: openvino.Core, model: openvino.Model, precision: str, threads: int, any_size: bool
+    ) -> None:
+        self.precision = precision
+        self._core, self._model, self._any_size = core, model, any_size
+        self._config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        self._compiled: dict[tuple[int, ...] | None, Any] = {}
+
+    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        image = np.ascontiguousarray(to_float(batch).transpose(0, 3, 1, 2))
+        clean = self._request(image.shape).infer([image])[0].transpose(0, 2, 3, 1)
+        result = quantise(clean, np.uint8) if batch.dtype == np.uint8 else np.ascontiguousarray(clean)
+        if out is None:
+            return result
+        np.copyto(out, result)
+        return out
+
+    def close(self) -> None:
+        self._compiled.clear()
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        key = None if self._any_size else shape
+        if key not in self._compiled:
+            model = self._model.clone()
+            if key is not None:
+                model.reshape(list(key))
+            self._compiled[key] = self._core.compile_model(model, "CPU", self._config).create_infer_request()
+        return self._compiled[key]
