@@ -13,7 +13,21 @@ from .pairs import Layout
 
 #: What may be another when a run is resumed: places, and what speeds a run up without changing what it computes.
 MAY_DIFFER = frozenset(
-    "output photos exclude pairs layout real validation start teacher vgg16 workers device compile samples_every".split()
+    {
+        *(
+            "output",
+            "photos",
+            "exclude",
+            "pairs",
+            "layout",
+            "real",
+            "validation",
+            "start",
+            "teacher",
+            "vgg16",
+        ),
+        *("workers", "device", "compile", "samples_every"),
+    }
 )
 
 
