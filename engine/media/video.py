@@ -126,6 +126,7 @@ def clean_video(
                         codec=codec,
                         crf=crf,
                         like_input=like_input,
+                        segmented=resume,
                     )
 
                 def whole(path: Path) -> VideoWriter:

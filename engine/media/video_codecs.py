@@ -98,11 +98,13 @@ def choose_encoding(
     codec: str | None = None,
     crf: int | None = None,
     like_input: bool = False,
+    segmented: bool = False,
 ) -> Encoding:
     """What suits a container (FFmpeg's name), and frames of which ``first`` is one.
 
     frames: how many there are, 0 if that is not known. codec, crf: None for what suits. like_input: codec, profile and
-    bit rate are the source's, as far as they can be.
+    bit rate are the source's, as far as they can be. segmented: the encoder begins anew several times in one process,
+    and has to give the same in another one.
 
     Raises:
         InputError: the codec cannot hold such frames, or a crf that it does not have.
@@ -117,6 +119,9 @@ def choose_encoding(
         if rate and CODECS[name].crf is not None:
             options.pop("crf", None)
             options["b"] = str(rate)
+    if segmented and name == "h264":
+        # What x264's macroblock tree decides depends on what encoders before it left in memory.
+        _put(options, "x264-params", [*filter(None, [options.get("x264-params")]), "mbtree=0"])
     return Encoding(name, pix_fmt, options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -32,7 +32,7 @@ def moving(
             picture = np.asarray(
                 cv2.add(np.ascontiguousarray(scene[:, 4 * number : 4 * number + 160]), grain)
             )
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
+            frame = av.VideoFrame.from_ndarray(cast(Any, picture), format="rgb24").reformat(format=pix_fmt)
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -141,10 +141,10 @@ clean_video(engine, sys.argv[1], sys.argv[2], resume=True, segment_seconds=float
 
 
 @pytest.mark.parametrize(
-    ("ending", "codec", "pix_fmt"), [("mkv", "ffv1", "yuv420p"), ("mov", "prores", "yuv422p10le")]
+    ("ending", "codec", "pix_fmt"),
+    [("mp4", "h264", "yuv420p"), ("mkv", "ffv1", "yuv420p"), ("mov", "prores", "yuv422p10le")],
 )
 def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str, codec: str, pix_fmt: str) -> None:
-    """Encoders that give the same twice: x264, fed with frames as small as these, does not always."""
     killed, whole = (tmp_path / f"{name}.{ending}" for name in ("killed", "whole"))
     root = str(Path(__file__).resolve().parents[3])
     command = [sys.executable, "-c", RUN, str(clip), str(killed), str(SEGMENT), root, codec, pix_fmt]
