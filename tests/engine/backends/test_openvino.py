@@ -290,8 +290,8 @@ def test_a_cpu_without_bf16(
     without_bf16(monkeypatch)
     with pytest.raises(BackendUnavailable, match="no bf16 instructions"):
         backend.compile(tiny, TINY, CompileOptions("bf16"))
-    with pytest.raises(InputError, match="no precision 'int8'; it has bf16, fp32"):
-        backend.compile(tiny, TINY, CompileOptions("int8"))
+    with pytest.raises(InputError, match="no precision 'fp8'; it has bf16, fp32, int8"):
+        backend.compile(tiny, TINY, CompileOptions("fp8"))
     assert backend.compile(tiny, TINY, CompileOptions()).precision == "fp32"
     session = backend.open(replace(tiny_artefact, precision="bf16"), ONE)
     assert session.precision == "fp32"
