@@ -9,12 +9,14 @@ import typer
 
 from .progress import progress_bar
 from .terminal import file_size, show_table
+from .values import Architecture, NetworkOptions, network_options
 
 _EXAMPLES = """Examples:
 
 \b
 derain-engine export model.pt -o model.onnx
 derain-engine export sid-lite -o sid-lite.onnx --output clean --output rain
+derain-engine export net_latest.pth -o prenet7.onnx --option stages=7
 """
 
 
@@ -35,6 +37,8 @@ def _export(
         Literal["auto", "rgb", "bgr"],
         typer.Option(help="Channel order of the images that the model was trained on."),
     ] = "auto",
+    option: NetworkOptions = None,
+    arch: Architecture = None,
 ) -> None:
     """Write a network as one ONNX file, weights inside, for frames of any size.
 
@@ -43,8 +47,17 @@ def _export(
     """
     from ..engine.convert import export_model
 
+    options = network_options(option or [])
     with progress_bar() as progress:
-        done = export_model(model, file, outputs=outputs, colour_order=colour_order, progress=progress)
+        done = export_model(
+            model,
+            file,
+            outputs=outputs,
+            colour_order=colour_order,
+            options=options,
+            arch=arch,
+            progress=progress,
+        )
     show_table(
         [
             ("File", done.path),

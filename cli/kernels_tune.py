@@ -33,7 +33,7 @@ def kernels_tune(
         typer.Option(
             "--model",
             help="A model file, or the name of shipped weights or of a preset; may be repeated.",
-            show_default="every preset",
+            show_default="the presets of SSID-KD",
         ),
     ] = None,
     precision: Annotated[

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .builder import find_model
 from .checkpoint import load_checkpoint
@@ -36,6 +36,8 @@ def export_model(
     *,
     outputs: Sequence[str] = ("clean",),
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
     progress: Progress = no_progress,
 ) -> OnnxFile:
     """Write a network as one ONNX file (``export.onnx`` says what is in it), checked with ONNX Runtime first.
@@ -43,7 +45,7 @@ def export_model(
     Args:
         model: a weights file, or the name of shipped weights; an existing file goes first.
         outputs: some of ``clean``, ``rain`` and ``code``.
-        colour_order: as for ``load_checkpoint``.
+        colour_order, options, arch: as for ``load_checkpoint``.
         progress: told every stage and how much of it is done.
 
     Raises:
@@ -60,7 +62,7 @@ def export_model(
         output
     ) as temporary:  # opened first, so that a place that cannot be written costs no work
         progress("loading the model", 0.0)
-        checkpoint = load_checkpoint(path, colour_order=colour_order)
+        checkpoint = load_checkpoint(path, colour_order=colour_order, options=options, arch=arch)
         try:
             from ..export.onnx import INPUT, OPSET, check_onnx, export_onnx
         except ImportError as error:
