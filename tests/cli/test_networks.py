@@ -39,6 +39,15 @@ def test_a_recurrent_network_is_built_with_as_many_stages_as_are_told(cli: Cli, 
     assert (facts["granularity"], facts["exact_tiling_halo"]) == (1, 24)
 
 
+def test_export_is_told_as_build_is(cli: Cli, prn: Path) -> None:
+    one, three = prn.with_name("one.onnx"), prn.with_name("three.onnx")
+    for path, stages in ((one, 1), (three, 3)):
+        done = cli("export", prn, "-o", path, "--option", f"stages={stages}", "--arch", "prn-r")
+        assert done.code == 0, done.err
+    products = [sum(node.op_type == "Conv" for node in onnx.load(path).graph.node) for path in (one, three)]
+    assert products == [12, 36]
+
+
 def test_an_architecture_that_it_is_not_is_refused(cli: Cli, prn: Path) -> None:
     for name, words in (("prenet", "of prn-r by its keys"), ("nothing", "no architecture 'nothing'")):
         done = cli("build", prn, "-o", prn.with_suffix(".derain"), "--arch", name)
