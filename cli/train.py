@@ -7,7 +7,28 @@ from typing import Annotated, Literal
 
 import typer
 
+from .train_options import (
+    Accumulate,
+    Compile,
+    Config,
+    Device,
+    Exclude,
+    Out,
+    Pairs,
+    Photos,
+    Precision,
+    Resume,
+    SamplesEvery,
+    Seed,
+    Start,
+    StopAfter,
+    Threads,
+    ValidateEvery,
+    ValidationPhotos,
+    Workers,
+)
 from .train_run import require_training, run_training
+from .train_semi_derain_gan import EXAMPLES, train_semi_derain_gan
 
 _SID_EXAMPLES = """Examples:
 
@@ -33,89 +54,6 @@ derain-engine train ssid-kd --config run.toml --kl-reduction pixel --kl-weight 1
 derain-engine train ssid-kd --config runs/rescaled/run.toml --resume
 """
 
-_Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="TOML",
-        help="Settings of the run; options go before them. Paths in it are relative to it.",
-    ),
-]
-_Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        help="Folder for best.safetensors, final.safetensors, last.pt, log.csv, run.toml and samples; made if missing.",
-    ),
-]
-_Photos = Annotated[
-    Path | None, typer.Option(help="Folder of clean photographs, searched with its subfolders.")
-]
-_Exclude = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="CSV",
-        help="Table of photographs to leave out: file names in its first column, relative to the table.",
-    ),
-]
-_Pairs = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of rainy and clean pictures, laid out as Rain100, Rain200, Rain1200, Rain1400 or SPA are, or a "
-        "list of them."
-    ),
-]
-_Start = Annotated[
-    Path | None,
-    typer.Option(
-        "--from", metavar="FILE|NAME", help="Weights to begin with, also shipped ones; random ones without."
-    ),
-]
-_Accumulate = Annotated[
-    int | None,
-    typer.Option(min=1, help="Parts that a batch is computed in, for less memory.", show_default="1"),
-]
-_ValidationPhotos = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Photographs or pairs kept apart to choose the best weights by.", show_default="16"
-    ),
-]
-_ValidateEvery = Annotated[
-    int | None,
-    typer.Option(min=1, help="Steps between validations; the state is saved then.", show_default="1000"),
-]
-_SamplesEvery = Annotated[
-    int | None,
-    typer.Option(min=0, help="Steps between pictures of samples; 0 for none.", show_default="1000"),
-]
-_Seed = Annotated[int | None, typer.Option(min=0, help="Of weights, patches and rain.", show_default="66")]
-_Precision = Annotated[
-    Literal["auto", "fp32", "bf16"] | None,
-    typer.Option(help="auto takes bf16 where the device computes in it.", show_default="auto"),
-]
-_Device = Annotated[
-    Literal["auto", "cpu", "cuda"] | None,
-    typer.Option(help="auto takes a CUDA GPU where there is one.", show_default="auto"),
-]
-_Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Put the network's blocks through torch.compile; the start is slower."),
-]
-_Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes that prepare patches.", show_default="1")
-]
-_Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of the network.", show_default="all cores")
-]
-_Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last saved state in the output folder.")
-]
-_StopAfter = Annotated[
-    float | None,
-    typer.Option(min=0, metavar="SECONDS", help="Save and leave after these; --resume goes on."),
-]
-
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
@@ -124,19 +62,20 @@ def register(app: typer.Typer) -> None:
     group.callback()(lambda: None)
     group.command("sid", epilog=_SID_EXAMPLES)(_train_sid)
     group.command("ssid-kd", epilog=_SSID_KD_EXAMPLES)(_train_ssid_kd)
+    group.command("semi-derain-gan", epilog=EXAMPLES)(train_semi_derain_gan)
     app.add_typer(group, name="train")
 
 
 def _train_sid(
-    config: _Config = None,
-    photos: _Photos = None,
-    out: _Out = None,
-    exclude: _Exclude = None,
-    pairs: _Pairs = None,
+    config: Config = None,
+    photos: Photos = None,
+    out: Out = None,
+    exclude: Exclude = None,
+    pairs: Pairs = None,
     preset: Annotated[
         str | None, typer.Option(help="Size of the network: sid or sid-lite.", show_default="sid-lite")
     ] = None,
-    start: _Start = None,
+    start: Start = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
@@ -167,18 +106,18 @@ def _train_sid(
             help="Highest rate of the schedule: a warm-up, then half a cosine.", show_default="0.001"
         ),
     ] = None,
-    accumulate: _Accumulate = None,
-    validation_photos: _ValidationPhotos = None,
-    validate_every: _ValidateEvery = None,
-    samples_every: _SamplesEvery = None,
-    seed: _Seed = None,
-    precision: _Precision = None,
-    device: _Device = None,
-    compile_blocks: _Compile = False,
-    workers: _Workers = None,
-    threads: _Threads = None,
-    resume: _Resume = False,
-    stop_after: _StopAfter = None,
+    accumulate: Accumulate = None,
+    validation_photos: ValidationPhotos = None,
+    validate_every: ValidateEvery = None,
+    samples_every: SamplesEvery = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Device = None,
+    compile_blocks: Compile = False,
+    workers: Workers = None,
+    threads: Threads = None,
+    resume: Resume = False,
+    stop_after: StopAfter = None,
 ) -> None:
     """Train a SID network on clean photographs under synthetic rain, or on pairs.
 
@@ -213,7 +152,7 @@ def _train_sid(
 
 
 def _train_ssid_kd(
-    config: _Config = None,
+    config: Config = None,
     stage: Annotated[
         int | None,
         typer.Option(
@@ -225,17 +164,17 @@ def _train_ssid_kd(
         Literal["official", "paper"] | None,
         typer.Option(help="What the published code does, or what the paper prints.", show_default="official"),
     ] = None,
-    pairs: _Pairs = None,
-    photos: _Photos = None,
-    out: _Out = None,
-    exclude: _Exclude = None,
+    pairs: Pairs = None,
+    photos: Photos = None,
+    out: Out = None,
+    exclude: Exclude = None,
     real: Annotated[
         Path | None, typer.Option(help="Stage 2: folder of pictures in real rain, without a truth.")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Size of the network: sid or sid-lite.", show_default="sid")
     ] = None,
-    start: _Start = None,
+    start: Start = None,
     kl_weight: Annotated[
         float | None, typer.Option(min=0, help="Of the divergence of the codes, eq. 8.", show_default="1e-06")
     ] = None,
@@ -259,18 +198,18 @@ def _train_ssid_kd(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the beginning.", show_default="of stage and recipe")
     ] = None,
-    accumulate: _Accumulate = None,
-    validation_photos: _ValidationPhotos = None,
-    validate_every: _ValidateEvery = None,
-    samples_every: _SamplesEvery = None,
-    seed: _Seed = None,
-    precision: _Precision = None,
-    device: _Device = None,
-    compile_blocks: _Compile = False,
-    workers: _Workers = None,
-    threads: _Threads = None,
-    resume: _Resume = False,
-    stop_after: _StopAfter = None,
+    accumulate: Accumulate = None,
+    validation_photos: ValidationPhotos = None,
+    validate_every: ValidateEvery = None,
+    samples_every: SamplesEvery = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Device = None,
+    compile_blocks: Compile = False,
+    workers: Workers = None,
+    threads: Threads = None,
+    resume: Resume = False,
+    stop_after: StopAfter = None,
 ) -> None:
     """Train by the two stages of the SSID-KD paper, one stage a run."""
     require_training()

@@ -59,8 +59,9 @@ def training_state(run: Run) -> dict[str, torch.Tensor]:
     """Every number that decides how a run goes on."""
     state = torch.load(run.output / "last.pt", weights_only=True)
     moments = {
-        f"{i}.{k}": torch.as_tensor(v)
-        for i, each in state["optimiser"]["state"].items()
+        f"{number}.{i}.{k}": torch.as_tensor(v)
+        for number, optimiser in enumerate([state["optimiser"], *state["other optimisers"]])
+        for i, each in optimiser["state"].items()
         for k, v in each.items()
     }
     average = {f"average.{k}": v for k, v in state["average"].items()}
