@@ -12,8 +12,9 @@ from . import metrics
 #: What may be lost, on the mean over the pictures, by a network that takes rain out.
 MAX_PSNR_LOSS = 0.1
 MAX_SSIM_LOSS = 1e-3
-#: How close an output has to be to fp32, in dB, where the network takes none out and a loss would say nothing.
-MIN_PSNR = 40.0
+#: How close an output has to be to fp32, in dB, where the network takes none out and a loss would say nothing; and how
+#: many dB more are as good as no difference.
+MIN_PSNR, _AMPLE = 40.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Cost:
     def margin(self) -> float:
         """What is left of the allowance, as a share of it; negative where it is overdrawn."""
         if not self.derains:
-            return (self.psnr_to_reference - MIN_PSNR) / MIN_PSNR
+            return (self.psnr_to_reference - MIN_PSNR) / _AMPLE
         return 1 - max(self.psnr_loss / MAX_PSNR_LOSS, self.ssim_loss / MAX_SSIM_LOSS)
 
     def missed(self) -> str | None:
