@@ -399,7 +399,10 @@ def repacked(path: Path) -> bytes:
         (b"II*\0" + bytes(64), "is a TIFF image"),
         (b"\x1f\x8b\x08" + bytes(64), "is a gzip archive"),
         (bytes(range(128, 256)), "is of no known format"),
-        (b"\x08\x08\x12\x07pytorch\x1a\x052.0.0" + bytes(64), "is an ONNX model, which has no network in PyTorch"),
+        (
+            b"\x08\x08\x12\x07pytorch\x1a\x052.0.0" + bytes(64),
+            "is an ONNX model, which has no network in PyTorch",
+        ),
         (zip_of(manifest_json=b"{}"), "is already an engine file"),
         (zip_of(readme_txt=b"hi"), "is a zip archive without a PyTorch checkpoint"),
         (zip_of(ts__constants_pkl=b"", ts__data_pkl=b""), "is a TorchScript archive"),
