@@ -21,6 +21,8 @@ from derain_engine.engine.evaluate_published import DATA_SETS, named, recognise
         ("spa_data", "SPA-Data"),
         ("real/real275", "Real275"),
         ("Rain100L/compared with rain100h", "Rain100H"),
+        ("data/sirr-dense/rainy", "SIRR-dense"),
+        ("SIRR/sparse", None),
         ("photos/rain", None),
         ("Rain12000", None),
         ("spain/data of mine", None),
@@ -82,3 +84,15 @@ def test_tables_1_and_2_are_the_papers(shared_data: Path) -> None:
     for column, name in enumerate(("SPA-Data", "Real275", "IVIPC")):
         table = DATA_SETS[name].compared(["niqe"])[0]
         assert {r.method: r.values[0] for r in table.rows} == {m: row[column] for m, row in second.items()}
+
+
+def test_table_1_of_semi_derain_gan_is_the_papers(shared_data: Path) -> None:
+    paper = shared_data.parent / "papers" / "semi-deraingan.txt"
+    if not paper.is_file():
+        pytest.skip("the paper's text (../shared/papers) is not beside this checkout")
+    lines = paper.read_text("utf-8").split("\nTable 1:", 1)[1].splitlines()
+    for name in ("Sparse", "Dense"):
+        row = next(line for line in lines if line.startswith(f"{name}\t"))
+        table = named(f"SIRR-{name}").compared(["psnr"])[0]
+        assert [each.values[0] for each in table.rows] == [float(cell) for cell in row.split("\t")[1:]]
+        assert (table.rows[0].method, table.rows[-1].method) == ("input", "Semi-DerainGAN")
