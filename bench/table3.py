@@ -42,6 +42,7 @@ def bench_table3(
     runs: int = 10,
     threads: int | None = None,
     compiled: bool = True,
+    quantised: bool = True,
     onnx: Sequence[tuple[str, Path]] = (),
     peers: Sequence[str] = (),
     starts: bool = False,
@@ -54,6 +55,7 @@ def bench_table3(
     Args:
         model: a preset, whose weights are then random from a fixed seed; a model file; or shipped weights.
         compiled: with ``torch.compile``, which takes minutes to compile.
+        quantised: with int8, which takes minutes to build.
         peers: other networks to time in the same run, without ``torch.compile``, named like ``model``.
         sizes, runs, threads, onnx, starts, command, progress: as for :func:`.engine.bench_engines`.
 
@@ -72,6 +74,8 @@ def bench_table3(
         label = "" if network == model else f"{Path(network).stem}: "
         for way, make in _ways(checkpoint, network, sizes, count, compiled and not label):
             name = label + way
+            if name.endswith(verify.LOSSY) and not quantised:
+                continue
             progress(f"Preparing {name}", 0.0)
             try:
                 manifest, opener = make()

@@ -48,7 +48,7 @@ def bench_table3(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="256x256, 4 frames a row and no torch.compile, unless told otherwise."),
+        typer.Option("--quick", help="256x256, 4 frames a row, no torch.compile and no int8."),
     ] = False,
     threads: Threads = None,
     no_compile: Annotated[
@@ -95,6 +95,7 @@ def bench_table3(
             runs=runs or (_QUICK_RUNS if quick else 10),
             threads=threads,
             compiled=not (no_compile or quick),
+            quantised=not quick,
             onnx=others,
             peers=peers or (),
             starts=starts,
