@@ -120,11 +120,11 @@ def learning_rate(run: SemiDerainGanRun, step: int, steps: int) -> float:
 
 
 class BothProcesses(Objective[Domains]):
-    """Eq. 13. Told unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim`` (eq. 6) and ``mask``, ``adv_r``, ``cc``,
+    """Eq. 13. Told unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim_s`` (eq. 6) and ``mask``, ``adv_r``, ``cc``,
     ``per_r`` and ``tv`` (eq. 9), and what the discriminators ``d_s``, ``d_p`` and ``d_r`` minimise; 0 for a term whose
     weight is 0."""
 
-    names = ("adv_s", "adv_p", "per_s", "ssim", "mask", "d_s", "d_p", "adv_r", "cc", "per_r", "tv", "d_r")
+    names = ("adv_s", "adv_p", "per_s", "ssim_s", "mask", "d_s", "d_p", "adv_r", "cc", "per_r", "tv", "d_r")
     blocks = (SSRML, UNet)
 
     def __init__(self, network: Domains, autocast: torch.autocast, run: SemiDerainGanRun) -> None:
@@ -173,14 +173,14 @@ class BothProcesses(Objective[Domains]):
             "adv_s": lambda: fooling_loss(self._judged("d_s", derained)),
             "adv_p": lambda: fooling_loss(self._judged("d_p", rainy, derained)),
             "per_s": lambda: self._perceptual(clean, derained),
-            "ssim": lambda: -ssim(clean, derained),
+            "ssim_s": lambda: -ssim(clean, derained),
             "mask": lambda: mask_loss([mask.float() for mask in masks], rainy, clean, run.mask_threshold),
         }
         weights = {
             "adv_s": run.adv_super_weight,
             "adv_p": run.adv_super_weight * run.pair_weight,
             "per_s": run.per_super_weight,
-            "ssim": run.ssim_weight,
+            "ssim_s": run.ssim_weight,
             "mask": run.mask_weight,
         }
         return _weighted(terms, weights, derained)
