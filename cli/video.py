@@ -24,6 +24,7 @@ derain-engine video rain.mp4 -o clean.mkv --codec ffv1
 derain-engine video damaged.mp4 -o clean.mp4 --on-error skip
 derain-engine video rain.mp4 -o clean.mp4 --start 1:30 --end 2:00
 derain-engine video long.mkv -o clean.mkv --resume
+derain-engine video dashcam.mp4 -o clean.mp4 --skip-dry
 ffmpeg -i rain.ts -f yuv4mpegpipe - | derain-engine video - -o - | ffmpeg -i - clean.mp4
 derain-engine video - -o - --size 1280x720 --fps 25 --pix-fmt nv12 --format rawvideo < rain.yuv > clean.yuv
 """
@@ -133,6 +134,14 @@ def _video(
             "uninterrupted run with --resume, which cuts the same segments.",
         ),
     ] = False,
+    skip_dry: Annotated[
+        bool,
+        typer.Option(
+            "--skip-dry",
+            help="Frames in which a cheap detector sees no rain are left as they are, which saves the network's work. "
+            "It would rather clean a dry frame than leave a rainy one.",
+        ),
+    ] = False,
     tile: Annotated[
         str,
         typer.Option(
@@ -197,12 +206,16 @@ def _video(
                 start=start,
                 end=end,
                 resume=resume,
+                skip_dry=skip_dry,
                 progress=progress,
             )
     written = "standard output" if output == "-" else output
     note(
         f"{done.frames} frames in {done.seconds:.1f} s, {done.frames / max(done.seconds, 1e-9):.3g} fps: {written}"
     )
+    if skip_dry:
+        saved = f", which saved about {done.saved:.1f} s" if done.saved else ""
+        note(f"{done.dry} of them were dry and are as they were{saved}.")
     if not done.failures:
         return
     for failure in done.failures[:_NAMED]:

@@ -16,6 +16,7 @@ from ..files import require_writable, whole_file
 from ..progress import Progress, no_progress
 from ..runtime import Engine
 from ..version import __version__
+from .dry import mark_dry
 from .video_codecs import CODECS, Encoding, choose_encoding
 from .video_colour import Coding, coding_of
 from .video_cut import Cut
@@ -50,6 +51,7 @@ def clean_video(
     end: Fraction | None = None,
     resume: bool = False,
     segment_seconds: float = SEGMENT_SECONDS,
+    skip_dry: bool = False,
     progress: Progress = no_progress,
 ) -> Cleaned:
     """Clean the first video stream of ``source``; all other streams go into ``target`` packet for packet.
@@ -76,6 +78,7 @@ def clean_video(
             finished ones that are there. A run that was killed and resumed gives the same frames as one that was not,
             if both are resumable: the encoder begins anew with each segment.
         segment_seconds: of such a segment.
+        skip_dry: leave frames as they are in which ``dry`` sees no rain.
         progress: told the frames that are done and their rate, with the share of the video.
 
     Returns what became of it. With failures, ``target`` holds the frames up to the first (``stop``) or without them,
@@ -115,6 +118,9 @@ def clean_video(
         first = convert(first, pix_fmt)
         coding = _coding(first, reader.siting(first))
         items = chain(held, items)
+        if skip_dry:
+            # Before finished segments are left out, so that each frame is told the same when the run is resumed.
+            items = mark_dry(items, coding, pix_fmt)
         with contextlib.ExitStack() as stack:
             segments: Segments | None = None
             if isinstance(target, Path):
@@ -137,7 +143,13 @@ def clean_video(
                 if resume:
                     sink = segments = _segments(
                         *(target, Fraction(segment_seconds), engine, cut, first, whole),
-                        job={"start": str(start), "end": str(end), "on_error": on_error, "pix_fmt": pix_fmt},
+                        job={
+                            "start": str(start),
+                            "end": str(end),
+                            "on_error": on_error,
+                            "pix_fmt": pix_fmt,
+                            "skip_dry": skip_dry,
+                        },
                     )
                     items = segments.unfinished(items)
                 else:

@@ -52,12 +52,13 @@ class Shot:
     """A frame of the video, in the order of presentation.
 
     frame: None where nothing could be decoded. seconds: when it is shown, from the file's time zero; of a frame that
-    could not be decoded, about when. damage: what is wrong with it, or "".
+    could not be decoded, about when. damage: what is wrong with it, or "". dry: whether it needs no cleaning.
     """
 
     frame: VideoFrame | None
     seconds: float
     damage: str = ""
+    dry: bool = False
 
 
 class VideoReader:

@@ -91,7 +91,7 @@ class Cleaned:
 
     frames: in the result. seconds: that the work took. failures: in the order of time. busy: seconds that each of
     STAGES worked, not counting what it waited for the others; they overlap. halted: whether it ended at a frame that
-    failed.
+    failed. dry: frames that were not given to the engine, as there is no rain in them.
     """
 
     frames: int
@@ -99,6 +99,15 @@ class Cleaned:
     failures: tuple[FrameFailure, ...]
     busy: Mapping[str, float] = field(default_factory=dict)
     halted: bool = False
+    dry: int = 0
+
+    @property
+    def saved(self) -> float:
+        """Seconds of the engine and around it that dry frames would have taken, as long as the others took; 0 where
+        all are dry."""
+        others = self.frames - self.dry
+        worked = sum(self.busy.get(stage, 0.0) for stage in ("to RGB", "engine", "difference"))
+        return worked / others * self.dry if others > 0 else 0.0
 
 
 @dataclass
@@ -137,7 +146,7 @@ class Stages:
         self._broken_stage: Exception | None = None
         self._write_failure: tuple[float, DerainError] | None = None
         self._halted = False
-        self._done, self._began = 0, time.perf_counter()
+        self._done, self._dry, self._began = 0, 0, time.perf_counter()
         self._busy: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._waited = 0.0  # of the caller's thread
         self._spare: deque[np.ndarray] = deque()  # pictures that are done with
@@ -184,7 +193,7 @@ class Stages:
             raise self._broken_stage
         self._finish()
         seconds = time.perf_counter() - self._began
-        return Cleaned(self._sink.frames, seconds, tuple(self._failures), self._busy, self._halted)
+        return Cleaned(self._sink.frames, seconds, tuple(self._failures), self._busy, self._halted, self._dry)
 
     def _guarded(self, stage: Any, *arguments: Any) -> None:
         """Run a stage; what it does not foresee ends all of them and is raised in the caller's thread."""
@@ -237,8 +246,8 @@ class Stages:
             return _Work(
                 Shot(None, shot.seconds), damage="its timestamp is not after that of the frame before"
             )
-        shot = Shot(frame, shot.seconds, shot.damage)
-        if shot.damage:
+        shot = Shot(frame, shot.seconds, shot.damage, shot.dry)
+        if shot.damage or shot.dry:
             return _Work(shot, damage=shot.damage)
         with self._timed("to RGB"):
             out = self._spare.popleft() if self._spare else None
@@ -311,6 +320,7 @@ class Stages:
         if self._cleaned.closed.is_set():
             raise Stopped
         self._done += 1
+        self._dry += work.shot.dry
         rate = self._done / max(time.perf_counter() - self._began, 1e-9)
         done, total = self._done + self._already, self._source.frames
         share = min(done / total, 1.0) if total else 0.0
