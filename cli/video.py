@@ -77,8 +77,9 @@ def _video(
     pix_fmt: Annotated[
         str | None,
         typer.Option(
-            help="Convert frames to this pixel format first, such as yuv422p10le; else they keep theirs. Of raw frames "
-            "on standard input: the format that they have."
+            help="Convert frames to this pixel format first, such as yuv422p10le; else they keep theirs. Raw frames on "
+            "standard output are written in it, nv12 and p010le included. Of raw frames on standard input: the format "
+            "that they have."
         ),
     ] = None,
     size: Annotated[

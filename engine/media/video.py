@@ -67,7 +67,9 @@ def clean_video(
         crf: of the codec, smaller is better; by default the codec's own.
         like_input: encode as the source is: its codec (FFV1 for others that lose nothing), profile, and bit rate on
             average; instead of ``crf``.
-        pix_fmt: FFmpeg's name of a planar format that frames are converted to first; by default the source's.
+        pix_fmt: FFmpeg's name of a format that frames are converted to first; by default the source's. Of formats
+            that weave planes together (``nv12``, ``p010le``, ``rgb24``) the planar one of the same codes is meant,
+            but in a pipe of raw frames.
         on_error: what to do with frames that fail.
         drop: kinds of streams to leave out: ``audio``, ``subtitle``, ``data``, ``attachment``.
         raw: of a binary stream of frames without any header.
@@ -108,9 +110,9 @@ def clean_video(
         cut = Cut(reader, start, end)
         items = cut.read()
         held, first = _first(items, reader.name)
-        # Packed frames are worked on as planes, and leave a pipe without a header as they came.
-        written = first.format.name if pix_fmt is None and pipe_format == "rawvideo" else ""
-        pix_fmt = pix_fmt or planar_form(first.format.name)
+        # Woven frames are worked on as planes, and leave a pipe without a header as they came or as was asked for.
+        asked = pix_fmt or first.format.name
+        written, pix_fmt = asked if pipe_format == "rawvideo" else "", planar_form(asked)
         if first.interlaced_frame:
             raise InputError(
                 f"{reader.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."

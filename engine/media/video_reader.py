@@ -242,7 +242,24 @@ def convert(frame: VideoFrame, pix_fmt: str) -> VideoFrame:
     full = frame.format.name.startswith("yuvj") or frame.color_range == 2
     if frame.format.is_rgb or pix_fmt.startswith("gbr"):
         return frame.reformat(format=pix_fmt)
-    return frame.reformat(format=pix_fmt, src_color_range=2 if full else 1, dst_color_range=2 if full else 1)
+    converted = frame.reformat(
+        format=pix_fmt, src_color_range=2 if full else 1, dst_color_range=2 if full else 1
+    )
+    if frame.width % 2 and {frame.format.name, pix_fmt} == {"p010le", "yuv420p10le"}:
+        _mend_chroma(frame, converted)
+    return converted
+
+
+def _mend_chroma(frame: VideoFrame, converted: VideoFrame) -> None:
+    """Of P010 and what it becomes or comes from, whose last column of chroma swscale leaves out at odd widths."""
+    woven, apart = (frame, converted) if frame.format.name == "p010le" else (converted, frame)
+    pairs = np.frombuffer(cast(Any, woven.planes[1]), np.uint16)
+    pairs = pairs.reshape(woven.planes[1].height, -1)[:, : 2 * woven.planes[1].width]
+    for number, plane in enumerate(planes(apart, np.uint16)[1:]):
+        if woven is frame:
+            plane[:] = pairs[:, number::2] >> 6  # codes are the upper 10 bits
+        else:
+            pairs[:, number::2] = plane << 6
 
 
 def side_data(frame: VideoFrame, kind: str) -> bytes:
