@@ -47,7 +47,7 @@ _SHARED_MEMORY = MappingProxyType(
 TARGETS = tuple(_SHARED_MEMORY)
 DTYPES = ("fp16", "bf16", "fp32")
 #: Files of kernels that multiply no matrices.
-_WITHOUT_PRODUCTS = {"pixels", "resample"}
+_WITHOUT_PRODUCTS = {"pixels", "pool", "resample"}
 _ALIGNMENT = [["tt.divisibility", 16]]
 _SIZES = {"*": 8, "i": 4}
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")

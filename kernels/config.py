@@ -38,6 +38,6 @@ def heuristic(kernel: str, channels: int, level: int = 0) -> Config:
         return Config(warps=8)
     if kernel.startswith("pixels."):
         return Config(8, 32, 4, 4, 1)
-    if kernel == "resample.bilinear":
+    if kernel in ("pool.maximum", "resample.bilinear"):
         return Config(8, 16, 16, 4, 1)
     return Config()

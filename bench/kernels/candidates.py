@@ -36,7 +36,7 @@ def candidates(calls: Sequence[Call], shared: int, itemsize: int = 2) -> list[Co
         found = [Config(*tile, 32, warps, 2) for tile, warps in product(SQUARES, (2, 4, 8, 16))]
         columns = max(_columns(call) for call in calls)
         found = [c for c in found if _sums(c, columns) <= MOST_SUMS]
-    elif kernel == "resample.bilinear":
+    elif kernel in ("pool.maximum", "resample.bilinear"):
         blocks = [block for block in (4, 8, 16, 32, 64) if block < 2 * channels]
         found = [Config(*tile, block, warps, 1) for tile, block, warps in product(ROWS, blocks, (2, 4, 8))]
     else:

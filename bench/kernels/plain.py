@@ -31,6 +31,8 @@ def plain(call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> Plain
         "resample.bilinear": _bilinear,
         "recurrent.conv": _recurrent_conv,
         "recurrent.lstm": _recurrent_lstm,
+        "pool.maximum": _maximum,
+        "transposed.conv": _transposed,
     }[call.kernel]
     return make(call, list(pointers), list(sizes))
 
@@ -273,3 +275,27 @@ def _recurrent_lstm(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
         return cell, o.sigmoid() * cell.tanh()
 
     return run, [weight, bias, *maps, *before]
+
+
+def _maximum(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
+    import torch.nn.functional as F
+
+    height, width = sizes
+    image = _map(p[0], 2 * height, 2 * width, int(call.constants["C"]))
+    return lambda image: (F.max_pool2d(image, 2),), [image]
+
+
+def _transposed(call: Call, p: list[Tensor], sizes: list[int]) -> Plain:
+    import torch
+    import torch.nn.functional as F
+
+    c = call.constants
+    channels, columns = int(c["C"]), int(c["N0"]) + int(c["N1"])
+    places = p[1].view(2, 2, int(c["ROWS"]), columns)[:, :, :channels]
+    weight = places.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+    image = _map(p[0], sizes[0], sizes[1], channels)
+    return lambda weight, bias, image: (F.conv_transpose2d(image, weight, bias, stride=2),), [
+        weight,
+        p[2].to(p[0].dtype),
+        image,
+    ]

@@ -201,6 +201,21 @@ def _bilinear(call: Call, p: list[Tensor], sizes: list[int]) -> None:
         _put(p[1][i * height * width * pixel :], resized, pixel)
 
 
+def _maximum(call: Call, p: list[Tensor], sizes: list[int]) -> None:
+    height, width = sizes
+    channels = int(call.constants["C"])
+    _put(p[1], F.max_pool2d(_nchw(p[0], 2 * height, 2 * width, channels), 2), channels)
+
+
+def _transposed(call: Call, p: list[Tensor], sizes: list[int]) -> None:
+    c = call.constants
+    height, width = sizes
+    channels, columns = int(c["C"]), int(c["N0"]) + int(c["N1"])
+    weight = p[1].view(2, 2, int(c["ROWS"]), columns)[:, :, :channels].permute(2, 3, 0, 1).float()
+    image = _nchw(p[0], height, width, channels)
+    _put(p[3], F.conv_transpose2d(image, weight, p[2], stride=2), int(c["PIXEL"]))
+
+
 _STEPS: dict[str, Callable[[Call, list[Tensor], list[int]], None]] = {
     "mffb.stage1": _stage1,
     "mffb.stage2": _stage2,
@@ -211,4 +226,6 @@ _STEPS: dict[str, Callable[[Call, list[Tensor], list[int]], None]] = {
     "resample.bilinear": _bilinear,
     "recurrent.conv": _recurrent_conv,
     "recurrent.lstm": _recurrent_lstm,
+    "pool.maximum": _maximum,
+    "transposed.conv": _transposed,
 }

@@ -12,10 +12,12 @@ from ...kernels import chain, conv, dense, mffb, pffb, resample
 from ...kernels.config import Configure, heuristic
 from ..errors import BuildError
 from ..models.prenet import PReNet, VRGNetDerainer
+from ..models.semi_derain_gan import SemiDerainGAN
 from ..models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection, UnitBlock
 from .assembly import Assembly
 from .cost import NOMINAL, best_cuts
 from .lowering_prenet import lower_prenet
+from .lowering_semi_derain_gan import lower_semi_derain_gan
 from .memory import DTYPES
 from .program import GRANULARITY, Dtype, Plan, Pointer, View, Weight
 
@@ -43,6 +45,8 @@ def lower(
     """
     if isinstance(network, PReNet | VRGNetDerainer):
         return lower_prenet(network, dtype, configure=configure, code=code)
+    if isinstance(network, SemiDerainGAN):
+        return lower_semi_derain_gan(network, dtype, configure=configure, code=code)
     if not isinstance(network, SSIDKD):
         raise BuildError(
             f"The fused kernels know no {type(network).__name__} network; build with another backend."

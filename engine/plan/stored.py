@@ -46,6 +46,8 @@ _FORMS: Mapping[str, _Form] = {
     "resample.bilinear": _Form("C PIXEL", "VV", 4),
     "recurrent.conv": _Form("ADD ADDED AFTER BEFORE C C1 N0 N1 PIXEL ROWS", "VVWWVV", 2),
     "recurrent.lstm": _Form("C ROWS START", "VVWWVV", 2),
+    "pool.maximum": _Form("C", "VV", 2),
+    "transposed.conv": _Form("C N0 N1 PIXEL ROWS", "VWWV", 2),
 }
 #: Of the kernels between pictures and maps too, which engine files hold beside their plans.
 _CONSTANTS: Mapping[str, frozenset[str]] = {
@@ -168,8 +170,8 @@ def _check(plan: Plan) -> None:
         raise ValueError("no weights, or too many launches")
     for buffer in plan.buffers:
         _check_buffer(buffer)
-        if plan.granularity < GRANULARITY and buffer.level:
-            raise ValueError(f"a level below the picture's of sides that are no multiples of {GRANULARITY}")
+        if plan.granularity % (1 << buffer.level):
+            raise ValueError(f"a level below what multiples of {plan.granularity} pixels are halved to")
     for which, channels in ((plan.image, 4), (plan.rain, 3)):
         picture = plan.buffers[whole(which, 0, len(plan.buffers) - 1, "the picture or rain layer")]
         if (picture.level, picture.channels, picture.slabs, picture.tile) != (0, channels, 1, None):

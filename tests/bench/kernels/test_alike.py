@@ -111,6 +111,12 @@ def test_the_plain_form_of_recurrent_networks(name):
     assert_plain_is_the_plan(alike(Memory(lower(network, "fp32"), 9, 17)))
 
 
+def test_the_plain_form_of_a_u_net():
+    config = {"iterations": 2, "width": 8, "base": 8, "levels": 2}
+    network = create(spec_of("semi-derain-gan", config)).eval()
+    assert_plain_is_the_plan(alike(Memory(lower(network, "fp32"), 8, 20)))
+
+
 def assert_plain_is_the_plan(kinds):
     generator = torch.Generator().manual_seed(0)
     for each in kinds:
