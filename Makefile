@@ -20,7 +20,7 @@ NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc 2>/dev/null),/usr/local/cuda/bin
 START := $(shell date +%s)
 took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$((s % 60)) s"
 
-.PHONY: demo test test-all lint bench native ptx
+.PHONY: demo test test-all lint bench gpu-check native ptx
 
 demo: .venv/ready
 	$(BIN)/python -m derain_engine.cli.demo --out demo-out
@@ -43,6 +43,11 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m pytest bench --benchmark-columns=min,median,iqr,rounds --benchmark-group-by=group
+	$(took)
+
+# On a machine with a GPU and a PyTorch that has CUDA: with PYTHON=... an environment that is there already.
+gpu-check:
+	cd .. && $(PYTHON) -m $(notdir $(CURDIR)).bench.gpu_check
 	$(took)
 
 native:

@@ -1,0 +1,174 @@
+"""Everything of the fused backend, proved on this machine's GPU in one go: ``python -m derain_engine.bench.gpu_check``.
+
+First every kernel of some networks against PyTorch on the same memory, then the networks themselves against the fp32
+reference, at sizes that need no padding and at such that do. It takes PyTorch, Triton and cuda-python, and of this
+package neither the command line nor anything for other backends. Exit code 0 if all passed, 4 if not, 3 without a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..engine import frames, verify
+from ..engine.backends import get
+from ..engine.backends.base import CompileOptions, RunOptions
+from ..engine.errors import DerainError, VerificationError
+from ..engine.plan import Dtype
+from ..kernels.aot_pool import compile_calls
+from .kernels.alike import Check, alike
+from .kernels.rig import Rig, open_rig
+
+if TYPE_CHECKING:
+    from ..engine.checkpoint import Checkpoint
+    from ..kernels.aot import Compiled
+
+NETWORKS = ("sid", "sid-lite", "prenet")
+PRECISIONS: tuple[Dtype, ...] = ("fp16", "bf16")
+#: Height and width of the pictures; two need padding.
+SIZES = ((32, 32), (96, 160), (321, 481), (512, 512), (720, 1280))
+#: Of the maps that single kernels are tried on: the network's granularity times odd numbers, so that tiles overhang.
+_KERNEL_SIZE = (96, 160)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """what: was tried. passed: whether it is right. found: its figures, or what went wrong."""
+
+    what: str
+    passed: bool
+    found: str
+
+
+def check_kernels(
+    model: str,
+    precision: Dtype,
+    *,
+    rig: Callable[[], AbstractContextManager[Rig]] = open_rig,
+    compile_calls: Callable[..., list[Compiled]] = compile_calls,
+    device: str = "cuda",
+) -> Iterator[Outcome]:
+    """Every kernel that the network's plan launches, once for each specialisation and size.
+
+    Raises:
+        BackendUnavailable: there is no GPU, or no compiler.
+    """
+    from ..engine.plan import lower
+    from ..engine.plan.memory import Memory
+    from ..kernels.aot import specialisation
+    from .table3 import find_checkpoint
+
+    network = find_checkpoint(model).network
+    with rig() as here:
+        plan = lower(cast(Any, network), precision, nominal=_KERNEL_SIZE)
+        memory = Memory(plan, *_KERNEL_SIZE, device)
+        launches = alike(memory)
+        ready = compile_calls([each.step.call for each in launches], precision, [here.context.gpu.target])
+        by_name = {specialisation(kernel.call): kernel for kernel in ready}
+        for each in launches:
+            call = each.step.call
+            kernel = replace(by_name[specialisation(call)], call=call)
+            work = here.launcher(kernel, each.pointers(call), each.sizes)
+            name = f"{model} {precision}: {call.kernel} of {each.step.name}"
+            passed = Check(each).passes(work)
+            yield Outcome(
+                name,
+                passed,
+                "as near to fp32 as PyTorch" if passed else "farther from fp32 than twice PyTorch",
+            )
+
+
+def check_network(
+    model: str,
+    precision: Dtype,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    *,
+    reference_on: str = "cuda",
+) -> Iterator[Outcome]:
+    """The whole network as the fused backend runs it, in float and in 8 bits, against PyTorch in fp32.
+
+    Raises:
+        BackendUnavailable: there is no GPU, or no compiler.
+    """
+    from .table3 import find_checkpoint
+
+    checkpoint = find_checkpoint(model)
+    spec, backend = checkpoint.spec, get("fused")
+    artefact = backend.compile(checkpoint.network, spec, CompileOptions(precision, gpu="current"))
+    session = backend.open(artefact, RunOptions())
+    try:
+        for height, width in sizes:
+            levels = _picture(height, width)
+            padded, _ = frames.pad_frame(levels[None], spec.granularity, spec.smallest_side)
+            batch = frames.to_float(padded)
+            reference = _reference(checkpoint, batch, reference_on)
+            name = f"{model} {precision}: {height}x{width}"
+            try:
+                compared = verify.compare(name, session.run(batch), session.run(padded), reference)
+            except VerificationError as error:
+                yield Outcome(name, False, str(error))
+                continue
+            missed = verify.Report(precision, (compared,)).missed()
+            figures = (
+                f"{compared.psnr:.1f} dB, at most {compared.max_abs:.1e}, {compared.uint8_levels} of 255"
+            )
+            yield Outcome(name, not missed, "; ".join([figures, *missed]))
+    finally:
+        session.close()
+
+
+def _picture(height: int, width: int) -> np.ndarray:
+    """Smooth waves under noise, H x W x 3 uint8."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    waves = 0.5 + 0.4 * np.sin(y[..., None] / 9 + x[..., None] / 14 + np.arange(3, dtype=np.float32))
+    noise = np.random.default_rng(0).normal(0, 0.1, (height, width, 3)).astype(np.float32)
+    return frames.quantise(waves + noise, np.uint8)
+
+
+def _reference(checkpoint: Checkpoint, batch: np.ndarray, device: str) -> np.ndarray:
+    """In fp32 without TF32: N x H x W x 3."""
+    import torch
+
+    from ..engine.models.spec import clean_image
+
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    network = checkpoint.network.to(device)
+    try:
+        image = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).to(device)
+        with torch.inference_mode():
+            return clean_image(network(image)).permute(0, 2, 3, 1).float().cpu().contiguous().numpy()
+    finally:
+        checkpoint.network.to("cpu")
+        cudnn.allow_tf32 = before
+
+
+def main() -> int:
+    """Check all, a line for each; returns the exit code."""
+    failed = 0
+    try:
+        with open_rig() as rig:
+            print(", ".join(f"{key} {value}" for key, value in rig.facts().items()), flush=True)
+        for model in NETWORKS:
+            for precision in PRECISIONS:
+                for check in (check_kernels, check_network):
+                    for outcome in check(model, precision):
+                        failed += not outcome.passed
+                        print(
+                            f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.what}: {outcome.found}",
+                            flush=True,
+                        )
+    except DerainError as error:
+        print(f"gpu_check: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{failed} failed" if failed else "all passed")
+    return VerificationError.exit_code if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

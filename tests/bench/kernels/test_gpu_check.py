@@ -1,0 +1,110 @@
+"""The one-go check of a GPU, on a GPU that is none."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from derain_engine.bench import gpu_check, table3
+from derain_engine.engine.backends import get
+from derain_engine.engine.errors import BackendUnavailable, VerificationError
+from derain_engine.engine.models.registry import spec_of
+from derain_engine.engine.plan import memory as memory_module
+
+from ...engine.plan.networks import strong
+from .conftest import SMALL
+
+
+@pytest.fixture
+def small(monkeypatch):
+    network = strong(SMALL)
+    checkpoint = SimpleNamespace(network=network, spec=spec_of("ssid-kd", SMALL))
+    monkeypatch.setattr(table3, "find_checkpoint", lambda model: checkpoint)
+    return checkpoint
+
+
+def kernels(rig, gpu, memory, monkeypatch) -> list[gpu_check.Outcome]:
+    monkeypatch.setattr(memory_module, "Memory", lambda *_: memory)
+    return list(
+        gpu_check.check_kernels(
+            "small",
+            "fp16",
+            rig=lambda: contextlib.nullcontext(rig),
+            compile_calls=gpu.compile_calls,
+            device="cpu",
+        )
+    )
+
+
+def test_every_kernel_is_tried(small, rig, gpu, memory, monkeypatch):
+    found = kernels(rig, gpu, memory, monkeypatch)
+    assert found and all(outcome.passed for outcome in found)
+    tried = " ".join(outcome.what for outcome in found)
+    assert all(step.call.kernel in tried for step in memory.plan.steps)
+
+
+def test_a_wrong_kernel_is_named(small, rig, gpu, memory, monkeypatch):
+    gpu.wrong = lambda call: call.kernel == "mffb.stage2"
+    found = kernels(rig, gpu, memory, monkeypatch)
+    assert {outcome.passed for outcome in found} == {True, False}
+    assert all(outcome.passed == ("mffb.stage2" not in outcome.what) for outcome in found)
+
+
+class Rehearsed:
+    """The fused backend, run by PyTorch's operators; off by ``error``."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.error, self.backend = error, get("fused")
+
+    def compile(self, network: Any, spec: Any, options: Any) -> Any:
+        assert options.gpu == "current"
+        return self.backend.compile(network, spec, replace(options, gpu=None))
+
+    def open(self, artefact: Any, options: Any) -> Any:
+        session = self.backend.rehearse(artefact)
+        assert session is not None
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            result = session.run(batch)
+            return result + np.float32(self.error) if batch.dtype == np.float32 else result
+
+        return SimpleNamespace(run=run, close=session.close)
+
+
+@pytest.mark.parametrize(("error", "passed"), [(0.0, True), (0.05, False), (np.nan, False)])
+def test_networks_are_compared_at_every_size(small, monkeypatch, error, passed):
+    monkeypatch.setattr(gpu_check, "get", lambda name: Rehearsed(error))
+    sizes = ((32, 32), (33, 65))
+    found = list(gpu_check.check_network("small", "fp16", sizes, reference_on="cpu"))
+    assert [outcome.what for outcome in found] == ["small fp16: 32x32", "small fp16: 33x65"]
+    assert [outcome.passed for outcome in found] == [passed, passed]
+    if passed:
+        assert "dB" in found[0].found
+
+
+def test_it_says_what_failed_by_its_exit_code(monkeypatch, capsys, rig):
+    monkeypatch.setattr(gpu_check, "open_rig", lambda: contextlib.nullcontext(rig))
+    for passed, code in ((True, 0), (False, VerificationError.exit_code)):
+        outcome = gpu_check.Outcome("a kernel", passed, "as it is")
+        monkeypatch.setattr(gpu_check, "check_kernels", lambda *_, outcome=outcome: iter([outcome]))
+        monkeypatch.setattr(gpu_check, "check_network", lambda *_: iter([]))
+        assert gpu_check.main() == code
+        told = capsys.readouterr().out
+        assert "Stand-in 9000" in told and ("ok   a kernel" if passed else "FAIL a kernel") in told
+        assert ("all passed" if passed else "6 failed") in told
+
+
+def test_without_a_gpu_it_leaves_with_3(monkeypatch, capsys):
+    @contextlib.contextmanager
+    def missing():
+        raise BackendUnavailable("There is no GPU.")
+        yield
+
+    monkeypatch.setattr(gpu_check, "open_rig", missing)
+    assert gpu_check.main() == BackendUnavailable.exit_code == 3
+    assert "There is no GPU." in capsys.readouterr().err
