@@ -75,7 +75,7 @@ def _compile(
     from ..engine.device import driver
     from ..engine.errors import BuildError
     from ..engine.plan import lower
-    from ..kernels.aot import make_folder, parse_targets, picture_calls, write_cubins
+    from ..kernels.aot import make_folder, parse_targets, picture_calls, video_calls, write_cubins
     from ..kernels.aot_pool import compile_calls, require_compiler
     from ..kernels.tuned import configure_for
 
@@ -92,7 +92,7 @@ def _compile(
         networks = find_networks(models or [])
         for configure, alike in cuts.items():
             plans = [lower(network, precision, configure=configure) for network in networks]
-            calls = [*(call for plan in plans for call in plan.calls()), *picture_calls()]
+            calls = [*(call for plan in plans for call in plan.calls()), *picture_calls(), *video_calls()]
             kernels += compile_calls(calls, precision, alike, jobs=jobs, progress=progress)
     kernels.sort(key=lambda kernel: targets.index(kernel.target))
     if output is not None:

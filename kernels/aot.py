@@ -5,9 +5,9 @@ GPU is needed. The same inputs give the same bytes, wherever the package lies: n
 cubin. Triton's own cache on disk saves the second compilation.
 
 Types of a kernel's arguments follow from their names: names in capitals are sizes (i32); ``...bias`` is fp32; pictures
-(``frame``, and frame_out's ``out``) are uint8, or fp32 where BYTES is not set; all other pointers are to the plan's
-type. Plans align their pointers to 16 bytes, which the kernels are told; pictures come from outside and may lie
-anywhere.
+(``frame``, and frame_out's ``out``) are uint8, or fp32 where BYTES is not set; planes of video (``luma``, ``chroma``)
+are uint8, or uint16 for more BITS; all other pointers are to the plan's type. Plans align their pointers to 16 bytes,
+which the kernels are told; pictures come from outside and may lie anywhere.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SHARED_MEMORY = MappingProxyType(
 TARGETS = tuple(_SHARED_MEMORY)
 DTYPES = ("fp16", "bf16", "fp32")
 #: Files of kernels that multiply no matrices.
-_WITHOUT_PRODUCTS = {"pixels", "pool", "resample"}
+_WITHOUT_PRODUCTS = {"pixels", "pixels_nv12", "pool", "resample"}
 _ALIGNMENT = [["tt.divisibility", 16]]
 _SIZES = {"*": 8, "i": 4}
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
@@ -181,6 +181,21 @@ def picture_calls() -> list[Call]:
     ]
 
 
+def video_calls() -> list[Call]:
+    """The kernels between frames of video and maps: BT.709 in 8 bits, and BT.2020 in 10, which differ most in code."""
+    from . import pixels, pixels_nv12
+
+    kinds = [pixels_nv12.Nv12(), pixels_nv12.Nv12(0.2627, 0.0593, bits=10, down=True)]
+    return [
+        builder(video, heuristic(name, pixels.MAP_CHANNELS))
+        for name, builder in (
+            ("pixels_nv12.nv12_in", pixels_nv12.nv12_in_call),
+            ("pixels_nv12.nv12_out", pixels_nv12.nv12_out_call),
+        )
+        for video in kinds
+    ]
+
+
 def write_cubins(kernels: Iterable[Compiled], folder: str | os.PathLike[str]) -> None:
     """Write ``TARGET/KERNEL-PRECISION-HASH.cubin`` for every kernel, the hash that of its specialisation, and
     ``kernels.json``: what :meth:`Compiled.to_json` says of each, with its ``file``.
@@ -302,12 +317,16 @@ def _kernel(call: Call) -> Any:
 
 
 def _is_picture(name: str, call: Call) -> bool:
+    if name in ("luma", "chroma", "out_luma", "out_chroma"):
+        return True
     return name == "frame" or (name == "out" and call.kernel == "pixels.frame_out")
 
 
 def _type(name: str, call: Call, dtype: str) -> str:
     if name.isupper():
         return "i32"
+    if "BITS" in call.constants and _is_picture(name, call):
+        return "*u8" if call.constants["BITS"] == 8 else "*u16"
     if _is_picture(name, call):
         return "*u8" if call.constants["BYTES"] else "*fp32"
     return "*fp32" if name.endswith("bias") else f"*{dtype}"

@@ -36,7 +36,7 @@ def heuristic(kernel: str, channels: int, level: int = 0) -> Config:
     if kernel == "recurrent.lstm":
         # Sums of four gates.
         return Config(warps=8)
-    if kernel.startswith("pixels."):
+    if kernel.startswith(("pixels.", "pixels_nv12.")):
         return Config(8, 32, 4, 4, 1)
     if kernel in ("pool.maximum", "resample.bilinear"):
         return Config(8, 16, 16, 4, 1)

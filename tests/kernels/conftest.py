@@ -18,7 +18,7 @@ INTERPRETED = not torch.cuda.is_available()
 #: Bytes before and after all memory that a kernel is given: more than some rows of the largest map of a test.
 GUARD = 1 << 17
 #: The pointers that kernels may write to, by the names of their parameters.
-OUTPUTS = {"out", "m", "summed", "q1", "q2", "q4", "p8", "scratch"}
+OUTPUTS = {"out", "out_luma", "out_chroma", "m", "summed", "q1", "q2", "q4", "p8", "scratch"}
 
 Bound = Callable[[Tensor, Tensor, Tensor], None]
 Launch = Callable[[Any, Any, Sequence[Tensor], Sequence[int]], None]
@@ -84,7 +84,7 @@ class Memory:
 def guarded_launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
     """Runs a kernel on guarded copies of its maps, with NaN in its outputs, and finds what it writes elsewhere. All
     launchers use it too."""
-    from derain_engine.kernels import conv, dense, mffb, pffb, pixels, pool, resample, transposed
+    from derain_engine.kernels import conv, dense, mffb, pffb, pixels, pixels_nv12, pool, resample, transposed
     from derain_engine.kernels.launch import launch
 
     def guarded_launch(kernel: Any, call: Any, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
@@ -106,7 +106,7 @@ def guarded_launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
             assert not changed.any(), f"{call.kernel} wrote {changed.sum()} values outside its output"
             memory.original.copy_(memory.copy[memory.guard : -memory.guard])
 
-    for module in (conv, dense, mffb, pffb, pixels, pool, resample, transposed):
+    for module in (conv, dense, mffb, pffb, pixels, pixels_nv12, pool, resample, transposed):
         monkeypatch.setattr(module, "launch", guarded_launch)
     return guarded_launch
 

@@ -22,6 +22,7 @@ from derain_engine.kernels.aot import (
     parse_targets,
     picture_calls,
     specialisation,
+    video_calls,
     write_cubins,
 )
 from derain_engine.kernels.aot_pool import compile_calls, compile_each
@@ -38,7 +39,7 @@ MATRIX = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}
 @pytest.fixture(scope="module")
 def few() -> list[Compiled]:
     frames = [call for call in picture_calls() if not call.constants["PLANAR"] and not call.constants["BGR"]]
-    calls = [CONV, RESIZE, dense.dense1x1_call(24, Config(), True), *frames]
+    calls = [CONV, RESIZE, dense.dense1x1_call(24, Config(), True), *frames, *video_calls()]
     return compile_calls(calls, "fp16", ["sm_80", "sm_90"])
 
 
@@ -49,6 +50,7 @@ def test_kernels_are_compiled_without_spills_and_with_matrix_instructions(few):
         for kernel in (
             *("conv.conv3x3", "resample.bilinear", "dense.dense1x1"),
             *("pixels.frame_in", "pixels.frame_in", "pixels.frame_out", "pixels.frame_out"),
+            *("pixels_nv12.nv12_in", "pixels_nv12.nv12_in", "pixels_nv12.nv12_out", "pixels_nv12.nv12_out"),
         )
     ]
     for each in few:
@@ -63,7 +65,10 @@ def test_kernels_are_compiled_without_spills_and_with_matrix_instructions(few):
 
 def test_arguments_are_typed_by_their_names(few):
     scratch = ("*u8", "*u8")
-    by_kernel = {(each.call.kernel, each.call.constants.get("BYTES")): each.arguments for each in few}
+    by_kernel = {
+        (each.call.kernel, each.call.constants.get("BYTES", each.call.constants.get("BITS"))): each.arguments
+        for each in few
+    }
     maps = "*fp16"
     assert by_kernel == {
         ("conv.conv3x3", None): (maps, maps, "*fp32", *[maps] * 3, "i32", "i32", *scratch),
@@ -73,6 +78,10 @@ def test_arguments_are_typed_by_their_names(few):
         ("pixels.frame_in", False): ("*fp32", maps, *["i32"] * 4, *scratch),
         ("pixels.frame_out", True): ("*u8", maps, "*u8", *["i32"] * 3, *scratch),
         ("pixels.frame_out", False): ("*fp32", maps, "*fp32", *["i32"] * 3, *scratch),
+        ("pixels_nv12.nv12_in", 8): ("*u8", "*u8", maps, *["i32"] * 6, *scratch),
+        ("pixels_nv12.nv12_in", 10): ("*u16", "*u16", maps, *["i32"] * 6, *scratch),
+        ("pixels_nv12.nv12_out", 8): ("*u8", "*u8", maps, "*u8", "*u8", *["i32"] * 8, *scratch),
+        ("pixels_nv12.nv12_out", 10): ("*u16", "*u16", maps, "*u16", "*u16", *["i32"] * 8, *scratch),
     }
     for arguments in by_kernel.values():
         assert Arguments(arguments, [0] * len(arguments)).sizes == tuple(

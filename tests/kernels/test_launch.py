@@ -64,7 +64,7 @@ def test_compile_time_arguments_are_those_of_kernel_and_configuration():
     "kernel",
     (
         "mffb.stage1 mffb.stage2 pffb.pyramid chain.chain dense.dense1x1 conv.conv3x3 resample.bilinear "
-        "pixels.frame_in pixels.frame_out"
+        "pixels.frame_in pixels.frame_out pixels_nv12.nv12_in pixels_nv12.nv12_out"
     ).split(),
 )
 def test_usual_configurations_are_powers_of_two_that_divide_the_packed_rows(kernel, channels):
@@ -73,7 +73,7 @@ def test_usual_configurations_are_powers_of_two_that_divide_the_packed_rows(kern
     assert 64 % config.block_k == 0
     if kernel == "pffb.pyramid":
         assert config.tile_h == config.tile_w in (16, 32)
-    if kernel.startswith("pixels."):
+    if kernel.startswith("pixels"):
         assert config.block_k == 4
 
 
