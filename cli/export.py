@@ -16,6 +16,7 @@ _EXAMPLES = """Examples:
 \b
 derain-engine export model.pt -o model.onnx
 derain-engine export sid-lite -o sid-lite.onnx --output clean --output rain
+derain-engine export sid-lite -o sid-lite-vs.onnx --for vapoursynth
 derain-engine export net_latest.pth -o prenet7.onnx --option stages=7
 """
 
@@ -39,6 +40,14 @@ def _export(
     ] = "auto",
     option: NetworkOptions = None,
     arch: Architecture = None,
+    purpose: Annotated[
+        Literal["vapoursynth"] | None,
+        typer.Option(
+            "--for",
+            help="Make it ready for a program: vapoursynth for vs-mlrt's filters, with one frame at a time, the names "
+            "input and output, and the output clamped to [0, 1].",
+        ),
+    ] = None,
 ) -> None:
     """Write a network as one ONNX file, weights inside, for frames of any size.
 
@@ -56,6 +65,7 @@ def _export(
             colour_order=colour_order,
             options=options,
             arch=arch,
+            purpose=purpose,
             progress=progress,
         )
     show_table(
@@ -66,6 +76,10 @@ def _export(
             ("Opset", done.opset),
             ("Input", done.input),
             ("Outputs", ", ".join(done.outputs)),
+            (
+                "Sides",
+                f"multiples of {done.granularity}, at least {max(done.smallest_side, done.granularity)}",
+            ),
             ("ONNX Runtime against reference", f"{done.max_abs:.1e} largest error"),
         ]
     )

@@ -19,7 +19,8 @@ from .progress import Progress, no_progress
 class OnnxFile:
     """path, size (bytes): the file. parameters: distinct numbers in the network's weights, those that no output
     depends on included. opset: of ONNX. input, outputs: names. max_abs: largest absolute error of ONNX Runtime
-    against the fp32 reference network."""
+    against the fp32 reference network. granularity, smallest_side: the sides that the model takes are multiples of
+    the former and at least the latter, in pixels."""
 
     path: Path
     size: int
@@ -28,6 +29,8 @@ class OnnxFile:
     input: str
     outputs: tuple[str, ...]
     max_abs: float
+    granularity: int
+    smallest_side: int
 
 
 def export_model(
@@ -38,6 +41,7 @@ def export_model(
     colour_order: Literal["auto", "rgb", "bgr"] = "auto",
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    purpose: Literal["vapoursynth"] | None = None,
     progress: Progress = no_progress,
 ) -> OnnxFile:
     """Write a network as one ONNX file (``export.onnx`` says what is in it), checked with ONNX Runtime first.
@@ -46,6 +50,7 @@ def export_model(
         model: a weights file, or the name of shipped weights; an existing file goes first.
         outputs: some of ``clean``, ``rain`` and ``code``.
         colour_order, options, arch: as for ``load_checkpoint``.
+        purpose: a program that the file is made ready for (``export.vapoursynth``).
         progress: told every stage and how much of it is done.
 
     Raises:
@@ -54,6 +59,8 @@ def export_model(
             something else from it.
         BackendUnavailable: PyTorch, ONNX or ONNX Runtime is not installed.
     """
+    if purpose is not None and tuple(outputs) != ("clean",):
+        raise InputError("VapourSynth's filters take the clean picture alone; leave out --output.")
     path, _ = find_model(model)
     output = Path(output)
     if output.exists() and output.samefile(path):
@@ -64,7 +71,7 @@ def export_model(
         progress("loading the model", 0.0)
         checkpoint = load_checkpoint(path, colour_order=colour_order, options=options, arch=arch)
         try:
-            from ..export.onnx import INPUT, OPSET, check_onnx, export_onnx
+            from ..export.onnx import OPSET, check_onnx, export_onnx
         except ImportError as error:
             raise BackendUnavailable(
                 f"Exporting needs {error.name}, which is not installed: pip install 'derain-engine[build]'."
@@ -72,13 +79,19 @@ def export_model(
         exported = export_onnx(checkpoint.network, checkpoint.spec, outputs=outputs, progress=progress)
         progress("comparing ONNX Runtime with the network", 0.0)
         max_abs = check_onnx(exported, checkpoint.network, checkpoint.spec)
+        if purpose is not None:
+            from ..export.vapoursynth import for_vapoursynth
+
+            exported = for_vapoursynth(exported)
         temporary.write_bytes(exported.SerializeToString())
     return OnnxFile(
         path=output,
         size=output.stat().st_size,
         parameters=sum(p.numel() for p in checkpoint.network.parameters()),
         opset=OPSET,
-        input=INPUT,
-        outputs=tuple(outputs),
+        input=exported.graph.input[0].name,
+        outputs=tuple(output.name for output in exported.graph.output),
         max_abs=max_abs,
+        granularity=checkpoint.spec.granularity,
+        smallest_side=checkpoint.spec.smallest_side,
     )

@@ -28,6 +28,26 @@ def test_the_file_runs_like_the_model_at_other_sizes_and_figures_are_printed(cli
     np.testing.assert_allclose(clean, expected.clean.numpy(), atol=1e-5)
 
 
+def test_a_file_for_vapoursynth_takes_one_frame_and_clamps(cli, model, tmp_path):
+    file = tmp_path / "vs.onnx"
+    done = cli("export", str(model), "-o", str(file), "--for", "vapoursynth")
+    assert done.code == 0, done.err
+    assert "multiples of 32" in done.out
+    graph = onnx.load(file).graph
+    sides = [
+        (v.name, [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim])
+        for v in (*graph.input, *graph.output)
+    ]
+    assert sides == [("input", [1, 3, "height", "width"]), ("output", [1, 3, "height", "width"])]
+    image = np.random.default_rng(0).random((1, 3, 96, 160), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": image})
+    expected = load_checkpoint(model).network(torch.from_numpy(image)).clean.numpy()
+    assert expected.min() < 0 or expected.max() > 1
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
+    assert cli("export", str(model), "-o", str(file), "--for", "vapoursynth", "--output", "rain").code == 2
+
+
 def refuse(*_, **__):
     raise AssertionError("the network was exported")
 
