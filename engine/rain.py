@@ -124,8 +124,10 @@ def render_rain(
     """Sum of the layers, height x width float32, at least 0."""
     total = np.zeros((height, width), np.float32)
     for layer in layers:
-        render = render_streaks if isinstance(layer, Streaks) else render_noise
-        total += render(layer, height, width, rng)
+        if isinstance(layer, Streaks):
+            total += render_streaks(layer, height, width, rng)
+        else:
+            total += render_noise(layer, height, width, rng)
     return total
 
 

@@ -158,8 +158,8 @@ def nv12_out_kernel(
     blue = tl.zeros([TILE_H * TILE_W], tl.float32)
     red = tl.zeros([TILE_H * TILE_W], tl.float32)
     # The jit has no tuples of constants to walk over: a side of three, of which one may have no weight.
-    for dy in tl.static_range(-1, 2):
-        for dx in tl.static_range(-1, 2):
+    for dy in tl.static_range(-1, 2):  # pyright: ignore[reportGeneralTypeIssues]
+        for dx in tl.static_range(-1, 2):  # pyright: ignore[reportGeneralTypeIssues]
             if (DOWN or dy >= 0) and (ACROSS or dx >= 0):
                 row, at = 2 * y + dy, 2 * column + dx
                 own = live & (row < H) & (at < W) & (dy >= 0) & (dx >= 0)

@@ -7,7 +7,7 @@ from derain_engine.bench.contestants import Contestant
 from derain_engine.bench.kernels.ceilings import Ceilings
 from derain_engine.bench.rivals import pytorch
 from derain_engine.bench.roofs import Work, measure_roofs
-from derain_engine.bench.table3 import _manifest, find_checkpoint
+from derain_engine.bench.table3 import find_checkpoint, manifest_of
 from derain_engine.engine.errors import InputError
 from derain_engine.engine.progress import no_progress
 
@@ -21,7 +21,7 @@ def contestants(monkeypatch):
 
     monkeypatch.setattr(roofs, "measure_ceilings", ceilings)
     checkpoint = find_checkpoint("sid-lite")
-    base = _manifest(checkpoint, "sid-lite", "none", "0", "fp32")
+    base = manifest_of(checkpoint, "sid-lite", "none", "0", "fp32")
     made = [pytorch(checkpoint, base, 1, precision=precision) for precision in ("fp32", "bf16")]
     return [Contestant("x", manifest, checkpoint, opener) for manifest, opener in made]
 

@@ -44,7 +44,7 @@ def test_a_file_for_vapoursynth_takes_one_frame_and_clamps(cli, model, tmp_path)
     (found,) = session.run(None, {"input": image})
     expected = load_checkpoint(model).network(torch.from_numpy(image)).clean.numpy()
     assert expected.min() < 0 or expected.max() > 1
-    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(found), expected.clip(0, 1), atol=1e-5)
     assert cli("export", str(model), "-o", str(file), "--for", "vapoursynth", "--output", "rain").code == 2
 
 

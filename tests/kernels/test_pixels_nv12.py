@@ -179,17 +179,17 @@ def test_rain_that_is_not_a_number_leaves_black(device):
 def test_other_planes_are_refused(luma, chroma, kind, message, device):
     given = [torch.zeros(shape, dtype=torch.uint8).to(device) for shape in (luma, chroma)]
     with pytest.raises(InputError, match=message):
-        pixels_nv12.nv12_in(*given, 8, 16, FP16, kind)
+        pixels_nv12.nv12_in(given[0], given[1], 8, 16, FP16, kind)
     with pytest.raises(InputError, match=message):
-        pixels_nv12.nv12_out(*given, torch.zeros(8, 16, 3).to(device), kind)
+        pixels_nv12.nv12_out(given[0], given[1], torch.zeros(8, 16, 3).to(device), kind)
 
 
 def test_what_does_not_fit_is_refused(device):
     given = [torch.zeros(shape, dtype=torch.uint8).to(device) for shape in ((8, 8), (4, 4, 2))]
     with pytest.raises(InputError, match="8x8 does not fit into 16x7"):
-        pixels_nv12.nv12_in(*given, 7, 16, FP16)
+        pixels_nv12.nv12_in(given[0], given[1], 7, 16, FP16)
     with pytest.raises(InputError, match="at least 8 x 8 x 3"):
-        pixels_nv12.nv12_out(*given, torch.zeros(7, 8, 3).to(device))
+        pixels_nv12.nv12_out(given[0], given[1], torch.zeros(7, 8, 3).to(device))
 
 
 def test_work_is_counted():

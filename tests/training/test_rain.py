@@ -25,7 +25,7 @@ from derain_engine.training.rain import TRAINING_SHARES, rainy_pair
 STREAKS = Streaks(length=20, width=1.5, angle=12, density=3, brightness=0.6)
 NOISE = BlurredNoise(length=20, grain=2, angle=12, coverage=0.2, brightness=0.6)
 #: Kinds that are drawn as single streaks, the more expensive the later.
-STREAKED = tuple(kind for kind in KINDS if kind not in ("clean", "noise"))
+STREAKED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("clean", "noise"))
 
 
 def photo(height=96, width=120, seed=0):

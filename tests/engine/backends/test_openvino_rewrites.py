@@ -88,7 +88,7 @@ def test_a_convolution_without_a_bias_is_split_too() -> None:
     weights = ops.constant(rng.standard_normal((3, 6, 1, 1), np.float32))
     joined = ops.concat([image, ops.negative(image)], 1)
     result = ops.convolution(joined, weights, [1, 1], [0, 0], [0, 0], [1, 1])
-    model = openvino.Model([result], [image])
+    model = openvino.Model([result], [image])  # pyright: ignore[reportGeneralTypeIssues]
     picture = rng.random((1, 3, 7, 13), np.float32)
     expected = run(model, picture)
     assert split_concatenations(model) == 1 and kinds(model)["Concat"] == 0

@@ -148,7 +148,8 @@ def test_a_resumed_run_skips_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 def skipped(paths: Sequence[Path]) -> int:
     """Of pictures looked at one by one."""
     return sum(
-        DryDetector().is_dry(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2GRAY)) for path in paths
+        DryDetector().is_dry(cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2GRAY))
+        for path in paths
     )
 
 
