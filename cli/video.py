@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from fractions import Fraction
-from typing import Annotated, BinaryIO, Literal, TextIO
+from typing import Annotated, Any, BinaryIO, Literal, TextIO
 
 import typer
 
 from .progress import progress_bar
 from .terminal import note
 from .values import Size, Trust, moment, rate, tile_side, width_and_height
+from .video_live import run_live
 
 #: Failed frames that are named one by one.
 _NAMED = 10
@@ -25,6 +26,8 @@ derain-engine video damaged.mp4 -o clean.mp4 --on-error skip
 derain-engine video rain.mp4 -o clean.mp4 --start 1:30 --end 2:00
 derain-engine video long.mkv -o clean.mkv --resume
 derain-engine video dashcam.mp4 -o clean.mp4 --skip-dry
+derain-engine video rtsp://camera/stream -o clean.mkv --latency-ms 300
+derain-engine video /dev/video0 --live -o clean.mkv
 ffmpeg -i rain.ts -f yuv4mpegpipe - | derain-engine video - -o - | ffmpeg -i - clean.mp4
 derain-engine video - -o - --size 1280x720 --fps 25 --pix-fmt nv12 --format rawvideo < rain.yuv > clean.yuv
 """
@@ -35,7 +38,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _video(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A video file, or - for standard input.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A video file; - for standard input; live, a URL such as rtsp://... or, with --live, a camera such as "
+            "/dev/video0.",
+        ),
+    ],
     output: Annotated[
         str,
         typer.Option(
@@ -143,6 +153,24 @@ def _video(
             "It would rather clean a dry frame than leave a rainy one.",
         ),
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="The input is a camera: always the newest frame, until Ctrl-C, which leaves a whole file. Only the "
+            "picture is written. So are URLs taken, without being asked.",
+        ),
+    ] = False,
+    latency_ms: Annotated[
+        float,
+        typer.Option(
+            min=1, help="Live: frames that are later than this before the engine is asked are left out."
+        ),
+    ] = 500,
+    reconnect: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Live: try for so long to get a lost source back."),
+    ] = 60,
     tile: Annotated[
         str,
         typer.Option(
@@ -168,6 +196,7 @@ def _video(
 
     Standard input is read in any container that needs no seeking (y4m, Matroska, MPEG-TS, ...), or as raw frames.
     """
+    from ..engine.media.live_source import is_url
     from ..engine.media.video import clean_video
     from ..engine.media.video_pipes import RawFrames
     from ..engine.media.video_reader import require_av
@@ -176,6 +205,13 @@ def _video(
 
     side = tile_side(tile)
     require_av()
+    live = live or is_url(source)
+    whole = (like_input, size, fps, on_error != "stop", drop, start, end, resume, skip_dry)
+    if live and (source == "-" or any(whole)):
+        raise typer.BadParameter(
+            "Of a live source, which is not -, only frames are written: --like-input, --size, --fps, --on-error, "
+            "--drop, --start, --end, --resume and --skip-dry are for files and pipes."
+        )
     raw = None
     if size is not None or fps is not None:
         if source != "-" or size is None or fps is None or pix_fmt is None:
@@ -185,13 +221,19 @@ def _video(
         raw = RawFrames(size.width, size.height, fps, pix_fmt)
     incoming = _piped(sys.stdin, "INPUT") if source == "-" else source
     outgoing = _piped(sys.stdout, "OUT") if output == "-" else output
+    written = "standard output" if output == "-" else output
     with progress_bar() as progress:
         path = find_engine(
             engine,
             progress=progress,
             building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
         )
-        with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
+    with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
+        if live:
+            options: Any = {"codec": codec, "crf": crf, "pix_fmt": pix_fmt, "pipe_format": pipe_format}
+            run_live(loaded, source, outgoing, written, latency_ms, give_up=reconnect, **options)
+            return
+        with progress_bar() as progress:
             done = clean_video(
                 loaded,
                 incoming,
@@ -210,7 +252,6 @@ def _video(
                 skip_dry=skip_dry,
                 progress=progress,
             )
-    written = "standard output" if output == "-" else output
     note(
         f"{done.frames} frames in {done.seconds:.1f} s, {done.frames / max(done.seconds, 1e-9):.3g} fps: {written}"
     )

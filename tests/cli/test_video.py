@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from derain_engine.cli import app
 from derain_engine.engine.media import video_stages
 
 from ..engine.media.clips import make_clip, read
+from ..engine.media.test_video_live import Camera
 from .conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -152,3 +155,44 @@ def test_the_output_is_like_the_input(cli: Cli, clip: Path, reference_file: Path
 def test_times_that_are_none(cli: Cli, clip: Path, time: str) -> None:
     done = cli("video", clip, "-o", "out.mkv", f"--start={time}")
     assert (done.code, "is no time" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["rtsp://camera/live", "--resume"], ["-", "--live"], ["tcp://127.0.0.1:1", "--start", "1"]],
+)
+def test_live_sources_take_fewer_options(cli: Cli, arguments: list[str]) -> None:
+    done = cli("video", *arguments, "-o", "out.mkv")
+    assert (done.code, "are for files and pipes" in done.err) == (2, True), done.err
+
+
+def test_a_source_that_comes_to_an_end_is_told(cli: Cli, tmp_path: Path, reference_file: Path) -> None:
+    camera = Camera(40)
+    options = ["--latency-ms", "5000", "--reconnect", "0.3"]
+    done = cli("video", camera.url, "-o", tmp_path / "out.mkv", "-e", reference_file, *options)
+    assert done.code == 5, done.err
+    assert "latency p50" in done.err and "gave no frame for 0.3 s" in done.err
+    assert read(tmp_path / "out.mkv").frames
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_live_video_leaves_a_whole_file(tmp_path: Path, reference_file: Path) -> None:
+    camera, target = Camera(2000), tmp_path / "out.mp4"
+    command = [sys.executable, "-c", "from derain_engine.cli import main; main()", "video", camera.url]
+    with subprocess.Popen(
+        [*command, "-o", target, "-e", reference_file, "--latency-ms", "5000"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for _ in range(3000):
+            if (
+                any(each.stat().st_size > 1000 for each in tmp_path.glob(".out.*"))
+                or process.poll() is not None
+            ):
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "frames" in told
+    assert len(read(target).frames) > 1

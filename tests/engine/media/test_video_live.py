@@ -1,0 +1,157 @@
+"""Live sources, which are streams over TCP that the tests themselves serve."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from derain_engine.engine.errors import InputError, MediaError
+from derain_engine.engine.media import live_source
+from derain_engine.engine.media.live_source import shown_name
+from derain_engine.engine.media.video_live import LiveReport, clean_live
+from derain_engine.engine.runtime import Engine
+
+from .clips import MANIFEST, Shifting, engine, random_frame, read
+
+RATE = 25
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+class Camera:
+    """Serves MPEG-TS on a port, one connection for each number of frames, in real time; then nobody listens."""
+
+    def __init__(self, *lengths: int, size: tuple[int, int] = (64, 48)) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._size = size
+        threading.Thread(target=self._serve, args=(lengths,), daemon=True).start()
+
+    def _serve(self, lengths: tuple[int, ...]) -> None:
+        with self._listening:
+            for length in lengths:
+                connection, _ = self._listening.accept()
+                # Who watches may leave at any time.
+                with connection, contextlib.suppress(OSError, ValueError, av.FFmpegError):
+                    self._send(connection, length)
+
+    def _send(self, connection: socket.socket, length: int) -> None:
+        file: Any = connection.makefile("wb", buffering=0)
+        with av.open(file, "w", format="mpegts", options={"flush_packets": "1"}) as container:
+            stream: Any = container.add_stream("mpeg2video", RATE, options={"g": "5", "bf": "0"})
+            stream.width, stream.height = self._size
+            stream.pix_fmt = "yuv420p"
+            began = time.monotonic()
+            for number in range(length):
+                frame = random_frame("yuv420p", number, *self._size)
+                frame.pts, frame.time_base = number, Fraction(1, RATE)
+                container.mux(stream.encode(frame))
+                time.sleep(max(began + number / RATE - time.monotonic(), 0))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_source, "_FIRST_PAUSE", 0.05)
+
+
+def watch(runs: Engine, url: str, target: Path, **options: Any) -> LiveReport:
+    return clean_live(runs, url, target, give_up=0.5, **options)
+
+
+def test_a_stream_is_cleaned_as_it_comes(tmp_path: Path) -> None:
+    camera, target = Camera(50), tmp_path / "out.mkv"
+    with engine(-20) as runs:
+        report = watch(runs, camera.url, target, latency=5.0, codec="ffv1")
+    written = read(target)
+    assert report.frames == len(written.frames) > 10
+    assert report.frames + report.replaced + report.late == report.received
+    assert len(report.latencies) == report.frames
+    assert 0 < report.percentiles()[0] <= report.percentiles()[2]
+    assert written.times == sorted(set(written.times))
+    assert 0.3 < float(written.times[-1]) < 3
+    assert report.failure is not None and "gave no frame for 0.5 s" in report.failure
+    assert written.video["pix_fmt"] == "yuv420p"
+
+
+class Slow(Shifting):
+    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        time.sleep(0.2)
+        return super().run(batch, out)
+
+
+def test_a_slow_engine_gets_the_newest_frame(tmp_path: Path) -> None:
+    camera = Camera(50)
+    with Engine(Slow(), MANIFEST, tile=0) as runs:
+        report = watch(runs, camera.url, tmp_path / "out.mkv", latency=5.0)
+    assert report.replaced > report.frames
+    assert 3 <= report.frames < 20
+    # It does not fall behind: no frame waited for others, only for the one in work and its own.
+    assert "dropped" in report.line() and f"{report.frames} frames" in report.line()
+
+
+def test_frames_over_the_budget_are_left_out(tmp_path: Path) -> None:
+    camera = Camera(40)
+    with engine() as runs:
+        report = watch(runs, camera.url, tmp_path / "out.mkv", latency=1e-9)
+    # Something is written each second all the same.
+    assert report.late > 5 * report.frames > 0
+
+
+def test_a_lost_connection_comes_back(tmp_path: Path) -> None:
+    camera, target = Camera(40, 40), tmp_path / "out.mkv"
+    with engine() as runs:
+        report = watch(runs, camera.url, target, latency=5.0, codec="ffv1")
+    assert report.reconnections == 1
+    assert report.received > 45
+    times = read(target).times
+    assert times == sorted(set(times))
+
+
+def test_stopping_leaves_a_whole_file(tmp_path: Path) -> None:
+    camera, target, stop = Camera(500), tmp_path / "out.mp4", threading.Event()
+
+    def look(report: LiveReport) -> None:
+        if report.frames >= 8:
+            stop.set()
+
+    with engine() as runs:
+        report = watch(runs, camera.url, target, latency=5.0, stop=stop, status=look)
+    assert report.failure is None
+    assert len(read(target).frames) == report.frames == 8
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_nobody_there_leaves_nothing(tmp_path: Path) -> None:
+    with engine() as runs, pytest.raises(MediaError, match="tcp://127"):
+        clean_live(runs, f"tcp://someone:secret@127.0.0.1:{free_port()}", tmp_path / "out.mkv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_passwords_are_not_told() -> None:
+    assert shown_name("rtsp://me:secret@cam:554/live?key=1") == "rtsp://cam:554/live"
+    assert shown_name("/dev/video0") == "/dev/video0"
+
+
+@pytest.mark.parametrize("options", [{"latency": 0.0}, {"give_up": -1.0}])
+def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, float]) -> None:
+    with engine() as runs, pytest.raises(InputError, match="budget"):
+        clean_live(runs, "tcp://127.0.0.1:1", tmp_path / "out.mkv", **options)  # type: ignore[arg-type]
+
+
+def test_files_are_not_live(tmp_path: Path) -> None:
+    (tmp_path / "in.mkv").write_bytes(b"x")
+    with engine() as runs, pytest.raises(InputError, match="do without --live"):
+        clean_live(runs, str(tmp_path / "in.mkv"), tmp_path / "out.mkv")
