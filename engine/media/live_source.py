@@ -95,7 +95,7 @@ class LiveSource:
     def _open(self) -> VideoReader:
         options: dict[str, Any] = {"timeout": (_SILENCE, _SILENCE)}
         if is_url(self._source):
-            options["options"] = {"fflags": "nobuffer", "analyzeduration": str(_LOOKED_AT)}
+            options["options"] = {"analyzeduration": str(_LOOKED_AT)}
             if self._source.lower().startswith("rtsp"):
                 options["options"]["rtsp_transport"] = "tcp"
         elif self._source.startswith("/dev/") or ":" in self._source or sys.platform != "linux":

@@ -7,12 +7,15 @@ import socket
 import threading
 import time
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.error import FFmpegError
 
 from derain_engine.engine.errors import InputError, MediaError
 from derain_engine.engine.media import live_source
@@ -20,7 +23,7 @@ from derain_engine.engine.media.live_source import shown_name
 from derain_engine.engine.media.video_live import LiveReport, clean_live
 from derain_engine.engine.runtime import Engine
 
-from .clips import MANIFEST, Shifting, engine, random_frame, read
+from .clips import MANIFEST, Shifting, engine, make_clip, random_frame, read
 
 RATE = 25
 
@@ -45,7 +48,7 @@ class Camera:
             for length in lengths:
                 connection, _ = self._listening.accept()
                 # Who watches may leave at any time.
-                with connection, contextlib.suppress(OSError, ValueError, av.FFmpegError):
+                with connection, contextlib.suppress(OSError, ValueError, FFmpegError):
                     self._send(connection, length)
 
     def _send(self, connection: socket.socket, length: int) -> None:
@@ -132,6 +135,22 @@ def test_stopping_leaves_a_whole_file(tmp_path: Path) -> None:
     assert report.failure is None
     assert len(read(target).frames) == report.frames == 8
     assert list(tmp_path.iterdir()) == [target]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_file_that_is_served_over_http_comes_to_its_end(tmp_path: Path) -> None:
+    make_clip(tmp_path / "in.mkv", codec="libx264")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with engine() as runs:
+            report = watch(runs, f"http://127.0.0.1:{server.server_port}/in.mkv?key=1", tmp_path / "out.mkv")
+        server.shutdown()
+    assert report.failure is None and report.reconnections == 0
+    assert 0 < report.frames == len(read(tmp_path / "out.mkv").frames)
 
 
 def test_nobody_there_leaves_nothing(tmp_path: Path) -> None:
