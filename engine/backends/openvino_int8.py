@@ -123,7 +123,8 @@ def _quantised(network: openvino.Model, frames: np.ndarray, progress: Progress) 
         seen += 1
         return frame[None]
 
-    nncf.set_log_level(logging.ERROR)
+    # Not by its own function, which also turns down handlers that are not its own.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
         # It draws its own progress bars, on stdout.
         with contextlib.redirect_stdout(io.StringIO()):

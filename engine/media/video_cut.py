@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,8 @@ class Cut:
                     continue
                 if early is not None and item.frame is not None:
                     self.shift = at
-                    yield from (self._moved(each) for each in early if _time(each) >= at)
+                    until = math.inf if self._end is None else self._end
+                    yield from (self._moved(each) for each in early if at <= _time(each) < until)
                     early = None
                 yield self._moved(item)
             elif early is not None:

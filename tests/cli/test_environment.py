@@ -27,7 +27,7 @@ def test_facts_as_table_and_as_json(cli: Cli, own_cache: Path) -> None:
     assert facts["backends"]["openvino"] == {
         "available": True,
         "reason": None,
-        "precisions": ["bf16", "fp32"],
+        "precisions": ["bf16", "fp32", "int8"],
     }
     assert facts["cpu"]["threads"] >= 1
     assert facts["memory"]["total_bytes"] >= facts["memory"]["available_bytes"] > 2**20
