@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Of the engines for one size of frame, in pixels.
 _STATIC = (512, 512)
-#: Of engine.environment, what a build depends on.
-_FACTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,7 @@ def bench_builds(
             )
             rows.append(_in_own_process(name, backend, precision, fixed))
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    facts = {name: fact for name, fact in environment.collect().items() if name in _FACTS}
-    return Builds(tuple(rows), facts, command, now)
+    return Builds(tuple(rows), environment.of_measurement(), command, now)
 
 
 def _in_own_process(name: str, backend: str, precision: str, fixed: bool) -> Row:

@@ -122,7 +122,7 @@ def measure(
         for size in sizes
         for row in _measure(contestants, size, runs, threads, progress, starts=starts, roofs=roofs)
     ]
-    return Benchmark(tuple(rows), environment.collect(), command, date)
+    return Benchmark(tuple(rows), environment.of_measurement(), command, date)
 
 
 def _engine_file(

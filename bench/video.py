@@ -27,8 +27,6 @@ from . import pipe_ends
 #: What is asked of the way around an engine: height, width, milliseconds that the engine takes, frames a second.
 _PLUMBING = (("plumbing alone", 720, 1280, 0.0, 120.0), ("engine of 5 ms", 360, 640, 5.0, 180.0))
 _PLUMBING_FRAMES = 600
-#: Of engine.environment, what a speed depends on.
-_FACTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
 _RATE = 25
 #: Two depths of rain: its streaks, and the pixels that they fall in a frame.
 _RAIN = (
@@ -196,9 +194,8 @@ def bench_video(
         rows.append(
             _row(found, name=name or engine.name, through="files", height=size[0], width=size[1], **about)
         )
-    facts = environment.collect()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return VideoBenchmark(tuple(rows), {fact: facts[fact] for fact in _FACTS}, command, date)
+    return VideoBenchmark(tuple(rows), environment.of_measurement(), command, date)
 
 
 def make_rainy_clip(path: Path, size: tuple[int, int], frames: int) -> Path:

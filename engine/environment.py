@@ -27,7 +27,10 @@ _PACKAGES = (
     "triton",
     "cuda-python",
     "av",
+    "nncf",
 )
+#: Of the facts, those that belong with a measurement; where a user's folders lie does not.
+_OF_MEASUREMENTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
 #: Of a CPU's instructions, those that networks run faster with (x86-64 and ARM names of /proc/cpuinfo).
 _FEATURES = (
     "avx2",
@@ -72,6 +75,12 @@ def collect() -> dict[str, Any]:
         "shipped_weights": weights.shipped_names(),
         "cache": _cache(),
     }
+
+
+def of_measurement() -> dict[str, Any]:
+    """What a measurement on this machine has to name, out of :func:`collect`; nothing that tells of its user."""
+    facts = collect()
+    return {name: facts[name] for name in _OF_MEASUREMENTS}
 
 
 def cpu() -> dict[str, Any]:
