@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -33,7 +34,7 @@ class Turn:
     counts: bool = True
 
 
-class Objective(nn.Module, Generic[Network]):
+class Objective(nn.Module, ABC, Generic[Network]):
     """A recipe's loss around the network that it trains.
 
     network: what is saved. helpers: what learns with it and is not part of the weights.
@@ -64,7 +65,7 @@ class Objective(nn.Module, Generic[Network]):
             outputs = self.network(rainy)
         return Derained(*(output.float() for output in outputs))
 
+    @abstractmethod
     def forward(self, parts: int, **batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, terms by name) of one of ``parts`` equal parts of a batch. The means over all parts are the loss and
         the terms of the whole: what is a sum over pictures counts ``parts`` times."""
-        raise NotImplementedError

@@ -83,7 +83,9 @@ def test_openvino(
     try:
         artefact: Artefact = backend.compile(checkpoint.network, checkpoint.spec, CompileOptions(precision))
     except BackendUnavailable as error:
-        pytest.skip(str(error))
+        if precision != "bf16":
+            raise
+        pytest.skip(f"this CPU does not compute in bf16: {error}")
     session = backend.open(artefact, RunOptions(threads=1))
     try:
         found = quality(pairs, session.run)
