@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _LOOK, _FIRST_FRAME = 0.2, 15.0
 #: Seconds after which a frame is written however late it is: a clock may drift, and something has to be seen.
 _STARVED = 1.0
-#: Ticks of a second in what is written.
-_TICKS = 90_000
+#: Ticks of a second in what is written, and the seconds that frames are apart at least: Matroska tells no finer.
+_TICKS, _APART = 90_000, Fraction(1, 1000)
 
 
 @dataclass
@@ -39,9 +40,10 @@ class LiveReport:
     """How it went, and while it goes on how it goes.
 
     frames: written. received: decoded. replaced: left out for a newer one while the engine was at work. late: left out
-    as they were over the budget already. reconnections: that worked. seconds: since the first frame. latencies: of
-    the frames written, in seconds, from when a frame would have come without delay until it was handed to the encoder
-    and its packets to the file. failure: why it ended by itself, if it did.
+    as they were over the budget already, or at a time that the file cannot tell from the frame's before. reconnections:
+    that worked. seconds: since the first frame. latencies: of the frames written, in seconds, from when a frame would
+    have come without delay until it was handed to the encoder and its packets to the file. failure: why it ended by
+    itself, if it did.
     """
 
     frames: int = 0
@@ -157,7 +159,8 @@ class _Loop:
         self._base = Fraction(first.time_base or Fraction(1, _TICKS))
         self._latency, self._report = latency, report
         self._scratch = Scratch()
-        self._last_ticks = -1
+        self._apart = max(math.ceil(_APART / self._base), 1)
+        self._last_ticks = -self._apart
 
     def run(
         self,
@@ -180,13 +183,15 @@ class _Loop:
                     report.frames += 1
                 elif report.failure:
                     return
+                else:
+                    report.late += 1
                 report.received, report.replaced = live.received, live.replaced
                 report.reconnections, report.seconds = live.reconnections, time.monotonic() - began
                 status(report)
             taken = live.take(_LOOK)
 
     def _write(self, frame: VideoFrame, seconds: float) -> bool:
-        """Whether it is in the result: not where its time is no later than that of the frame before."""
+        """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
         name, width, height = self._shape
         if (frame.width, frame.height) != (width, height):
             self._report.failure = (
@@ -195,7 +200,7 @@ class _Loop:
             )
             return False
         ticks = round(Fraction(seconds) / self._base)
-        if ticks <= self._last_ticks:
+        if ticks - self._last_ticks < self._apart:
             return False
         frame = convert(frame, name)
         rainy = to_rgb(planes(frame, self._coding.sample), self._coding, None, self._scratch)

@@ -246,20 +246,27 @@ def convert(frame: VideoFrame, pix_fmt: str) -> VideoFrame:
         format=pix_fmt, src_color_range=2 if full else 1, dst_color_range=2 if full else 1
     )
     if frame.width % 2 and {frame.format.name, pix_fmt} == {"p010le", "yuv420p10le"}:
-        _mend_chroma(frame, converted)
+        _rewrite_p010(frame, converted)
     return converted
 
 
-def _mend_chroma(frame: VideoFrame, converted: VideoFrame) -> None:
-    """Of P010 and what it becomes or comes from, whose last column of chroma swscale leaves out at odd widths."""
+def _rewrite_p010(frame: VideoFrame, converted: VideoFrame) -> None:
+    """Write the codes of P010, or of what it came from, anew: at odd widths swscale leaves out the last column of
+    chroma and, now and then, gets whole lines of luma wrong."""
     woven, apart = (frame, converted) if frame.format.name == "p010le" else (converted, frame)
-    pairs = np.frombuffer(cast(Any, woven.planes[1]), np.uint16)
-    pairs = pairs.reshape(woven.planes[1].height, -1)[:, : 2 * woven.planes[1].width]
-    for number, plane in enumerate(planes(apart, np.uint16)[1:]):
+    lines = [np.frombuffer(cast(Any, plane), np.uint16).reshape(plane.height, -1) for plane in woven.planes]
+    luma, *chroma = planes(apart, np.uint16)
+    height, width = chroma[0].shape
+    pairs = lines[1][:height, : 2 * width]
+    for upper, lower in [
+        (lines[0][:, : woven.width], luma),
+        (pairs[:, ::2], chroma[0]),
+        (pairs[:, 1::2], chroma[1]),
+    ]:
         if woven is frame:
-            plane[:] = pairs[:, number::2] >> 6  # codes are the upper 10 bits
+            np.right_shift(upper, 6, out=lower)  # codes are the upper 10 bits
         else:
-            pairs[:, number::2] = plane << 6
+            np.left_shift(lower, 6, out=upper)
 
 
 def side_data(frame: VideoFrame, kind: str) -> bytes:

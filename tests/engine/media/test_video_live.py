@@ -35,12 +35,15 @@ def free_port() -> int:
 
 
 class Camera:
-    """Serves MPEG-TS on a port, one connection for each number of frames, in real time; then nobody listens."""
+    """Serves MPEG-TS on a port, one connection for each number of frames; then nobody listens.
 
-    def __init__(self, *lengths: int, size: tuple[int, int] = (64, 48)) -> None:
+    paced: in real time, and not as fast as frames are taken.
+    """
+
+    def __init__(self, *lengths: int, size: tuple[int, int] = (64, 48), paced: bool = True) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
-        self._size = size
+        self._size, self._paced = size, paced
         threading.Thread(target=self._serve, args=(lengths,), daemon=True).start()
 
     def _serve(self, lengths: tuple[int, ...]) -> None:
@@ -62,7 +65,8 @@ class Camera:
                 frame = random_frame("yuv420p", number, *self._size)
                 frame.pts, frame.time_base = number, Fraction(1, RATE)
                 container.mux(stream.encode(frame))
-                time.sleep(max(began + number / RATE - time.monotonic(), 0))
+                if self._paced:
+                    time.sleep(max(began + number / RATE - time.monotonic(), 0))
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +91,16 @@ def test_a_stream_is_cleaned_as_it_comes(tmp_path: Path) -> None:
     assert 0.3 < float(written.times[-1]) < 3
     assert report.failure is not None and "gave no frame for 0.5 s" in report.failure
     assert written.video["pix_fmt"] == "yuv420p"
+
+
+def test_frames_that_come_at_once_have_times_of_their_own(tmp_path: Path) -> None:
+    camera, target = Camera(100, paced=False), tmp_path / "out.mkv"
+    with engine() as runs:
+        report = watch(runs, camera.url, target, latency=5.0, codec="ffv1")
+    written = read(target)
+    assert report.frames == len(written.frames) > 0
+    assert report.frames + report.replaced + report.late == report.received > 90
+    assert written.times == sorted(set(written.times))
 
 
 class Slow(Shifting):
