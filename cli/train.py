@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
 def _train_sid(
     config: Config = None,
     photos: Photos = None,
-    out: Out = None,
+    output: Out = None,
     exclude: Exclude = None,
     pairs: Pairs = None,
     preset: Annotated[
@@ -113,7 +113,7 @@ def _train_sid(
     seed: Seed = None,
     precision: Precision = None,
     device: Device = None,
-    compile_blocks: Compile = False,
+    compile: Compile = False,
     workers: Workers = None,
     threads: Threads = None,
     resume: Resume = False,
@@ -123,32 +123,11 @@ def _train_sid(
 
     The best weights by PSNR on held-out pictures are kept as best.safetensors, which build and eval take.
     """
+    given = locals()
     require_training()
     from ..training.sid import SidRun, train_sid
 
-    given = {
-        "photos": photos,
-        "output": out,
-        "exclude": exclude,
-        "pairs": pairs,
-        "preset": preset,
-        "start": start,
-        "teacher": teacher,
-        "teacher_weight": teacher_weight,
-        "code_weight": code_weight,
-        "phases": phases or None,
-        "learning_rate": learning_rate,
-        "accumulate": accumulate,
-        "validation_photos": validation_photos,
-        "validate_every": validate_every,
-        "samples_every": samples_every,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-        "compile": compile_blocks or None,
-        "workers": workers,
-    }
-    run_training(SidRun, train_sid, config, given, threads=threads, resume=resume, stop_after=stop_after)
+    run_training(SidRun, train_sid, given)
 
 
 def _train_ssid_kd(
@@ -166,7 +145,7 @@ def _train_ssid_kd(
     ] = None,
     pairs: Pairs = None,
     photos: Photos = None,
-    out: Out = None,
+    output: Out = None,
     exclude: Exclude = None,
     real: Annotated[
         Path | None, typer.Option(help="Stage 2: folder of pictures in real rain, without a truth.")
@@ -205,43 +184,15 @@ def _train_ssid_kd(
     seed: Seed = None,
     precision: Precision = None,
     device: Device = None,
-    compile_blocks: Compile = False,
+    compile: Compile = False,
     workers: Workers = None,
     threads: Threads = None,
     resume: Resume = False,
     stop_after: StopAfter = None,
 ) -> None:
     """Train by the two stages of the SSID-KD paper, one stage a run."""
+    given = locals()
     require_training()
     from ..training.ssid_kd import SsidKdRun, train_ssid_kd
 
-    given = {
-        "stage": stage,
-        "recipe": recipe,
-        "pairs": pairs,
-        "photos": photos,
-        "output": out,
-        "exclude": exclude,
-        "real": real,
-        "preset": preset,
-        "start": start,
-        "kl_weight": kl_weight,
-        "kl_reduction": kl_reduction,
-        "epochs": epochs,
-        "steps": steps,
-        "patch": patch,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "accumulate": accumulate,
-        "validation_photos": validation_photos,
-        "validate_every": validate_every,
-        "samples_every": samples_every,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-        "compile": compile_blocks or None,
-        "workers": workers,
-    }
-    run_training(
-        SsidKdRun, train_ssid_kd, config, given, threads=threads, resume=resume, stop_after=stop_after
-    )
+    run_training(SsidKdRun, train_ssid_kd, given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..engine.errors import BackendUnavailable
@@ -22,22 +21,17 @@ def require_training() -> None:
         ) from error
 
 
-def run_training(
-    kind: type[Any],
-    train: Callable[..., Any],
-    config: Path | None,
-    given: Mapping[str, Any],
-    *,
-    threads: int | None,
-    resume: bool,
-    stop_after: float | None,
-) -> None:
-    """Train what file and options say; the first of several processes shows how it goes."""
+def run_training(kind: type[Any], train: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Train what file and options say; the first of several processes shows how it goes. given: the verb's parameters,
+    which but for those of every verb have the names of the run's settings."""
     import torch
 
     from ..training.config import read_run
 
-    run = read_run(kind, config, given)
+    settings = {**given, "phases": given.get("phases") or None, "compile": given["compile"] or None}
+    config, threads = settings.pop("config"), settings.pop("threads")
+    resume, stop_after = settings.pop("resume"), settings.pop("stop_after")
+    run = read_run(kind, config, settings)
     if threads is not None:
         torch.set_num_threads(threads)
     if os.environ.get("RANK", "0") != "0":

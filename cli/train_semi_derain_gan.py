@@ -47,7 +47,7 @@ def train_semi_derain_gan(
     real: Annotated[
         Path | None, typer.Option(help="Folder of pictures in real rain, without a truth.")
     ] = None,
-    out: Out = None,
+    output: Out = None,
     exclude: Exclude = None,
     preset: Annotated[
         str | None,
@@ -92,7 +92,7 @@ def train_semi_derain_gan(
     seed: Seed = None,
     precision: Precision = None,
     device: Device = None,
-    compile_blocks: Compile = False,
+    compile: Compile = False,
     workers: Workers = None,
     threads: Threads = None,
     resume: Resume = False,
@@ -103,40 +103,8 @@ def train_semi_derain_gan(
     The weights hold a network for each domain: build, run and eval take the one for real rain unless they are told
     --option domain=synthetic.
     """
+    given = locals()
     require_training()
-    from ..training import semi_derain_gan as recipe
+    from ..training.semi_derain_gan import SemiDerainGanRun, train_semi_derain_gan
 
-    given = {
-        "pairs": pairs,
-        "photos": photos,
-        "real": real,
-        "output": out,
-        "exclude": exclude,
-        "preset": preset,
-        "start": start,
-        "vgg16": vgg16,
-        "epochs": epochs,
-        "steps": steps,
-        "patch": patch,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "unsupervised_learning_rate": unsupervised_learning_rate,
-        "accumulate": accumulate,
-        "validation_photos": validation_photos,
-        "validate_every": validate_every,
-        "samples_every": samples_every,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-        "compile": compile_blocks or None,
-        "workers": workers,
-    }
-    run_training(
-        recipe.SemiDerainGanRun,
-        recipe.train_semi_derain_gan,
-        config,
-        given,
-        threads=threads,
-        resume=resume,
-        stop_after=stop_after,
-    )
+    run_training(SemiDerainGanRun, train_semi_derain_gan, given)
