@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from derain_engine.engine.bundle import Manifest
 from derain_engine.engine.errors import InputError, MediaError
 from derain_engine.engine.files import whole_file
 from derain_engine.engine.media import clean, images
@@ -18,24 +17,7 @@ from derain_engine.engine.media.images import read_picture
 from derain_engine.engine.media.jobs import Job, find_pictures
 from derain_engine.engine.runtime import Engine
 
-MANIFEST = Manifest(
-    architecture="fake",
-    config={},
-    granularity=8,
-    smallest_side=8,
-    exact_tiling_halo=0,
-    tile_overlap=0,
-    bytes_per_pixel=1,
-    source="fake",
-    weights_sha256="0" * 64,
-    backend="fake",
-    backend_version="1",
-    precision="fp32",
-    input={},
-    output={},
-    verification={},
-    derain_engine="1",
-)
+from .clips import MANIFEST
 
 
 class Halving:
