@@ -11,27 +11,7 @@ from hypothesis import strategies as st
 from derain_engine.engine.errors import BundleError
 from derain_engine.engine.manifest import Manifest
 
-RECORD: dict[str, Any] = {
-    "format": 1,
-    "architecture": "ssid-kd",
-    "config": {"channels": [4, 4, 4], "units": [1, 1, 1]},
-    "granularity": 32,
-    "smallest_side": 64,
-    "exact_tiling_halo": None,
-    "tile_overlap": 96,
-    "bytes_per_pixel": 1024,
-    "source": "sid-lite",
-    "weights_sha256": "0" * 64,
-    "backend": "openvino",
-    "backend_version": "2026.4",
-    "precision": "bf16",
-    "gpus": ["sm_80", "sm_90"],
-    "input": {"name": "rainy", "layout": "NHWC", "colour": "RGB", "range": [0, 1]},
-    "output": {"name": "clean", "layout": "NHWC", "colour": "RGB", "range": [0, 1]},
-    "payloads": {"a": {"sha256": "1" * 64, "bytes": 1}},
-    "verification": {"psnr": 61.25, "pictures": {"astronaut": 60.5}},
-    "derain_engine": "0.1.0",
-}
+from .bundles import RECORD
 
 
 @pytest.mark.parametrize(

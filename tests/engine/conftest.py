@@ -1,0 +1,18 @@
+"""An engine file, written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from derain_engine.engine.bundle import write_bundle
+
+from .bundles import PAYLOADS, a_manifest
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "engine.derain"
+    write_bundle(path, a_manifest(), PAYLOADS)
+    return path
