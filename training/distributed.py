@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ def join(device: str) -> Iterator[World]:
     """The world that ``torchrun``'s environment tells of, NCCL between GPUs and Gloo between CPUs; a world of one
     without it.
 
+    Once in a process that ``torchrun`` started: a second world would meet the addresses of the first. What was made of
+    the world has to be let go of before it is left.
+
     device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
@@ -72,4 +76,7 @@ def join(device: str) -> Iterator[World]:
     try:
         yield World(torch.device(name), rank, size)
     finally:
+        # Whoever lets go of the group last waits for its threads. DistributedDataParallel would do so without letting
+        # them have the interpreter, which they may need to end.
+        gc.collect()
         dist.destroy_process_group()

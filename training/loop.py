@@ -32,7 +32,7 @@ from .data import (
     to_tensor,
     validation_pairs,
 )
-from .distributed import join
+from .distributed import World, join
 from .objective import Objective
 from .pairs import Scene, find_pairs
 from .run import Phase, Run
@@ -104,30 +104,44 @@ def train(
     if resume and not last.exists():
         raise CheckpointError(f"{last} does not exist: there is no training to resume in {run.output}.")
     with join(run.device) as world:
-        objective = recipe.objective(recipe.make(run), precision_of(run, world.device))
-        scenes, pairs = _data(run)
-        real = Scenes([Scene(path) for path in find_photos(recipe.real)]) if recipe.real else None
-        phases = recipe.phases(len(scenes))
-        for phase in phases:
-            part_size(phase, world, run.accumulate)
-        trainer = Trainer(run, objective, sum(phase.steps for phase in phases), world)
-        if resume:
-            trainer.resume(last)
-        shown = [to_tensor(_sample(real.read(i)[0])) for i in range(min(2, len(real)))] if real else []
-        if world.rank == 0:
-            run.output.mkdir(parents=True, exist_ok=True)
-            write_run(run, run.output / "run.toml")
-        world.wait()
-        steps = _steps(run, recipe, phases, scenes, real, trainer)
-        with contextlib.ExitStack() as stack:
-            books = None
-            if world.rank == 0:
-                books = _Books(trainer, recipe.architecture, pairs, shown)
-                stack.enter_context(books.opened(resume))
-            _go(trainer, steps, recipe.rate, books, report, _Clock(trainer, started, stop_after))
-        world.wait()
+        progress = _train(run, recipe, world, last if resume else None, report, started, stop_after)
     best, final = (run.output / name for name in ("best.safetensors", "final.safetensors"))
-    return Outcome(best if best.exists() else None, final if final.exists() else None, trainer.progress)
+    return Outcome(best if best.exists() else None, final if final.exists() else None, progress)
+
+
+def _train(
+    run: Run,
+    recipe: Recipe,
+    world: World,
+    state: Path | None,
+    report: Callable[[Progress], None],
+    started: float,
+    stop_after: float | None,
+) -> Progress:
+    """The part of :func:`train` that one of the world's processes has. state: to resume from."""
+    objective = recipe.objective(recipe.make(run), precision_of(run, world.device))
+    scenes, pairs = _data(run)
+    real = Scenes([Scene(path) for path in find_photos(recipe.real)]) if recipe.real else None
+    phases = recipe.phases(len(scenes))
+    for phase in phases:
+        part_size(phase, world, run.accumulate)
+    trainer = Trainer(run, objective, sum(phase.steps for phase in phases), world)
+    if state is not None:
+        trainer.resume(state)
+    shown = [to_tensor(_sample(real.read(i)[0])) for i in range(min(2, len(real)))] if real else []
+    if world.rank == 0:
+        run.output.mkdir(parents=True, exist_ok=True)
+        write_run(run, run.output / "run.toml")
+    world.wait()
+    steps = _steps(run, recipe, phases, scenes, real, trainer)
+    with contextlib.ExitStack() as stack:
+        books = None
+        if world.rank == 0:
+            books = _Books(trainer, recipe.architecture, pairs, shown)
+            stack.enter_context(books.opened(resume=state is not None))
+        _go(trainer, steps, recipe.rate, books, report, _Clock(trainer, started, stop_after))
+    world.wait()
+    return trainer.progress
 
 
 def _go(

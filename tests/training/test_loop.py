@@ -257,8 +257,8 @@ from derain_engine.training.config import read_run
 from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
 PRESETS["tiny"] = SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb")
 run = read_run(SsidKdRun, Path(sys.argv[1]), {})
-assert not train_ssid_kd(run, stop_after=0).complete
-assert train_ssid_kd(run, resume=True).complete
+resume = len(sys.argv) > 2
+assert train_ssid_kd(run, resume=resume, stop_after=None if resume else 0).complete == resume
 """
 
 
@@ -292,14 +292,15 @@ def test_two_processes_train_as_one(pairs, real, run, tmp_path):
         )
     train_ssid_kd(read_run(SsidKdRun, tmp_path / "one.toml", {}))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "two.py"), str(tmp_path / "two.toml")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    for resume in ([], ["resume"]):
+        done = subprocess.run(
+            [*launch, str(tmp_path / "two.py"), str(tmp_path / "two.toml"), *resume],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
     assert one["progress"]["step"] == two["progress"]["step"] == 4
     assert one["progress"]["loss"] == pytest.approx(two["progress"]["loss"], rel=1e-3)
