@@ -334,7 +334,7 @@ def _verify(
     if engine.precision in verify.LOSSY:
         cost = quality.judge(frames.to_float(levels), truth, reference, output)
         comparison = replace(comparison, quality=cost)
-    report = verify.Report(engine.precision, (comparison,))
+    report = verify.Report(engine.precision, (comparison,), picks_maxima=spec.picks_maxima)
     return _Verified(
         ok=not report.missed(),
         psnr_db=comparison.psnr if np.isfinite(comparison.psnr) else None,

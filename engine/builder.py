@@ -192,9 +192,8 @@ def build(
                 chosen, checkpoint, exact, iter([None]), accept, progress
             )
             verify.check(report, name, accept)
-        except VerificationError:
-            # Of what was tried first.
-            raise error from None
+        except VerificationError as both:
+            raise VerificationError(f"{passed_over.partition('. ')[0]}. {both}") from None
 
     if only is not None:
         artefact = replace(artefact, sizes=FrameSizes.only(only))
@@ -284,6 +283,7 @@ def _verified(
         smallest_side=checkpoint.spec.smallest_side,
         precision=precision,
         shape=shape,
+        picks_maxima=checkpoint.spec.picks_maxima,
         progress=progress,
     )
 

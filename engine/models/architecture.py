@@ -32,7 +32,7 @@ class Protocol:
 class Architecture:
     """One kind of network. A network that :attr:`make` makes keeps its configuration object as ``network.config``.
 
-    name, granularity, smallest_side, tile_overlap: as in :class:`ModelSpec`.
+    name, granularity, smallest_side, tile_overlap, picks_maxima: as in :class:`ModelSpec`.
     exact_tiling_halo: as there, of a normalised configuration.
     presets: configuration objects by name.
     protocol: of the authors' own code.
@@ -67,6 +67,7 @@ class Architecture:
     bytes_per_pixel: Callable[[Config], int]
     probe: Callable[[nn.Module], float] | None = None
     trained: bool = True
+    picks_maxima: bool = False
 
 
 def unchanged(state: State, config: Config) -> dict[str, Tensor]:

@@ -173,4 +173,5 @@ ARCHITECTURE = Architecture(
     swap_colours=_swap_colours,
     # A block's growing concatenation beside its copy, and the four maps that live to the end, at full resolution.
     bytes_per_pixel=lambda config: 4 * (192 + 160 + 4 * _WIDTH),
+    picks_maxima=True,
 )

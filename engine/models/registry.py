@@ -74,6 +74,7 @@ def spec_of(architecture: str, config: Any) -> ModelSpec:
         exact_tiling_halo=known.exact_tiling_halo(normalised),
         tile_overlap=known.tile_overlap,
         bytes_per_pixel=known.bytes_per_pixel(normalised),
+        picks_maxima=known.picks_maxima,
     )
 
 

@@ -20,6 +20,8 @@ class ModelSpec:
     tile_overlap: overlap of neighbouring tiles in pixels, as measured with trained weights.
     bytes_per_pixel: what a session keeps in memory for a pixel of a frame, estimated from the configuration for
         fp32; 0 where nobody knows.
+    picks_maxima: whether it remembers where maxima were (unpooling): of two nearly equal ones, rounding may make it
+        remember the other, and single values differ by far more than was rounded.
     """
 
     architecture: str
@@ -29,6 +31,7 @@ class ModelSpec:
     exact_tiling_halo: int | None = None
     tile_overlap: int = 0
     bytes_per_pixel: int = 0
+    picks_maxima: bool = False
 
 
 def clean_image(result: Any) -> Any:

@@ -63,3 +63,15 @@ def test_a_precision_that_was_asked_for_is_refused(model: Path, tmp_path: Path) 
         builder.build(model, tmp_path / "prn.derain", precision="bf16")
     accepted = builder.build(model, tmp_path / "prn.derain", accept=["psnr"])
     assert (accepted.manifest.precision, accepted.passed_over) == ("bf16", None)
+
+
+@pytest.mark.usefixtures("bf16_misses")
+def test_both_are_told_where_fp32_misses_too(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "FP32_MAX_ABS", -1.0)
+    with pytest.raises(
+        VerificationError, match=r"in bf16 .* psnr: 40\.0 dB.* in fp32 .* max-abs: .* Accept a check"
+    ):
+        builder.build(model, tmp_path / "prn.derain")
+    assert not (tmp_path / "prn.derain").exists()

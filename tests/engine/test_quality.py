@@ -46,10 +46,19 @@ def test_a_network_that_derains_may_lose_a_little(changed: dict[str, float], mis
         assert missed in str(cost([replace(GOOD, **changed)]).missed())
 
 
-def test_the_mean_decides_not_the_worst_picture() -> None:
+def test_a_gain_on_one_picture_makes_up_for_no_loss_on_another() -> None:
     worse, better = replace(GOOD, engine_psnr=29.7), replace(GOOD, engine_psnr=30.3)
-    assert cost([worse, better]).missed() is None
-    assert cost([worse]).missed() is not None
+    assert cost([better]).missed() is None
+    found = cost([better, worse, better])
+    assert "0.30 dB" in str(found.missed())
+    # But parts of the network are chosen by the mean.
+    assert found.margin == 1
+
+
+def test_what_the_network_makes_worse_anyway_does_not_count() -> None:
+    harmed = replace(GOOD, reference_psnr=19.0, engine_psnr=18.0, engine_ssim=0.5)
+    found = cost([GOOD, harmed])
+    assert found.derains and (found.psnr_loss, found.ssim_loss) == (0, 0)
 
 
 @pytest.mark.parametrize(("psnr", "ok"), [(40.1, True), (39.9, False)])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,16 @@ def test_bounds(precision: str, error: float, at: int | None, levels: int, misse
         with pytest.raises(VerificationError, match=missed[0]):
             verify.check(found, "net")
     verify.check(found, "net", accept=missed)
+
+
+def test_networks_that_remember_maxima_may_differ_in_a_few_values() -> None:
+    one = verify.Comparison("one", psnr=104.0, max_abs=4e-4, largest=1.0, uint8_levels=1)
+    assert verify.Report("fp32", (one,), picks_maxima=True).missed() == []
+    (missed,) = verify.Report("fp32", (one,)).missed()
+    assert "4.00e-04 of max(1, max|reference|), at most 1e-05" in missed
+    far = dataclasses.replace(one, max_abs=2e-3)
+    (missed,) = verify.Report("fp32", (far,), picks_maxima=True).missed()
+    assert missed.endswith("at most 1e-03")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
