@@ -16,7 +16,7 @@ from derain_engine.engine.frames import pad_frame
 from derain_engine.engine.models.spec import ModelSpec
 from derain_engine.engine.sizes import FrameSizes
 
-from .test_runtime import ColumnSums, FakeSession, a_manifest, an_engine, cleaned, noise
+from .sessions import ColumnSums, FakeSession, a_manifest, an_engine, cleaned, noise
 
 RANGE = FrameSizes((64, 96), ((128, 128),), (160, 192))
 SPEC = ModelSpec("some", granularity=32, smallest_side=64)

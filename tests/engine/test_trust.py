@@ -15,7 +15,7 @@ from derain_engine.engine.bundle import open_bundle, write_bundle
 from derain_engine.engine.errors import BundleError, InputError
 from derain_engine.engine.runtime import load
 
-from .test_runtime import FakeSession, a_manifest
+from .sessions import FakeSession, a_manifest
 
 
 @pytest.fixture(autouse=True)

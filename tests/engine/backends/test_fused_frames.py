@@ -23,7 +23,7 @@ from derain_engine.engine.runtime import Engine
 
 from ..device.conftest import StandIn
 from ..device.test_interop import WithDLPack, WithInterface
-from ..test_runtime import FakeSession, a_manifest
+from ..sessions import FakeSession, a_manifest
 
 
 @pytest.fixture

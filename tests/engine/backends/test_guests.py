@@ -21,7 +21,7 @@ from derain_engine.engine.runtime import Engine
 from ..device.conftest import StandIn
 from ..device.pycuda_stand_in import install
 from ..device.test_interop import WithDLPack, WithInterface
-from ..test_runtime import FakeSession, a_manifest
+from ..sessions import FakeSession, a_manifest
 from .test_fused_frames import engine, frame, on_host
 
 __all__ = ["engine"]
