@@ -224,22 +224,19 @@ def batches(
         for step in range(first, phase.steps)
         for part in range(accumulate)
     )
+    # PyTorch keeps its workers to one thread; OpenCV would start as many as there are cores in each. Told so before they
+    # are forked: OpenCV cannot end threads that it had in the parent, and waits for them for ever.
+    cv2.setNumThreads(1)
     return iter(
         DataLoader(
             patches,
             batch_sampler=(range(start, start + size) for start in starts),  # pyright: ignore[reportArgumentType]
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_one_thread,
             prefetch_factor=4 if workers else None,
             pin_memory=world.device.type == "cuda",
         )
     )
-
-
-def _one_thread(worker: int) -> None:
-    # PyTorch keeps its workers to one thread; OpenCV would start as many as there are cores in each.
-    cv2.setNumThreads(1)
 
 
 def _collate(items: Sequence[Batch]) -> Batch:

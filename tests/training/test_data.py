@@ -221,6 +221,19 @@ def test_a_step_takes_the_same_patches_in_any_number_of_processes_and_parts(size
         part_size(Phase(4, 32, 7), World(torch.device("cpu"), 0, 2), accumulate=3)
 
 
+def test_workers_start_where_opencv_has_threads():
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((2048, 2048), np.float32), (31, 31), 5)
+        patches = Patches(photos((40, 40), (40, 40)), 32, seed=3, augment=True)
+        drawn = batches(patches, Phase(2, 32, 2), 0, World(torch.device("cpu")), accumulate=1, workers=1)
+        drawn._timeout = 60  # type: ignore[attr-defined]
+        assert len(list(drawn)) == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_any_number_of_workers_gives_the_same_batches():
     patches, world = Patches(photos((70, 90)), 32, 5), World(torch.device("cpu"))
     alone, apart = (
