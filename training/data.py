@@ -224,8 +224,8 @@ def batches(
         for step in range(first, phase.steps)
         for part in range(accumulate)
     )
-    # PyTorch keeps its workers to one thread; OpenCV would start as many as there are cores in each. Told so before they
-    # are forked: OpenCV cannot end threads that it had in the parent, and waits for them for ever.
+    # PyTorch keeps its workers to one thread; OpenCV would start as many as there are cores in each. It is told before
+    # they are forked, as it waits for ever for threads to end that it had in the parent alone.
     cv2.setNumThreads(1)
     return iter(
         DataLoader(
