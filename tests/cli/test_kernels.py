@@ -82,7 +82,7 @@ def test_presets_are_the_default_and_names_mean_them(cli, asked, tmp_path, monke
     (everything, *_), (both, *_) = asked
     assert everything == both
     assert {call.constants["C"] for call in both if call.kernel == "mffb.stage1"} == {16, 24, 32, 48}
-    assert set(weights.shipped_names()) == {"sid-lite"}
+    assert set(weights.shipped_names()) == {"semi-derain-gan-small", "sid-lite"}
 
 
 def test_faults_are_named_after_the_table_and_leave_with_one(cli, narrow, monkeypatch):
