@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from fractions import Fraction
@@ -54,9 +55,14 @@ class Camera:
                 with connection, contextlib.suppress(OSError, ValueError, FFmpegError):
                     self._send(connection, length)
 
+    def _opened(self, connection: socket.socket) -> Any:
+        """What the stream is written to."""
+        return connection.makefile("wb", buffering=0)
+
     def _send(self, connection: socket.socket, length: int) -> None:
-        file: Any = connection.makefile("wb", buffering=0)
-        with av.open(file, "w", format="mpegts", options={"flush_packets": "1"}) as container:
+        with av.open(
+            self._opened(connection), "w", format="mpegts", options={"flush_packets": "1"}
+        ) as container:
             stream: Any = container.add_stream("mpeg2video", RATE, options={"g": "5", "bf": "0"})
             stream.width, stream.height = self._size
             stream.pix_fmt = "yuv420p"
@@ -69,6 +75,48 @@ class Camera:
                     time.sleep(max(began + number / RATE - time.monotonic(), 0))
 
 
+class RtspCamera(Camera):
+    """The same as RTSP (RFC 2326): MPEG-TS in RTP packets, which come through the connection of the requests."""
+
+    def __init__(self, *lengths: int) -> None:
+        super().__init__(*lengths)
+        self.url = self.url.replace("tcp://", "rtsp://") + "/live"
+
+    def _opened(self, connection: socket.socket) -> Any:
+        requests = connection.makefile("r", encoding="ascii", newline="\r\n")
+        while True:
+            method, *_ = requests.readline().split()
+            fields = dict(line.rstrip().split(": ", 1) for line in iter(requests.readline, "\r\n"))
+            answer = [f"CSeq: {fields['CSeq']}", "Session: 1"]
+            body = ""
+            if method == "DESCRIBE":
+                body = "v=0\r\ns=rain\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:1\r\n"
+                answer += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
+            elif method == "SETUP":
+                assert "RTP/AVP/TCP" in fields["Transport"]
+                answer += ["Transport: RTP/AVP/TCP;unicast;interleaved=0-1"]
+            connection.sendall("\r\n".join(["RTSP/1.0 200 OK", *answer, "", body]).encode())
+            if method == "PLAY":
+                return Rtp(connection)
+
+
+class Rtp:
+    """Sends what is written as RTP packets of seven of MPEG-TS (RFC 2250), interleaved."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._number, self._left = connection, 0, b""
+
+    def write(self, data: bytes) -> int:
+        self._left += data
+        while len(self._left) >= 7 * 188:
+            packets, self._left = self._left[: 7 * 188], self._left[7 * 188 :]
+            clock = int(90_000 * time.monotonic()) & 0xFFFFFFFF
+            header = struct.pack(">BBHII", 0x80, 33, self._number & 0xFFFF, clock, 1)
+            self._connection.sendall(struct.pack(">cBH", b"$", 0, 12 + 7 * 188) + header + packets)
+            self._number += 1
+        return len(data)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_source, "_FIRST_PAUSE", 0.05)
@@ -78,8 +126,9 @@ def watch(runs: Engine, url: str, target: Path, **options: Any) -> LiveReport:
     return clean_live(runs, url, target, give_up=0.5, **options)
 
 
-def test_a_stream_is_cleaned_as_it_comes(tmp_path: Path) -> None:
-    camera, target = Camera(50), tmp_path / "out.mkv"
+@pytest.mark.parametrize("kind", [Camera, RtspCamera])
+def test_a_stream_is_cleaned_as_it_comes(tmp_path: Path, kind: type[Camera]) -> None:
+    camera, target = kind(50), tmp_path / "out.mkv"
     with engine(-20) as runs:
         report = watch(runs, camera.url, target, latency=5.0, codec="ffv1")
     written = read(target)
