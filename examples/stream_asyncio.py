@@ -60,8 +60,8 @@ async def serve(engine: derain_engine.Engine, host: str, port: int, at_once: int
                 async with places:
                     answer = await asyncio.to_thread(cleaned, engine, data)
                 await send(writer, answer)
-        except (asyncio.IncompleteReadError, ConnectionError, ValueError):
-            pass  # it has gone, or speaks another language
+        except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
+            print(f"a client has gone, or speaks another language: {error}", flush=True)
         finally:
             writer.close()
 

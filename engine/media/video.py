@@ -18,7 +18,7 @@ from ..runtime import Engine
 from ..version import __version__
 from .dry import mark_dry
 from .video_codecs import CODECS, Encoding, choose_encoding
-from .video_colour import Coding, coding_of
+from .video_colour import coding_of_frame
 from .video_cut import Cut
 from .video_pipes import PipeFormat, PipeReader, PipeWriter, RawFrames
 from .video_reader import KINDS, Shot, VideoReader, convert, planar_form, require_av
@@ -118,7 +118,7 @@ def clean_video(
                 f"{reader.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."
             )
         first = convert(first, pix_fmt)
-        coding = _coding(first, reader.siting(first))
+        coding = coding_of_frame(first, reader.siting(first))
         items = chain(held, items)
         if skip_dry:
             # Before finished segments are left out, so that each frame is told the same when the run is resumed.
@@ -253,14 +253,3 @@ def _first(items: Iterator[Shot | Packet], name: str) -> tuple[list[Shot | Packe
             return held, item.frame
     broken = next((item.damage for item in held if isinstance(item, Shot)), "")
     raise MediaError(f"{name} has no frame that can be decoded{': ' * bool(broken)}{broken}.")
-
-
-def _coding(frame: VideoFrame, siting: int) -> Coding:
-    return coding_of(
-        frame.format.name,
-        matrix=int(frame.colorspace),
-        colour_range=int(frame.color_range),
-        width=frame.width,
-        height=frame.height,
-        siting=siting,
-    )

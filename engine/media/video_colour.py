@@ -14,10 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 #: MatrixCoefficients of H.273, table 4 -> (Kr, Kb): BT.709, FCC, BT.470BG and BT.601 (5 and 6), SMPTE 240M, BT.2020.
 _MATRICES = {
@@ -120,6 +124,18 @@ def coding_of(
         kr=kr,
         kb=kb,
         full=bool(found["full"]) or colour_range == _FULL,
+    )
+
+
+def coding_of_frame(frame: VideoFrame, siting: int) -> Coding:
+    """:func:`coding_of` what the frame says of itself; errors as there. siting: of its chroma, as there."""
+    return coding_of(
+        frame.format.name,
+        matrix=int(frame.colorspace),
+        colour_range=int(frame.color_range),
+        width=frame.width,
+        height=frame.height,
+        siting=siting,
     )
 
 

@@ -19,7 +19,7 @@ from ..files import require_writable, whole_file
 from ..runtime import Engine
 from .live_source import LiveSource, require_live
 from .video_codecs import Encoding, choose_encoding
-from .video_colour import Coding, Scratch, add_difference, coding_of, differ, to_rgb
+from .video_colour import Coding, Scratch, add_difference, coding_of_frame, differ, to_rgb
 from .video_pipes import PipeFormat, PipeWriter
 from .video_reader import KINDS, convert, planar_form, planes, require_av
 from .video_writer import VideoWriter
@@ -121,7 +121,7 @@ def clean_live(
         first, came = _first(live, stop)
         asked = pix_fmt or first.format.name
         first = convert(first, planar_form(asked))
-        coding = _coding(first, live)
+        coding = coding_of_frame(first, live.reader.siting(first))
         if isinstance(target, Path):
 
             def encoding(container: str) -> Encoding:
@@ -221,14 +221,3 @@ def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float]:
         if taken is not None:
             return taken
     raise MediaError(live.failure or f"{live.name} gave no frame that can be decoded.")
-
-
-def _coding(frame: VideoFrame, live: LiveSource) -> Coding:
-    return coding_of(
-        frame.format.name,
-        matrix=int(frame.colorspace),
-        colour_range=int(frame.color_range),
-        width=frame.width,
-        height=frame.height,
-        siting=live.reader.siting(frame),
-    )
