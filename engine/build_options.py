@@ -23,9 +23,8 @@ _USUAL, _MOST = (512, 512), (1088, 1920)
 #: engine needs are wanted there.
 _SEARCHED_SIDE = 64
 _SPARE_DB = 1.0
-#: Side of the pictures that a network is quantised on, and of which pairs it is judged.
+#: Side of the pictures that a network is quantised on.
 _CALIBRATED_SIDE = 96
-_JUDGED_EVERY = 3
 _FLAGS = {
     "sizes": "--min, --opt and --max",
     "workspace": "--workspace",
@@ -102,5 +101,7 @@ def calibration(spec: ModelSpec) -> Calibration:
         np.ascontiguousarray(np.stack(each).transpose(0, 3, 1, 2), dtype=np.float32)
         for each in zip(*pairs, strict=True)
     )
-    # Not a divisor of the number of kinds, so that all are among them.
-    return Calibration(rainy, rainy[::_JUDGED_EVERY], clean[::_JUDGED_EVERY])
+    # One of each kind of rain, on each photograph in turn.
+    kinds = len(KINDS) - 1
+    judged = [i % (len(pairs) // kinds) * kinds + i for i in range(kinds)]
+    return Calibration(rainy, rainy[judged], clean[judged])

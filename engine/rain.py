@@ -16,10 +16,10 @@ import numpy as np
 from .errors import InputError
 
 Blend = Literal["additive", "saturate", "screen"]
-Kind = Literal["clean", "drizzle", "light", "heavy", "downpour", "noise"]
+Kind = Literal["clean", "drizzle", "light", "heavy", "downpour", "noise", "near"]
 
-#: From none to five directions at once; the last is rain as photographs are retouched with it.
-KINDS: tuple[Kind, ...] = ("clean", "drizzle", "light", "heavy", "downpour", "noise")
+#: From none to five directions at once; then rain as photographs are retouched with it, and drops near the lens.
+KINDS: tuple[Kind, ...] = ("clean", "drizzle", "light", "heavy", "downpour", "noise", "near")
 
 #: Relative length, angle offset in units of ``spread`` and share of the streaks of a layer's three groups.
 _GROUPS = ((1.0, 0.0, 0.5), (0.65, -1.0, 0.25), (1.35, 1.0, 0.25))
@@ -49,7 +49,7 @@ class BlurredNoise:
     others): Gaussian noise, enlarged, blurred along a line, its contrast stretched.
 
     length: of the blur, in pixels. grain: side of a grain of noise, in pixels. angle: as in :class:`Streaks`.
-    coverage: share of the pixels that get rain, in (0, 1). brightness: of the brightest thousandth, 1 is white.
+    coverage: share of the pixels that get rain, in (0.01, 1). brightness: of the brightest hundredth, 1 is white.
     """
 
     length: float
@@ -61,11 +61,15 @@ class BlurredNoise:
 
 @dataclass(frozen=True)
 class Rain:
-    """Layers, how they are blended with the picture, and the colour of the rain (RGB factors about 1)."""
+    """Layers, how they are blended with the picture, and the colour of the rain (RGB factors about 1).
+
+    unevenness: share of the strength that comes and goes over the picture, as gusts and light make it, in [0, 1].
+    """
 
     layers: tuple[Streaks | BlurredNoise, ...] = ()
     blend: Blend = "saturate"
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unevenness: float = 0.0
 
 
 def _streak_kernel(length: float, width: float, angle: float) -> np.ndarray:
@@ -114,7 +118,7 @@ def render_noise(noise: BlurredNoise, height: int, width: int, rng: np.random.Ge
     field = cv2.resize(np.maximum(grains, 0), (w, h), interpolation=cv2.INTER_CUBIC)
     field = cv2.filter2D(field, -1, kernel, borderType=cv2.BORDER_REFLECT)
     field = field[margin : margin + height, margin : margin + width]
-    black, white = np.quantile(field, (1 - noise.coverage, 0.999))
+    black, white = np.quantile(field, (1 - noise.coverage, 0.99))
     return np.clip((field - black) / max(white - black, 1e-6), 0, 1) * np.float32(noise.brightness)
 
 
@@ -129,6 +133,14 @@ def render_rain(
         else:
             total += render_noise(layer, height, width, rng)
     return total
+
+
+def _gusts(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth random field, height x width float32 in [0, 1], that changes over some 80 pixels."""
+    import cv2
+
+    knots = rng.random((height // 80 + 2, width // 80 + 2), np.float32)
+    return cv2.resize(knots, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def add_rain(clean: np.ndarray, rain: Rain, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +158,10 @@ def add_rain(clean: np.ndarray, rain: Rain, rng: np.random.Generator) -> tuple[n
     if not rain.layers:
         return clean.copy(), clean
     height, width = clean.shape[:2]
-    layer = render_rain(rain.layers, height, width, rng)[..., None] * np.asarray(rain.tint, np.float32)
+    layer = render_rain(rain.layers, height, width, rng)
+    if rain.unevenness:
+        layer *= 1 - np.float32(rain.unevenness) * _gusts(height, width, rng)
+    layer = layer[..., None] * np.asarray(rain.tint, np.float32)
     if rain.blend == "screen":
         return 1 - (1 - clean) * (1 - np.minimum(layer, 1)), clean
     if rain.blend == "additive":
@@ -188,20 +203,29 @@ def sample_rain(kind: Kind, rng: np.random.Generator) -> Rain:
         # Editors' blur lies at any angle.
         angle = float(np.clip(rng.normal(0, 28), -70, 70))
         for _ in range(rng.integers(1, 3)):
+            coverage = float(np.exp(rng.uniform(*np.log((0.04, 0.85)))))
             layers.append(
                 BlurredNoise(
-                    length=float(np.exp(rng.uniform(*np.log((6, 60))))),
+                    length=float(np.exp(rng.uniform(*np.log((6, 100))))),
                     grain=float(np.exp(rng.uniform(*np.log((1, 4))))),
                     angle=angle + rng.normal(0, 4),
-                    coverage=float(np.exp(rng.uniform(*np.log((0.04, 0.6))))),
-                    brightness=rng.uniform(0.15, 0.9),
+                    coverage=coverage,
+                    # A curtain of rain lets the scene through.
+                    brightness=rng.uniform(0.15, 1.0) * (1 - 0.6 * coverage),
                 )
             )
-    if kind in ("heavy", "downpour") and rng.random() < 0.5:
+    elif kind == "near":
+        # Out of focus, so wide, soft and translucent; some finer rain behind.
+        for _ in range(rng.integers(1, 3)):
+            layers.append(layer((25, 150), (2, 8), (0.04, 0.4), (0.1, 0.6), wind + rng.normal(0, 4)))
+        if rng.random() < 0.6:
+            layers.append(layer((8, 45), (0.7, 2.2), (0.6, 6), (0.1, 0.6), wind + rng.normal(0, 4)))
+    if kind in ("heavy", "downpour", "near") and rng.random() < 0.5:
         # Far rain: too many fine streaks to tell apart.
         layers.append(layer((8, 25), (0.7, 1.1), (15, 60), (0.02, 0.1), wind))
     # Editors screen layers over a picture.
-    shares = (0.4, 0.1, 0.5) if kind == "noise" else (0.7, 0.1, 0.2)
+    shares = (0.4, 0.1, 0.5) if kind in ("noise", "near") else (0.7, 0.1, 0.2)
     blend: Blend = ("saturate", "additive", "screen")[int(rng.choice(3, p=shares))]
     tint = np.clip(rng.normal(1, 0.02, 3), 0.9, 1.1)
-    return Rain(tuple(layers), blend, (float(tint[0]), float(tint[1]), float(tint[2])))
+    unevenness = float(rng.uniform(0.2, 1)) if kind in ("noise", "near") and rng.random() < 0.4 else 0.0
+    return Rain(tuple(layers), blend, (float(tint[0]), float(tint[1]), float(tint[2])), unevenness)

@@ -8,7 +8,7 @@ from ..engine.rain import KINDS, add_rain, sample_rain
 
 #: Share of each kind of rain in training, in the order of ``KINDS``. Clean frames teach the network to leave
 #: dry pictures alone; downpours are the hardest and get the most.
-TRAINING_SHARES = (0.05, 0.10, 0.20, 0.20, 0.25, 0.20)
+TRAINING_SHARES = (0.05, 0.08, 0.15, 0.17, 0.22, 0.20, 0.13)
 
 
 def rainy_pair(clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

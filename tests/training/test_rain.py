@@ -24,8 +24,8 @@ from derain_engine.training.rain import TRAINING_SHARES, rainy_pair
 
 STREAKS = Streaks(length=20, width=1.5, angle=12, density=3, brightness=0.6)
 NOISE = BlurredNoise(length=20, grain=2, angle=12, coverage=0.2, brightness=0.6)
-#: Kinds that are drawn as single streaks, the more expensive the later.
-STREAKED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("clean", "noise"))
+#: Kinds of sharp streaks, the more expensive the later.
+SHARP: tuple[Kind, ...] = ("drizzle", "light", "heavy", "downpour")
 
 
 def photo(height=96, width=120, seed=0):
@@ -60,7 +60,7 @@ def test_one_seed_gives_one_rain(kind):
 def test_kinds_are_ordered_by_what_they_cost():
     clean = photo()
     means = []
-    for kind in STREAKED:
+    for kind in SHARP:
         losses = []
         for seed in range(25):
             source = rng(seed)
@@ -89,6 +89,7 @@ def test_each_kind_has_its_number_of_directions(kind: Kind):
         "heavy": {2, 3, 4},
         "downpour": {3, 4, 5, 6},
         "noise": {1, 2},
+        "near": {1, 2, 3, 4},
     }
     assert counts <= directions[kind]
     assert {type(layer) for rain in rains for layer in rain.layers} == {
@@ -146,6 +147,37 @@ def test_blurred_noise_covers_its_share_up_to_its_brightness(coverage):
     layer = render_noise(replace(NOISE, coverage=coverage), 200, 240, rng())
     assert (layer > 0).mean() == pytest.approx(coverage, abs=0.01)
     assert layer.max() == pytest.approx(NOISE.brightness) and layer.min() == 0
+
+
+def test_gusts_weaken_rain_here_more_than_there_and_never_strengthen_it():
+    dense = replace(STREAKS, density=40)
+    black = np.zeros((320, 320, 3), np.float32)
+    even, _ = add_rain(black, Rain((dense,)), rng())
+    gusty, _ = add_rain(black, Rain((dense,), unevenness=0.8), rng())
+    assert (gusty <= even).all() and gusty.mean() > 0.2 * even.mean()
+    blocks = [
+        (part[y : y + 40, x : x + 40].mean())
+        for part in (gusty, even)
+        for y in range(0, 320, 40)
+        for x in range(0, 320, 40)
+    ]
+    kept = np.divide(blocks[:64], blocks[64:])
+    assert kept.max() > 1.5 * kept.min()
+    # Smooth: neighbouring blocks keep about the same share.
+    assert np.abs(np.diff(kept.reshape(8, 8), axis=1)).max() < 0.5
+
+
+def test_drops_near_the_lens_are_the_widest():
+    widths = {
+        kind: max(
+            layer.width
+            for s in range(40)
+            for layer in sample_rain(kind, rng(s)).layers
+            if isinstance(layer, Streaks)
+        )
+        for kind in (*SHARP, "near")
+    }
+    assert widths["near"] > 2 * max(widths[kind] for kind in SHARP), widths
 
 
 def test_blurred_noise_is_long_along_its_angle_and_as_wide_as_its_grains():

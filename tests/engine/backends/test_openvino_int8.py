@@ -59,7 +59,7 @@ def test_frames_and_pairs_are_rainy_and_always_the_same() -> None:
         assert batch.dtype == np.float32 and batch.shape[1] == 3 and batch.shape[2:] == (96, 96)
         assert batch.min() >= 0 and batch.max() <= 1
         np.testing.assert_array_equal(batch, getattr(again, name))
-    assert len(first.frames) == 20 and len(first.rainy) == len(first.clean) == 7
+    assert len(first.frames) == 24 and len(first.rainy) == len(first.clean) == 6
     assert all(np.abs(r - c).max() > 0.02 for r, c in zip(first.rainy, first.clean, strict=True))
 
 
