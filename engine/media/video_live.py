@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ..errors import InputError, MediaError
+from ..errors import DerainError, InputError, MediaError
 from ..files import require_writable, whole_file
 from ..runtime import Engine
 from .live_source import LiveSource, require_live
@@ -33,6 +34,8 @@ _LOOK, _FIRST_FRAME = 0.2, 15.0
 _STARVED = 1.0
 #: Ticks of a second in what is written, and the seconds that frames are apart at least: Matroska tells no finer.
 _TICKS, _APART = 90_000, Fraction(1, 1000)
+#: Frames whose latencies are kept: a camera may run for weeks.
+_REMEMBERED = 10_000
 
 
 @dataclass
@@ -41,9 +44,9 @@ class LiveReport:
 
     frames: written. received: decoded. replaced: left out for a newer one while the engine was at work. late: left out
     as they were over the budget already, or at a time that the file cannot tell from the frame's before. reconnections:
-    that worked. seconds: since the first frame. latencies: of the frames written, in seconds, from when a frame would
-    have come without delay until it was handed to the encoder and its packets to the file. failure: why it ended by
-    itself, if it did.
+    that worked. seconds: since the first frame. latencies: of the last 10 000 frames written, in seconds, from when a
+    frame would have come without delay until it was handed to the encoder and its packets to the file. failure: why it
+    ended by itself, if it did.
     """
 
     frames: int = 0
@@ -52,7 +55,7 @@ class LiveReport:
     late: int = 0
     reconnections: int = 0
     seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list, repr=False)
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), repr=False)
     failure: str | None = None
 
     def percentiles(self) -> tuple[float, float, float]:
@@ -91,6 +94,9 @@ def clean_live(
     While the engine works on a frame, newer ones take each other's place. A lost connection is tried again, after
     pauses that grow. Timestamps are those of the source, with its gaps. Only the picture is written.
 
+    What fails later ends it with what was written until then, and is the report's ``failure``; stopped before the first
+    frame it writes nothing.
+
     Args:
         source: a URL (``rtsp://``, ``http://``, ``tcp://``, ...), or a camera as FFmpeg names it, such as
             ``/dev/video0``.
@@ -102,7 +108,7 @@ def clean_live(
         status: told after each frame.
 
     Raises:
-        InputError: options that do not fit, or a file as the source.
+        InputError: options that do not fit, a file as the source, or interlaced frames.
         MediaError: the source cannot be opened, gives no frame, or nothing can be written.
         BackendUnavailable: PyAV is not installed.
     """
@@ -118,7 +124,14 @@ def clean_live(
         require_writable(target)
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(LiveSource(source, give_up=give_up))
-        first, came = _first(live, stop)
+        taken = _first(live, stop)
+        if taken is None:
+            return LiveReport()
+        first, came = taken
+        if first.interlaced_frame:
+            raise InputError(
+                f"{live.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."
+            )
         asked = pix_fmt or first.format.name
         first = convert(first, planar_form(asked))
         coding = coding_of_frame(first, live.reader.siting(first))
@@ -136,7 +149,13 @@ def clean_live(
         live.release()
         report = LiveReport()
         _Loop(engine, live, sink, coding, first, latency, report).run((first, came), stop, status)
-        sink.finish()
+        if report.failure and not report.frames:
+            raise MediaError(report.failure)
+        try:
+            sink.finish()
+        except MediaError as error:
+            # Most of hours of video can be played also where the disk was full at their end.
+            report.failure = report.failure or str(error)
     report.failure = report.failure or live.failure
     return report
 
@@ -177,7 +196,7 @@ class _Loop:
                 now = time.monotonic()
                 if now - came > self._latency and now - wrote < _STARVED:
                     report.late += 1
-                elif self._write(frame, came - began):
+                elif self._written(frame, came - began):
                     wrote = time.monotonic()
                     report.latencies.append(wrote - came)
                     report.frames += 1
@@ -189,6 +208,14 @@ class _Loop:
                 report.reconnections, report.seconds = live.reconnections, time.monotonic() - began
                 status(report)
             taken = live.take(_LOOK)
+
+    def _written(self, frame: VideoFrame, seconds: float) -> bool:
+        """As :meth:`_write`; what fails is told in the report, so that hours of video before it stay."""
+        try:
+            return self._write(frame, seconds)
+        except (DerainError, MemoryError) as error:
+            self._report.failure = f"{self._live.name} at {seconds:.2f} s: {error or 'not enough memory'}"
+            return False
 
     def _write(self, frame: VideoFrame, seconds: float) -> bool:
         """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
@@ -214,10 +241,13 @@ class _Loop:
         return True
 
 
-def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float]:
+def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float] | None:
+    """The first frame and when it came; None where it is stopped before."""
     until = time.monotonic() + _FIRST_FRAME
     while time.monotonic() < until and not stop.is_set() and not live.ended:
         taken = live.take(_LOOK)
         if taken is not None:
             return taken
+    if stop.is_set():
+        return None
     raise MediaError(live.failure or f"{live.name} gave no frame that can be decoded.")

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+import types
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,10 @@ from av.error import FFmpegError
 
 from derain_engine.engine.errors import InputError, MediaError
 from derain_engine.engine.media import live_source
+from derain_engine.engine.media import video_live as live_module
 from derain_engine.engine.media.live_source import shown_name
 from derain_engine.engine.media.video_live import LiveReport, clean_live
+from derain_engine.engine.media.video_writer import VideoWriter
 from derain_engine.engine.runtime import Engine
 
 from .clips import MANIFEST, Shifting, engine, make_clip, random_frame, read
@@ -198,6 +201,62 @@ def test_stopping_leaves_a_whole_file(tmp_path: Path) -> None:
     assert report.failure is None
     assert len(read(target).frames) == report.frames == 8
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_stopping_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with engine() as runs:
+        report = watch(runs, Camera(500).url, tmp_path / "out.mkv", stop=stop)
+    assert report.frames == 0 and report.failure is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_written_before_a_failure_stays(tmp_path: Path) -> None:
+    target = tmp_path / "out.mkv"
+    with engine(refuses=(7,)) as runs:
+        report = watch(runs, Camera(100).url, target, latency=5.0)
+    assert report.frames == len(read(target).frames) == 7
+    assert report.failure is not None and "tired" in report.failure
+
+
+def test_a_failure_at_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+    with engine(refuses=(0,)) as runs, pytest.raises(MediaError, match="tired"):
+        watch(runs, Camera(100).url, tmp_path / "out.mkv", latency=5.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_fails_leaves_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, write = tmp_path / "out.mkv", VideoWriter.write
+
+    def fails(writer: VideoWriter, frame: Any) -> None:
+        if writer.frames == 5:
+            raise MediaError("out.mkv cannot be written: no.")
+        write(writer, frame)
+
+    monkeypatch.setattr(VideoWriter, "write", fails)
+    with engine() as runs:
+        report = watch(runs, Camera(100).url, target, latency=5.0, codec="ffv1")
+    assert report.failure is not None and "cannot be written" in report.failure
+    assert len(read(target).frames) == report.frames == 5
+
+
+def test_only_the_last_latencies_are_kept() -> None:
+    report = LiveReport()
+    report.latencies.extend([1.0] * 10 + [2.0] * 20_000)
+    assert len(report.latencies) == 10_000 and report.percentiles() == (2.0, 2.0, 2.0)
+
+
+def test_interlaced_streams_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = live_module._first
+
+    def interlaced(*arguments: Any) -> Any:
+        frame, came = first(*arguments)  # type: ignore[misc]
+        return types.SimpleNamespace(interlaced_frame=True, format=frame.format), came
+
+    monkeypatch.setattr(live_module, "_first", interlaced)
+    with engine() as runs, pytest.raises(InputError, match="deinterlace"):
+        watch(runs, Camera(100).url, tmp_path / "out.mkv")
 
 
 class Quiet(SimpleHTTPRequestHandler):
