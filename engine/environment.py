@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 from pathlib import Path
 from typing import Any
 
-from . import backends, files, weights
+from . import backends, files, limits, weights
 from .nvinfer import FLAVOURS
 from .version import __version__
 
@@ -60,7 +59,6 @@ def collect() -> dict[str, Any]:
     """All facts, as values that JSON can hold. Loads the libraries of the backends, which may take seconds."""
     import psutil
 
-    memory = psutil.virtual_memory()
     return {
         "derain_engine": __version__,
         "python": platform.python_version(),
@@ -68,7 +66,10 @@ def collect() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES}
         | {name: flavour.installed() for name, flavour in FLAVOURS.items()},
         "cpu": cpu() | cores(),
-        "memory": {"total_bytes": memory.total, "available_bytes": memory.available},
+        "memory": {
+            "total_bytes": psutil.virtual_memory().total,
+            "available_bytes": limits.available_memory(),
+        },
         "gpus": gpus(),
         "backends": {name: _backend(name) for name in backends.names()},
         "default_backend": backends.default_name(),
@@ -99,8 +100,7 @@ def cores() -> dict[str, Any]:
     """``cores`` of the machine (None where nobody knows), and ``threads`` that this process may use."""
     import psutil
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": psutil.cpu_count(logical=False), "threads": usable}
+    return {"cores": psutil.cpu_count(logical=False), "threads": limits.usable_threads()}
 
 
 def gpus() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import frames, verify
+from . import frames, verify, weights
 from .builder import find_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .contents import is_engine
@@ -75,24 +75,36 @@ def open_subject(
     """What ``model`` means, as :func:`evaluate.evaluate` says, ready to work.
 
     Raises:
-        InputError: it is nothing of that kind, or ``native`` is asked of what is no network.
+        InputError: it is nothing of that kind; ``native`` is asked of what is no network, or options of what is no
+            model.
         BundleError, CheckpointError, BackendUnavailable: it cannot be run.
     """
     path, name = Path(model), str(model)
-    exists = path.exists()
-    if native and (path.is_dir() or (exists and _is_video(path)) or (not exists and name == BASELINE)):
+    shipped = weights.meant(model) is not None
+    exists = path.exists() and not shipped
+    folder = exists and path.is_dir()
+    video = exists and _is_video(path)
+    baseline = not exists and name == BASELINE
+    engine_file = exists and not folder and not video and is_engine(model)
+    if native and (folder or video or baseline):
         raise InputError(f"{name} is no network; evaluate it without the native option.")
-    if path.is_dir():
+    if native and engine_file:
+        raise InputError(
+            f"{model} is an engine file, which always pads its frames; give its model for the native option."
+        )
+    told = {"options": options, "an architecture": arch, "a colour order": colour_order != "auto"}
+    if any(told.values()) and not native and (shipped or folder or video or baseline or engine_file):
+        raise InputError(
+            f"{name} is no model file, so {' and '.join(k for k, v in told.items() if v)} would change nothing; build "
+            "an engine with that, or give the model file."
+        )
+    if folder:
         yield Subject(name, "pictures of a folder, as they are", pictures=pictures_by_stem(path))
-    elif exists and _is_video(path):
+    elif video:
         yield Subject(name, "a video, as it is", video=path)
-    elif not exists and name == BASELINE:
+    elif baseline:
         yield Subject(name, f"morphological opening, {_BASELINE_SIDE}x{_BASELINE_SIDE}", _opening)
-    elif (exists and is_engine(model)) or (not exists and not native):
-        if native:
-            raise InputError(
-                f"{model} is an engine file, which always pads its frames; give its model for the native option."
-            )
+    elif engine_file or (not exists and not native):
         with load(find_engine(model, progress=progress, building=building), trust=trust) as engine:
             yield Subject(name, f"engine, {engine.manifest.backend} in {engine.precision}", engine)
     else:

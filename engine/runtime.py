@@ -21,6 +21,7 @@ from .bundle import Manifest, open_bundle
 from .device import guests, interop
 from .errors import BundleError, InputError
 from .frames import accept, pad_frame, padded_side
+from .limits import available_memory
 from .sizes import words
 from .tiling import plan_tiles, run_tiled
 
@@ -69,7 +70,8 @@ class Engine:
         self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), self._granularity, 0)
         self._least_tile = padded_side(2 * self._overlap + 1, self._granularity, manifest.smallest_side)
         self._sizes = manifest.sizes
-        self._tile = self._tile_side(tile)
+        #: Side of tiles in pixels; None where each frame decides, 0 for never.
+        self.tile = self._tile_side(tile)
         if memory_limit_bytes is not None and memory_limit_bytes < 1:
             raise InputError(f"A memory limit of {memory_limit_bytes} bytes leaves nothing to work in.")
         limit = _half_of_available_memory(session) if memory_limit_bytes is None else memory_limit_bytes
@@ -174,7 +176,7 @@ class Engine:
     def _clean(self, padded: np.ndarray) -> np.ndarray:
         count, height, width = padded.shape[:3]
         taken = self._sizes is None or self._sizes.take(height, width)
-        side = self._tile
+        side = self.tile
         if side is None:
             if taken and count * height * width <= self._pixels_at_once:
                 return self._run(padded)
@@ -342,7 +344,5 @@ def _cache_dir(backend: str, manifest: Manifest) -> Path | None:
 
 
 def _half_of_available_memory(session: Session) -> int:
-    import psutil
-
     on_device = session.available_memory
-    return (psutil.virtual_memory().available if on_device is None else on_device) // 2
+    return (available_memory() if on_device is None else on_device) // 2

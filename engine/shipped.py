@@ -35,22 +35,25 @@ def find_engine(
         InputError: there is neither; or the cache folder cannot be written.
         DerainError: as :func:`build`.
     """
-    path = Path(engine)
-    if path.exists():
-        return path
-    name = str(engine)
-    model = weights.shipped(name)
+    path, name = Path(engine), str(engine)
+    model = weights.meant(engine)
     if model is None:
+        if path.exists():
+            return path
         known = ", ".join(weights.shipped_names()) or "none"
         raise InputError(f"{name} is neither an engine file nor the name of shipped weights ({known}).")
+    advice = f"run `derain-engine build {name} -o {name}.derain` and give that file as the engine."
     try:
         kept = files.cache_dir("engines") / f"{name}-{_key(model)}.derain"
     except OSError as error:
         raise InputError(
-            f"The cache folder {error.filename} cannot be written ({error.strerror}); run `derain-engine build "
-            f"{name} -o {name}.derain` and give that file as the engine."
+            f"The cache folder {error.filename} cannot be written ({error.strerror}); {advice}"
         ) from error
     if not _is_sound(kept):
+        try:
+            files.require_writable(kept)
+        except InputError as error:
+            raise InputError(f"{str(error).rstrip('.')}; {advice}") from error
         building(name, kept)
         builder.build(model, kept, progress=progress)
     return kept

@@ -21,10 +21,10 @@ def find_model(model: str | os.PathLike[str]) -> tuple[Path, str]:
         InputError: there is neither.
     """
     path = Path(model)
-    if path.exists():
-        return path, path.stem or path.name
-    shipped = weights.shipped(str(model))
+    shipped = weights.meant(model)
     if shipped is None:
+        if path.exists():
+            return path, path.stem or path.name
         raise InputError(
             f"{model} is neither a file nor the name of shipped weights ({', '.join(weights.shipped_names())})."
         )

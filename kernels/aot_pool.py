@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.errors import BackendUnavailable, BuildError, DerainError
+from ..engine.limits import usable_threads
 from ..engine.progress import Progress, no_progress
 from .aot import Compiled, compile_call, distinct, specialisation, title
 from .launch import Call
@@ -88,7 +89,6 @@ def compile_each(
     """
     require_compiler()
     ahead = (_Job(call, dtype, target) for call, target in wanted)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="derain-kernels-")))
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -99,7 +99,7 @@ def compile_each(
             worker.begin(job)
             selector.register(worker.answers, selectors.EVENT_READ, worker)
 
-        for job in itertools.islice(ahead, jobs or usable):
+        for job in itertools.islice(ahead, jobs or usable_threads()):
             start(job)
         while selector.get_map():
             worker = selector.select()[0][0].data

@@ -29,7 +29,7 @@ ROWS = (
     {"checkpoint"},
     {"models"},
     {"kernels"},
-    {"files", "nvinfer", "progress", "sizes", "weights"},
+    {"files", "limits", "nvinfer", "progress", "sizes", "weights"},
     {"errors", "version"},
 )
 #: Files of engine/ that belong to a part of another name.

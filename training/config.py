@@ -79,7 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _setting(key: str, value: Any, hint: Any, where: str, folder: Path) -> Any:
     converted = _convert(value, hint, where, folder)
-    if key in _WEIGHTS and not converted.exists():
+    if key in _WEIGHTS and not converted.is_file():
         return weights.shipped(str(value)) or converted
     return converted
 

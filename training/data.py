@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 def find_photos(folder: Path, exclude_csv: Path | None = None) -> list[Path]:
     """Every picture below ``folder``, sorted, without those listed in the first column of ``exclude_csv`` (a
-    table with a header; paths relative to the table's own folder).
+    table, with or without a header; paths relative to the table's own folder).
 
     Raises:
         InputError: no such folder or table, no picture left, or a table none of whose rows names a picture there.
@@ -46,7 +46,7 @@ def find_photos(folder: Path, exclude_csv: Path | None = None) -> list[Path]:
     if exclude_csv is not None:
         try:
             with exclude_csv.open(newline="", encoding="utf-8") as f:
-                rows = [row for row in csv.reader(f) if row][1:]
+                rows = [row for row in csv.reader(f) if row]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{exclude_csv} cannot be read as a table of pictures to leave out: {error}"

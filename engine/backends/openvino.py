@@ -8,7 +8,6 @@ size run 20 % slower.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import re
 import tempfile
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
+from ..limits import usable_threads
 from ..models.spec import ModelSpec
 from ..progress import Progress, no_progress
 from . import openvino_int8
@@ -66,7 +66,7 @@ class OpenVINOSession:
             self._config["INFERENCE_NUM_THREADS"] = options.threads
         if options.mode == "throughput":
             # Said outright: OpenVINO's own number depends on the network and is known only after compiling.
-            threads = options.threads or os.cpu_count() or 1
+            threads = options.threads or usable_threads()
             self.parallelism = options.streams or max(1, threads // _THREADS_PER_STREAM)
             self._config["NUM_STREAMS"] = self.parallelism
         if options.cache_dir is not None:

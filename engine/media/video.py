@@ -151,6 +151,7 @@ def clean_video(
                             "on_error": on_error,
                             "pix_fmt": pix_fmt,
                             "skip_dry": skip_dry,
+                            "tile": str(engine.tile),
                         },
                     )
                     items = segments.unfinished(items)

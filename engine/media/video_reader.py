@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,7 +83,8 @@ class VideoReader:
             # From PyAV 19 on, text that is no UTF-8 never raises.
             strict = int(av.__version__.partition(".")[0]) < 19
             tolerant: Any = {"metadata_errors": "replace"} if strict else {}
-            opened = str(source) if self.path is not None else source
+            # What stands before a colon in a relative name would be a protocol to FFmpeg.
+            opened = os.path.abspath(self.path) if self.path is not None else source
             self.container: InputContainer = av.open(opened, **tolerant, **(options or {}))
         except (FFmpegError, OSError) as error:
             raise MediaError(f"{self.name} cannot be read as video: {reason(error)}.") from error

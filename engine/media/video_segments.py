@@ -74,7 +74,7 @@ class Segments:
         the same video. header: of the whole file's video. whole: opens that file. copied: packets that go into it.
 
         Raises:
-            InputError: the folder holds segments of another job.
+            InputError: the folder holds segments of another job, or what is none of ours.
         """
         self._folder = segments_folder(target)
         self._seconds, self._reader, self._first = seconds, reader, first
@@ -100,11 +100,12 @@ class Segments:
 
     def unfinished(self, items: Iterator[Any]) -> Iterator[Any]:
         """Of what a source gives, the frames that come after the finished segments."""
-        last = self._done[-1].index if self._done else -1
+        last = self._done[-1].index if self._done else None
         for item in items:
             if isinstance(item, Shot):
                 at = Fraction(item.seconds) if item.frame is None else _seconds(item.frame)
-                if self._index_of(at) > last:
+                # What is damaged before the first whole frame has an index below 0.
+                if last is None or self._index_of(at) > last:
                     yield item
 
     def write(self, frame: VideoFrame) -> None:
@@ -167,6 +168,9 @@ class Segments:
                 )
             return
         self._folder.mkdir(exist_ok=True)
+        if any(self._folder.iterdir()):
+            # It is removed with all that is in it when the video is whole.
+            raise InputError(f"{self._folder} holds something else; segments go there, so move it away.")
         _write(note, job)
 
     def _found(self) -> list[_Finished]:
@@ -194,7 +198,7 @@ class Segments:
         try:
             # Decoding begins before 0, and times are not to be moved for that.
             kept = {"avoid_negative_ts": "disabled"}
-            self._container = av.open(str(self._part), "w", container_options=kept)
+            self._container = av.open(os.path.abspath(self._part), "w", container_options=kept)
             self._stream = self._encoding.add_to(self._container, self._reader, self._first)
             self._container.start_encoding()
         except (FFmpegError, OSError, ValueError) as error:
@@ -278,7 +282,7 @@ class Segments:
     def _packets(self, segment: _Finished, base: Fraction) -> Iterator[tuple[int, Packet]]:
         import av
 
-        with av.open(str(self._folder / segment.file)) as container:
+        with av.open(os.path.abspath(self._folder / segment.file)) as container:
             for packet in container.demux(container.streams.video[0]):
                 if packet.size and packet.pts is not None:
                     yield round(packet.pts * Fraction(packet.time_base) / base), packet

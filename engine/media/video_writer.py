@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
 from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
@@ -93,7 +94,7 @@ class VideoWriter:
         metadata = {k: v for k, v in reader.container.metadata.items() if k.lower() not in _OF_THE_FILE}
         try:
             self._container: OutputContainer = av.open(
-                str(path), "w", container_options=_container_options(target, metadata)
+                os.path.abspath(path), "w", container_options=_container_options(target, metadata)
             )
         except (FFmpegError, ValueError) as error:
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
@@ -15,3 +16,9 @@ def shipped_names() -> list[str]:
 def shipped(name: str) -> Path | None:
     """The file of shipped weights, or None where there are none of that name."""
     return _FOLDER / f"{name}.safetensors" if name in shipped_names() else None
+
+
+def meant(model: str | os.PathLike[str]) -> Path | None:
+    """The file of the shipped weights that a user means, None where it is none: a file of that name goes before them, a
+    folder does not, as ``./name`` tells it apart."""
+    return None if Path(model).is_file() else shipped(str(model))

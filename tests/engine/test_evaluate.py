@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -153,6 +154,33 @@ def test_a_name_of_shipped_weights_means_their_engine_and_natively_the_weights(
     monkeypatch.setattr(evaluate_subject, "find_engine", lambda name, **_: {"tiny": engine}[name])
     assert evaluate("tiny", *folders).method.startswith("engine")
     assert evaluate("tiny", *folders, native=True).method == "reference network in fp32, unpadded"
+
+
+@pytest.mark.parametrize(
+    "options", [{"options": {"stages": 2}}, {"arch": "prenet"}, {"colour_order": "bgr"}], ids=str
+)
+def test_options_of_a_network_are_refused_where_they_would_change_nothing(
+    folders, model, engine, monkeypatch, options
+):
+    from derain_engine.engine import weights
+
+    monkeypatch.setattr(weights, "shipped", {"tiny": model}.get)
+    for subject in ("tiny", engine, "opening", folders[1]):
+        with pytest.raises(InputError, match="would change nothing"):
+            evaluate(subject, *folders, **options)
+
+
+def test_a_folder_does_not_hide_shipped_weights_of_its_name(tmp_path, monkeypatch):
+    from derain_engine.engine import weights
+    from derain_engine.engine.builder import find_model
+
+    monkeypatch.chdir(tmp_path)
+    Path("sid-lite").mkdir()
+    assert find_model("sid-lite") == (weights.shipped("sid-lite"), "sid-lite")
+    assert weights.meant("./sid-lite") is None
+    Path("sid-lite").rmdir()
+    Path("sid-lite").write_text("x")
+    assert find_model("sid-lite") == (Path("sid-lite"), "sid-lite")
 
 
 def test_equal_pictures_are_infinitely_close_and_json_says_null(folders):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import pytest
 from derain_engine.engine.errors import InputError, MediaError
 from derain_engine.engine.media import video_segments
 from derain_engine.engine.media.video import clean_video
+from derain_engine.engine.media.video_reader import Shot, VideoReader
 from derain_engine.engine.media.video_segments import segments_folder
+from derain_engine.engine.runtime import Engine
 
-from .clips import Content, engine, make_clip, read
+from .clips import MANIFEST, Content, Shifting, engine, make_clip, read
 
 #: 60 frames at a rate that varies, in ms.
 TIMES = tuple(40 * number + number % 3 * 7 for number in range(60))
@@ -218,6 +221,11 @@ def test_segments_of_other_work_are_not_taken(tmp_path: Path, clip: Path) -> Non
         given: dict[str, Any] = {"segment_seconds": SEGMENT, **options}
         with engine(-20) as runs, pytest.raises(InputError, match=words):
             clean_video(runs, clip, target, resume=True, **given)
+    with (
+        Engine(Shifting(-20), MANIFEST, tile="auto") as runs,
+        pytest.raises(InputError, match="another tile"),
+    ):
+        clean_video(runs, clip, target, resume=True, segment_seconds=SEGMENT, codec="ffv1")
     assert len(list(segments_folder(target).glob("*.nut"))) == 2
 
 
@@ -265,6 +273,48 @@ def test_a_run_that_halts_is_joined_as_far_as_it_came(tmp_path: Path, clip: Path
     assert len(new.frames) == 20
     assert new.packets["audio"][-1][0] <= new.times[-1]
     assert [each.name for each in tmp_path.iterdir()] == ["out.mkv"]
+
+
+def test_damage_before_the_first_whole_frame_is_told_as_without_segments(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = VideoReader.read
+
+    def damaged(reader: VideoReader) -> Iterator[Any]:
+        items = read(reader)
+        first = next(item for item in items if isinstance(item, Shot))
+        yield Shot(None, first.seconds, "its data are damaged")
+        yield from items
+
+    monkeypatch.setattr(VideoReader, "read", damaged)
+    done = []
+    for resume in (False, True):
+        options: dict[str, Any] = {"codec": "ffv1", "on_error": "skip", "resume": resume}
+        with engine(-20) as runs:
+            done.append(clean_video(runs, clip, tmp_path / f"out{resume:d}.mkv", **options))
+    assert done[0].failures == done[1].failures and len(done[0].failures) == 1
+    assert [each.frames for each in done] == [len(TIMES) - 1] * 2
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, clip: Path) -> None:
+    target = tmp_path / "out.mkv"
+    segments_folder(target).mkdir()
+    (segments_folder(target) / "mine").write_text("x")
+    with engine() as runs, pytest.raises(InputError, match="something else"):
+        clean_video(runs, clip, target, resume=True)
+    assert (segments_folder(target) / "mine").read_text() == "x"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_names_with_a_colon_are_names(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """FFmpeg by itself takes what stands before it for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    Path("rain:10:20.mkv").write_bytes(clip.read_bytes())
+    with engine(-20) as runs:
+        clean_video(runs, Path("rain:10:20.mkv"), Path("clean:10:20.mkv"), resume=resume)
+    assert len(read(tmp_path / "clean:10:20.mkv").frames) == len(TIMES)
 
 
 def test_only_files_can_be_resumed(tmp_path: Path, clip: Path) -> None:
