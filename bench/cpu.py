@@ -18,7 +18,7 @@ from ..engine.manifest import Manifest
 from ..engine.progress import Progress, no_progress
 from ..engine.runtime import Engine
 from .contestants import Contestant, Mode
-from .engine import measure
+from .race import measure
 from .results import Benchmark
 from .table3 import find_checkpoint, manifest_of
 

@@ -17,8 +17,8 @@ from ..engine.progress import Progress, no_progress
 from ..engine.version import __version__
 from . import rivals
 from .contestants import Contestant, FromArtefact, Opener
-from .engine import measure
 from .published import SIZES
+from .race import measure
 from .results import Benchmark
 
 #: Backends that are not the reference, in the order of the rows.
@@ -95,8 +95,11 @@ def bench_table3(
         threads=count,
         starts=starts,
         command=command,
+        leave_out=lambda name, error: left_out.append((name, _first_line(error))),
         progress=progress,
     )
+    if not benchmark.rows:
+        raise BackendUnavailable(f"Nothing here runs the network: {left_out[0][1]}")
     return Table3(benchmark, tuple(left_out))
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from derain_engine.bench import engine as bench
+from derain_engine.bench import race
 from derain_engine.bench.contestants import Contestant
 from derain_engine.bench.kernels import ceilings
 from derain_engine.engine.backends.reference import ReferenceSession
@@ -146,19 +146,20 @@ def test_contestants_take_turns_on_rotating_frames_and_are_closed(monkeypatch):
         opener.on_gpu = False  # pyright: ignore
         return Contestant(name, Manifest(), None, opener)  # pyright: ignore
 
-    rows = bench._measure([contestant("a"), contestant("b")], (4, 5), 8, 1, lambda *_: None)
+    racing = race._Race([contestant("a"), contestant("b")], "4x5", None)
+    rows = race._measure(racing, (4, 5), 8, 1, lambda *_: None, starts=False, roofs=None)
     assert [row.name for row in rows] == ["a", "b"] and all(row.verified is None for row in rows)
     assert all(each.closed for each in opened) and len(opened) == 4
-    timed = [call for call in calls if call[1] == "latency"][2 + 2 * bench._WARM_UP :]
+    timed = [call for call in calls if call[1] == "latency"][2 + 2 * race._WARM_UP :]
     assert [name for name, *_ in timed] == ["a", "b"] * 8
     frames = [total for name, _, total in timed if name == "a"]
-    assert len(set(frames)) == bench._INPUTS and frames == [t for name, _, t in timed if name == "b"]
+    assert len(set(frames)) == race._INPUTS and frames == [t for name, _, t in timed if name == "b"]
     assert all(one != two for one, two in itertools.pairwise(frames))
     streamed = [name for name, mode, _ in calls if mode == "throughput"][2:]
     assert streamed == (["a"] * 3 + ["b"] * 3) * 3
 
 
 def test_noise_is_the_difference_between_the_halves():
-    assert bench._noise(np.array([1.0, 1.0, 1.2, 1.2])) == pytest.approx(0.2)
-    assert bench._noise(np.array([3.0, 2.0, 3.0, 3.0, 2.0, 3.0])) == 0
-    assert bench._noise(np.array([1.0, 2.0, 3.0])) is None
+    assert race._noise(np.array([1.0, 1.0, 1.2, 1.2])) == pytest.approx(0.2)
+    assert race._noise(np.array([3.0, 2.0, 3.0, 3.0, 2.0, 3.0])) == 0
+    assert race._noise(np.array([1.0, 2.0, 3.0])) is None

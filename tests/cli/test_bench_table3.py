@@ -50,6 +50,43 @@ def test_what_cannot_run_is_named_and_the_rest_measured(cli, model, monkeypatch)
     assert done.code == BackendUnavailable.exit_code and "There is no GPU." in done.err
 
 
+@pytest.mark.parametrize("at", ["open", "first", "stream"])
+def test_what_fails_while_it_is_measured_is_named_and_the_rest_measured(cli, model, monkeypatch, at):
+    ways = table3._ways
+
+    def some(*arguments):
+        manifest, opener = next(iter(ways(*arguments)))[1]()
+        yield "Sound", lambda: (manifest, opener)
+        yield "Broken", lambda: (manifest, Breaking(opener, at))
+
+    monkeypatch.setattr(table3, "_ways", some)
+    done = cli("bench", "table3", "--model", model, "--quick", "--size", "32x64", "--threads", "1", "--csv")
+    assert done.code == 0, done.err
+    assert "Left out: Broken, 32x64. RuntimeError: out of memory" in done.err
+    assert [line.split(",")[0] for line in done.out.splitlines()[1:]] == ["Sound"]
+
+
+class Breaking:
+    """Opens an engine that fails: when it is opened, at its first frame, or only when it streams."""
+
+    on_gpu = False
+
+    def __init__(self, opener, at):
+        self._opener, self._at = opener, at
+
+    def __call__(self, mode, **options):
+        if self._at == "open":
+            raise RuntimeError("out of memory")
+        engine = self._opener(mode, **options)
+        if self._at == "first" or mode == "throughput":
+            engine._session.run = self._fail
+        return engine
+
+    @staticmethod
+    def _fail(*_):
+        raise RuntimeError("out of memory")
+
+
 def test_other_networks_are_timed_in_the_same_run(cli, model, monkeypatch):
     ways = table3._ways
     monkeypatch.setattr(table3, "_ways", lambda *arguments: [next(iter(ways(*arguments)))])
