@@ -121,7 +121,7 @@ def _train(
     """The part of :func:`train` that one of the world's processes has. state: to resume from."""
     objective = recipe.objective(recipe.make(run), precision_of(run, world.device))
     scenes, pairs = _data(run)
-    real = Scenes([Scene(path) for path in find_photos(recipe.real)]) if recipe.real else None
+    real = Scenes(_photos(run, recipe.real, None)) if recipe.real else None
     phases = recipe.phases(len(scenes))
     for phase in phases:
         part_size(phase, world, run.accumulate)
@@ -243,7 +243,7 @@ class _Books:
     def write(self, due: _Due, phase: Phase, rate: float, told: Tensor, elapsed: float) -> None:
         trainer, progress = self._trainer, self._trainer.progress
         derain, derain_real = (
-            trainer.objective.deraining(trainer.average.module, real=real) for real in (False, True)
+            trainer.objective.deraining(trainer.average, real=real) for real in (False, True)
         )
         if due.validation:
             progress.psnr, progress.ssim = validate(derain, self._pairs, trainer.world.device)
@@ -281,7 +281,7 @@ class _Books:
             "validation_ssim": f"{progress.ssim:.5f}",
             "step": str(progress.step),
         }
-        network = self._trainer.average.module
+        network = self._trainer.average
         save_checkpoint(self._folder / name, network, self._architecture, metadata=metadata)
 
 
@@ -293,11 +293,17 @@ def _rows_until(log: Path, step: int) -> list[dict[str, str]]:
         return [dict(row) for row in csv.DictReader(f) if row["step"].isdigit() and int(row["step"]) <= step]
 
 
+def _photos(run: Run, folder: Path, exclude: Path | None) -> list[Scene]:
+    """Without the run's own samples, which may lie below the folder, and would be photographs when it is resumed."""
+    own = run.output.resolve()
+    return [Scene(path) for path in find_photos(folder, exclude) if own not in path.resolve().parents]
+
+
 def _data(run: Run) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
     """(scenes to train on, validation pairs)."""
     if run.photos is None and run.pairs is None:
         raise InputError("There is nothing to train on; give photos, pairs or both.")
-    found = [] if run.photos is None else [Scene(path) for path in find_photos(run.photos, run.exclude)]
+    found = [] if run.photos is None else _photos(run, run.photos, run.exclude)
     found += [] if run.pairs is None else find_pairs(run.pairs, run.layout)
     if run.validation is not None:
         held_out = find_pairs(run.validation, run.layout)[: run.validation_photos]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..engine.checkpoint import load_checkpoint
 from ..engine.errors import CheckpointError
@@ -85,7 +86,7 @@ class Trainer:
         # torch's stubs leave this overload out.
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network = objective.network
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
+        self.average = copy.deepcopy(self.network)
         if run.compile:
             # Block by block: three widths are compiled instead of some forty copies of them.
             for block in self.objective.modules():
@@ -117,7 +118,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate * turn.rate
             told += self._turn(turn, optimiser, sent)
-        self.average.update_parameters(self.network)
+        self._update_average()
         self.progress.step += 1
         return self.world.mean(told)
 
@@ -145,6 +146,18 @@ class Trainer:
         optimiser.step()
         return told
 
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Exponential, begun with the weights after the first step. torch's own AveragedModel counts in a tensor that
+        it sends to the GPU, and waits for, at every step."""
+        ours, theirs = (list(each.parameters()) for each in (self.average, self.network))
+        if self.progress.step == 0:
+            torch._foreach_copy_(ours, theirs)
+        else:
+            torch._foreach_lerp_(ours, theirs, 1 - self.run.ema_decay)
+        for kept, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(buffer)
+
     @contextlib.contextmanager
     def _sums_only_here(self, last: bool) -> Iterator[None]:
         """Processes exchange gradients once a step, at its last part."""
@@ -171,13 +184,17 @@ class Trainer:
             "other optimisers": [optimiser.state_dict() for optimiser in self.optimisers[1:]],
             "progress": asdict(self.progress),
         }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         with whole_file(path) as temporary:
-            torch.save(state, temporary)
+            # By Python, which says so where the disk is full.
+            temporary.write_bytes(buffer.getbuffer())
 
     def resume(self, path: Path) -> None:
         """Raises CheckpointError: the file is damaged or belongs to a run with other settings."""
         try:
-            state = torch.load(path, map_location=self.world.device, weights_only=True)
+            # Adam counts its steps on the CPU: on a GPU each count would be waited for.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             self._compare(path, state["run"], state["progress"])
             self.network.load_state_dict(state["network"])
             self.objective.helpers.load_state_dict(state["helpers"])

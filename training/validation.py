@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,11 @@ from .losses import ssim
 _SIDE, _GAP, _ROWS = 192, 4, 4
 
 
+def _untuned() -> AbstractContextManager[None]:
+    """On a GPU training lets cuDNN try its ways for each size; pictures have many sizes and come once."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False)
+
+
 @torch.inference_mode()
 def validate(
     derain: Callable[[Tensor], Tensor], pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device
@@ -22,7 +28,8 @@ def validate(
     """Mean PSNR (dB) and SSIM, as ``engine.metrics`` has them, of the clamped fp32 output over the pairs."""
     psnrs, ssims = [], []
     for rainy, clean in pairs:
-        output = derain(rainy[None].to(device)).clamp(0, 1).double()
+        with _untuned():
+            output = derain(rainy[None].to(device)).clamp(0, 1).double()
         truth = clean[None].to(device).double()
         psnrs.append(float(-10 * torch.log10((output - truth).square().mean())))
         ssims.append(float(ssim(output, truth, padded=False)))
@@ -43,7 +50,8 @@ def write_samples(
     rows = [(rainy, clean) for rainy, clean in pairs[:_ROWS]] + [(rainy, None) for rainy in real[:_ROWS]]
     sheet = np.full((len(rows) * (_SIDE + _GAP) - _GAP, 3 * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
     for i, (rainy, truth) in enumerate(rows):
-        output = (derain_real if truth is None else derain)(rainy[None].to(device))[0].cpu()
+        with _untuned():
+            output = (derain_real if truth is None else derain)(rainy[None].to(device))[0].cpu()
         last = rainy - output if truth is None else truth
         for j, picture in enumerate((rainy, output, last)):
             cell = _middle(picture)

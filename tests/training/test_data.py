@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from derain_engine.engine.errors import InputError, MediaError
-from derain_engine.training import data
+from derain_engine.training import data, loop
 from derain_engine.training.data import (
     Patches,
     Scenes,
@@ -24,6 +24,7 @@ from derain_engine.training.data import (
 from derain_engine.training.distributed import World
 from derain_engine.training.pairs import Scene
 from derain_engine.training.run import Phase
+from derain_engine.training.sid import SidRun
 
 
 def pictures(*sizes):
@@ -64,6 +65,13 @@ def names(found, folder):
 
 def test_photographs_are_found_in_subfolders_in_one_order(folder):
     assert names(find_photos(folder), folder) == ["a.png", "b/c.JPG", "b/d.bmp"]
+
+
+def test_a_runs_own_samples_are_no_photographs(folder):
+    run = SidRun(output=folder / "b", photos=folder)
+    assert [scene.clean.name for scene in loop._photos(run, folder, None)] == ["a.png"]
+    run = SidRun(output=folder / "elsewhere", photos=folder)
+    assert len(loop._photos(run, folder, None)) == 3
 
 
 def test_those_in_the_table_are_left_out(folder):

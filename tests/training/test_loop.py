@@ -130,7 +130,7 @@ def test_the_average_is_exponential_and_0_is_none(run, decay):
         trainer.step([part], 1e-2)
         now = last_weight(trainer.network).clone()
         expected = now if expected is None else decay * expected + (1 - decay) * now
-    found = last_weight(trainer.average.module)
+    found = last_weight(trainer.average)
     torch.testing.assert_close(found, expected)
     assert torch.equal(found, last_weight(trainer.network)) == (decay == 0)
 
