@@ -47,7 +47,7 @@ bench: .venv/ready
 
 # On a machine with a GPU and a PyTorch that has CUDA: with PYTHON=... an environment that is there already.
 gpu-check:
-	cd .. && $(PYTHON) -m $(notdir $(CURDIR)).bench.gpu_check
+	cd .. && $(PYTHON) -m $(notdir $(CURDIR)).bench.gpu_check $(ONLY)
 	$(took)
 
 native:

@@ -1,12 +1,16 @@
 """Everything of the fused backend, proved on this machine's GPU in one go: ``python -m derain_engine.bench.gpu_check``.
 
 First every kernel of some networks against PyTorch on the same memory, then the networks themselves against the fp32
-reference, at sizes that need no padding and at such that do. It takes PyTorch, Triton and cuda-python, and of this
-package neither the command line nor anything for other backends. Exit code 0 if all passed, 4 if not, 3 without a GPU.
+reference, at sizes that need no padding and at such that do, several frames at once and from the GPU's memory. It takes
+PyTorch, Triton and cuda-python, and of this package neither the command line nor anything for other backends. Each
+network in each precision is checked in a process of its own, which a fault of a kernel ends. Exit code 0 if all passed,
+4 if not, 3 without a GPU. ``--network`` and ``--precision`` check less.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +24,9 @@ from ..engine.backends import get
 from ..engine.backends.base import CompileOptions, RunOptions
 from ..engine.errors import DerainError, VerificationError
 from ..engine.plan import Dtype
+from ..engine.runtime import Engine
 from ..kernels.aot_pool import compile_calls
+from .contestants import Mode
 from .kernels.alike import Check, alike
 from .kernels.rig import Rig, open_rig
 
@@ -28,8 +34,8 @@ if TYPE_CHECKING:
     from ..engine.checkpoint import Checkpoint
     from ..kernels.aot import Compiled
 
-NETWORKS = ("sid", "sid-lite", "prenet")
-PRECISIONS: tuple[Dtype, ...] = ("fp16", "bf16")
+NETWORKS = ("sid-lite", "sid", "prenet", "semi-derain-gan-small")
+PRECISIONS: tuple[Dtype, ...] = ("fp16", "bf16", "fp32")
 #: Height and width of the pictures; two need padding.
 SIZES = ((32, 32), (96, 160), (321, 481), (512, 512), (720, 1280))
 #: Of the maps that single kernels are tried on: the network's granularity times odd numbers, so that tiles overhang.
@@ -90,12 +96,13 @@ def check_network(
     *,
     reference_on: str = "cuda",
 ) -> Iterator[Outcome]:
-    """The whole network as the fused backend runs it, in float and in 8 bits, against PyTorch in fp32.
+    """The whole network as the fused backend runs it, in float and in 8 bits, against PyTorch in fp32; then frames in
+    the GPU's memory and several at once against one by one.
 
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
     """
-    from .table3 import find_checkpoint
+    from .table3 import find_checkpoint, manifest_of
 
     checkpoint = find_checkpoint(model)
     spec, backend = checkpoint.spec, get("fused")
@@ -120,6 +127,12 @@ def check_network(
             yield Outcome(name, not missed, "; ".join([figures, *missed]))
     finally:
         session.close()
+    manifest = manifest_of(checkpoint, model, "fused", artefact.backend_version, precision)
+
+    def open_engine(mode: Mode) -> Engine:
+        return Engine(backend.open(artefact, RunOptions(mode=mode)), manifest, tile=0)
+
+    yield from _check_ways(f"{model} {precision}", open_engine)
 
 
 def _picture(height: int, width: int) -> np.ndarray:
@@ -148,25 +161,80 @@ def _reference(checkpoint: Checkpoint, batch: np.ndarray, device: str) -> np.nda
         cudnn.allow_tf32 = before
 
 
-def main() -> int:
+def _check_ways(name: str, open_engine: Callable[[Mode], Engine]) -> Iterator[Outcome]:
+    """Frames that several streams clean at once, and one that lies on the GPU, against the same one by one."""
+    import torch
+
+    pictures = [_picture(96 + 8 * (i % 3), 160) for i in range(12)]
+    with open_engine("latency") as engine:
+        expected = [engine(picture) for picture in pictures]
+        there = torch.from_numpy(pictures[0])
+        if torch.cuda.is_available():
+            there = there.cuda()
+        found = torch.as_tensor(engine(there)).cpu().numpy()
+    yield _equal(f"{name}: a frame in the GPU's memory", [found], expected[:1])
+    with open_engine("throughput") as engine:
+        streamed = list(engine.stream(pictures))
+    yield _equal(f"{name}: several frames at once", streamed, expected)
+
+
+def _equal(name: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> Outcome:
+    wrong = sum(not np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    return Outcome(name, not wrong, f"{wrong} of {len(expected)} differ" if wrong else "equal")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Check all, a line for each; returns the exit code."""
-    failed = 0
+    parser = argparse.ArgumentParser(
+        "gpu_check", description="Prove the fused backend on this machine's GPU."
+    )
+    parser.add_argument("--network", action="append", help=f"some of {', '.join(NETWORKS)}, or a model file")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    networks, precisions = asked.network or NETWORKS, asked.precision or PRECISIONS
+    if asked.here:
+        return _check_here(networks[0], precisions[0])
     try:
         with open_rig() as rig:
             print(", ".join(f"{key} {value}" for key, value in rig.facts().items()), flush=True)
-        for model in NETWORKS:
-            for precision in PRECISIONS:
-                for check in (check_kernels, check_network):
-                    for outcome in check(model, precision):
-                        failed += not outcome.passed
-                        print(
-                            f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.what}: {outcome.found}",
-                            flush=True,
-                        )
     except DerainError as error:
         print(f"gpu_check: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{failed} failed" if failed else "all passed")
+    failed = [
+        f"{network} {precision}"
+        for network in networks
+        for precision in precisions
+        if not _check_in_process(network, precision)
+    ]
+    print(f"Failed: {', '.join(failed)}" if failed else "all passed")
+    return VerificationError.exit_code if failed else 0
+
+
+def _check_in_process(network: str, precision: str) -> bool:
+    command = [sys.executable, "-m", __spec__.name, "--here", "--network", network, "--precision", precision]
+    code = subprocess.run(command, check=False).returncode
+    if code not in (0, VerificationError.exit_code):
+        print(f"FAIL {network} {precision}: its process ended with {code}", flush=True)
+    return code == 0
+
+
+def _check_here(network: str, precision: Dtype) -> int:
+    failed = 0
+    for check in (check_kernels, check_network):
+        outcomes = check(network, precision)
+        while True:
+            try:
+                outcome = next(outcomes, None)
+            except Exception as error:  # a fault of a kernel shows as any library's error
+                outcome = Outcome(
+                    f"{network} {precision}: {check.__name__}", False, f"{type(error).__name__}: {error}"
+                )
+                outcomes = iter(())
+            if outcome is None:
+                break
+            failed += not outcome.passed
+            print(f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.what}: {outcome.found}", flush=True)
     return VerificationError.exit_code if failed else 0
 
 

@@ -125,7 +125,8 @@ class _Worker:
     """A process that compiles one specialisation after the other. ended: it died of the last one."""
 
     def __init__(self, folder: Path, log: str) -> None:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve()"
+        # By its name as a text: a checkout's folder, and so the package, may have one that Python cannot spell.
+        program = f"import importlib, sys; sys.path[:] = {sys.path!r}; importlib.import_module({__name__!r})._serve()"
         # What an interrupted compiler leaves is removed with the folder.
         environment = {**os.environ, "TMPDIR": str(folder)}
         environment.pop("TRITON_INTERPRET", None)

@@ -73,7 +73,9 @@ class Rehearsed:
             result = session.run(batch)
             return result + np.float32(self.error) if batch.dtype == np.float32 else result
 
-        return SimpleNamespace(run=run, close=session.close)
+        return SimpleNamespace(
+            run=run, close=session.close, precision=session.precision, parallelism=1, available_memory=None
+        )
 
 
 @pytest.mark.parametrize(("error", "passed"), [(0.0, True), (0.05, False), (np.nan, False)])
@@ -81,22 +83,64 @@ def test_networks_are_compared_at_every_size(small, monkeypatch, error, passed):
     monkeypatch.setattr(gpu_check, "get", lambda name: Rehearsed(error))
     sizes = ((32, 32), (33, 65))
     found = list(gpu_check.check_network("small", "fp16", sizes, reference_on="cpu"))
-    assert [outcome.what for outcome in found] == ["small fp16: 32x32", "small fp16: 33x65"]
-    assert [outcome.passed for outcome in found] == [passed, passed]
+    assert [outcome.what for outcome in found[:2]] == ["small fp16: 32x32", "small fp16: 33x65"]
+    assert [outcome.passed for outcome in found[:2]] == [passed, passed]
+    # In 8 bits nothing is off.
+    assert [outcome.found for outcome in found[2:]] == ["equal", "equal"]
     if passed:
         assert "dB" in found[0].found
 
 
-def test_it_says_what_failed_by_its_exit_code(monkeypatch, capsys, rig):
+def test_frames_that_come_out_otherwise_are_counted():
+    one, other = np.zeros((2, 2, 3)), np.ones((2, 2, 3))
+    assert gpu_check._equal("a", [one, one], [one, one]) == gpu_check.Outcome("a", True, "equal")
+    assert gpu_check._equal("a", [one, one], [one, other]) == gpu_check.Outcome("a", False, "1 of 2 differ")
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, VerificationError.exit_code)])
+def test_each_outcome_has_its_line(monkeypatch, capsys, passed, code):
+    outcome = gpu_check.Outcome("a kernel", passed, "as it is")
+    monkeypatch.setattr(gpu_check, "check_kernels", lambda *_: iter([outcome]))
+    monkeypatch.setattr(gpu_check, "check_network", lambda *_: iter([]))
+    assert gpu_check.main(["--here", "--network", "sid", "--precision", "fp16"]) == code
+    assert capsys.readouterr().out == f"{'ok  ' if passed else 'FAIL'} a kernel: as it is\n"
+
+
+def test_what_a_fault_ends_is_told_and_the_rest_checked(monkeypatch, capsys):
+    def faulty(*_):
+        yield gpu_check.Outcome("a kernel", True, "as it is")
+        raise RuntimeError("illegal address")
+
+    monkeypatch.setattr(gpu_check, "check_kernels", faulty)
+    monkeypatch.setattr(
+        gpu_check, "check_network", lambda *_: iter([gpu_check.Outcome("all", True, "equal")])
+    )
+    code = gpu_check.main(["--here", "--network", "sid", "--precision", "fp16"])
+    assert code == VerificationError.exit_code
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "ok   a kernel: as it is",
+        "FAIL sid fp16: check_kernels: RuntimeError: illegal address",
+        "ok   all: equal",
+    ]
+
+
+@pytest.mark.parametrize(("codes", "code"), [((0, 0), 0), ((0, 4), 4), ((-11, 0), 4)])
+def test_networks_have_processes_of_their_own(monkeypatch, capsys, rig, codes, code):
+    asked, left = [], list(codes)
+
+    def run(command, **_):
+        asked.append(command[command.index("--network") + 1 :: 2])
+        return SimpleNamespace(returncode=left.pop(0))
+
     monkeypatch.setattr(gpu_check, "open_rig", lambda: contextlib.nullcontext(rig))
-    for passed, code in ((True, 0), (False, VerificationError.exit_code)):
-        outcome = gpu_check.Outcome("a kernel", passed, "as it is")
-        monkeypatch.setattr(gpu_check, "check_kernels", lambda *_, outcome=outcome: iter([outcome]))
-        monkeypatch.setattr(gpu_check, "check_network", lambda *_: iter([]))
-        assert gpu_check.main() == code
-        told = capsys.readouterr().out
-        assert "Stand-in 9000" in told and ("ok   a kernel" if passed else "FAIL a kernel") in told
-        assert ("all passed" if passed else "6 failed") in told
+    monkeypatch.setattr(gpu_check.subprocess, "run", run)
+    arguments = ["--network", "sid", "--network", "sid-lite", "--precision", "bf16"]
+    assert gpu_check.main(arguments) == code
+    assert asked == [["sid", "bf16"], ["sid-lite", "bf16"]]
+    told = capsys.readouterr().out
+    assert "Stand-in 9000" in told and ("all passed" in told) == (code == 0)
+    assert ("ended with -11" in told) == (-11 in codes)
 
 
 def test_without_a_gpu_it_leaves_with_3(monkeypatch, capsys):
@@ -106,5 +150,5 @@ def test_without_a_gpu_it_leaves_with_3(monkeypatch, capsys):
         yield
 
     monkeypatch.setattr(gpu_check, "open_rig", missing)
-    assert gpu_check.main() == BackendUnavailable.exit_code == 3
+    assert gpu_check.main([]) == BackendUnavailable.exit_code == 3
     assert "There is no GPU." in capsys.readouterr().err
