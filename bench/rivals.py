@@ -100,6 +100,8 @@ class TorchSession:
             torch.inference_mode(),
             dynamo.patch(recompile_limit=_MOST_COMPILED),
             inductor.patch(force_disable_caches=not self._cache),
+            # What is called fp32 is computed in it: cuDNN would take TF32.
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=self.precision != "fp32"),
         ):
             image = torch.tensor(batch).to(self._device).permute(0, 3, 1, 2)
             if batch.dtype == np.uint8:

@@ -195,6 +195,10 @@ def _configure(trt: Any, flavour: Flavour, config: Any, options: PlanOptions) ->
         config.num_compute_capabilities = len(options.gpus)
         for i, gpu in enumerate(options.gpus):
             config.set_compute_capability(getattr(trt.ComputeCapability, gpu.upper().replace("_", "")), i)
+    elif flavour.gpus and options.on_gpu:
+        # Told nothing it builds for some generations, which need not be that of the GPU at hand.
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
 
 
 def _add_profile(builder: Any, config: Any, sizes: FrameSizes) -> None:

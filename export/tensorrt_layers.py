@@ -43,9 +43,12 @@ def inspected(trt: Any, flavour: Flavour, plan: bytes) -> Types | None:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
-    told = json.loads(
-        engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    )
+    try:
+        told = json.loads(
+            engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        )
+    except ValueError:
+        return None
     layers: Counter[str] = Counter()
     products: Counter[str] = Counter()
     for layer in told.get("Layers", ()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..device.graph import Graph
 from ..device.memory import DeviceBuffer, upload
 from ..device.module import Arguments, Function, Module, launch
 from ..device.stream import Stream
-from ..errors import BundleError
+from ..errors import BundleError, InputError
 from ..plan import Plan
 from ..plan.arena import arrange, fork_and_join
 from ..plan.program import ITEMSIZE, Pointer, Weight
@@ -26,6 +26,8 @@ from .gpu_session import Picture
 #: Sizes of pictures whose graphs are kept.
 _SIZES = 8
 _THREADS_PER_WARP = 32
+#: Of one map: kernels count them in 32 bits.
+_MOST_ELEMENTS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class FusedNetwork:
         self._prepared: OrderedDict[tuple[int, int], _Prepared] = OrderedDict()
 
     def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
-        """As :meth:`GpuNetwork.clean`; sides are padded to multiples of the plan's granularity."""
+        """As :meth:`GpuNetwork.clean`; sides are padded to multiples of the plan's granularity.
+
+        Raises:
+            InputError: too large a picture.
+        """
         prepared = self._prepare(height, width)
         before = self._context.launches
         frame = source.height, source.width
@@ -112,6 +118,7 @@ class FusedNetwork:
         if size in self._prepared:
             self._prepared.move_to_end(size)
             return self._prepared[size]
+        self._require_addressable(height, width)
         arena = arrange(self._plan, height, width)
         if self._arena is None or self._arena.nbytes < arena.size:
             # Graphs hold addresses in the arena, and what they are at work on must be done.
@@ -126,6 +133,13 @@ class FusedNetwork:
         prepared = _Prepared(graph, places[self._plan.image], places[self._plan.rain])
         self._prepared[size] = prepared
         return prepared
+
+    def _require_addressable(self, height: int, width: int) -> None:
+        maps = (replace(each, slabs=1) for each in self._plan.buffers if each.tile is None)
+        if max(each.elements(height, width) for each in maps) > _MOST_ELEMENTS:
+            raise InputError(
+                f"{height}x{width} pixels are more than the fused kernels can count; clean them in tiles (--tile 2048)."
+            )
 
     def _run(self, places: list[int], height: int, width: int) -> None:
         """Every step, the second branch in a stream of its own."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import driver
@@ -39,17 +41,31 @@ class Graph(Resource):
 
 
 def _capture(cuda: Any, stream: Stream, work: Callable[[], object]) -> Any:
-    # Of this thread alone: what others do at the same time, such as allocate, neither fails nor spoils the capture.
+    # Of this thread alone: that others allocate at the same time neither fails nor spoils the capture.
     mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-    driver.check(cuda.cuStreamBeginCapture(stream.handle, mode), "starting to capture a CUDA graph")
+    with _without_garbage_collection():
+        driver.check(cuda.cuStreamBeginCapture(stream.handle, mode), "starting to capture a CUDA graph")
+        try:
+            work()
+        except BaseException:
+            _, graph = cuda.cuStreamEndCapture(stream.handle)
+            if graph is not None and int(graph):
+                cuda.cuGraphDestroy(graph)
+            raise
+        return driver.check(cuda.cuStreamEndCapture(stream.handle), "capturing a CUDA graph")
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Memory that the collector frees in this thread, the GPU's among it, would end a capture."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
     try:
-        work()
-    except BaseException:
-        _, graph = cuda.cuStreamEndCapture(stream.handle)
-        if graph is not None and int(graph):
-            cuda.cuGraphDestroy(graph)
-        raise
-    return driver.check(cuda.cuStreamEndCapture(stream.handle), "capturing a CUDA graph")
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _count_kernels(cuda: Any, graph: Any) -> int:

@@ -123,7 +123,10 @@ class Config:
         self.progress_monitor: Any = None
         self.num_compute_capabilities = 0
         if trt.rtx:
-            self.set_compute_capability = lambda gpu, i: self.gpus.append(gpu.name.replace("SM", "sm_"))
+            names = {"CURRENT": trt.capability}
+            self.set_compute_capability = lambda gpu, i: self.gpus.append(
+                names.get(gpu.name, gpu.name.replace("SM", "sm_"))
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from derain_engine.engine.backends import fused_network
 from derain_engine.engine.backends.base import Artefact, RunOptions
 from derain_engine.engine.backends.fused import backend
 from derain_engine.engine.backends.gpu_session import GpuSession
@@ -45,6 +46,16 @@ def on_host(array: DeviceArray) -> np.ndarray:
         download(array.region, host, stream)
         stream.synchronise()
     return host
+
+
+def test_a_picture_beyond_the_kernels_counting_is_refused(
+    engine: Engine, fused_plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widest = max(each.elements(32, 64) // each.slabs for each in fused_plan.buffers if each.tile is None)
+    monkeypatch.setattr(fused_network, "_MOST_ELEMENTS", widest)
+    engine(frame(32, 64, 3))
+    with pytest.raises(InputError, match=r"64x64 pixels .* in tiles"):
+        engine(frame(64, 64, 3))
 
 
 @pytest.mark.parametrize(

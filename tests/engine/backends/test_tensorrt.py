@@ -265,7 +265,7 @@ def test_gpus_to_build_for(trt: StandInTensorRT, compile_: Compile, open_: Calla
     everything = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
     assert compile_().gpus == compile_(gpu="all").gpus == everything == tuple(head(compile_())["gpus"])
     assert compile_(gpu="sm_120, sm_75").gpus == ("sm_120", "sm_75")
-    assert compile_(gpu="current").gpus == ("sm_89",)
+    assert compile_(gpu="current").gpus == ("sm_89",) == tuple(head(compile_(gpu="current"))["gpus"])
     for gpu in ("sm_90", "", "sm_89,sm_12"):
         with pytest.raises(
             InputError, match="is not a GPU that can be built for; give all, or some of sm_75"

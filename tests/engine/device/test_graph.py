@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,21 @@ def test_failures_on_the_way_leave_no_graph(cuda, stream, add_one, function, aft
     with pytest.raises(DerainError, match="CUDA graph"):
         Graph(stream, lambda: add_one(stream))
     assert not cuda.graphs and not cuda.executables and not cuda.captures
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_no_garbage_is_collected_while_work_is_captured(stream, add_one, was_on):
+    """Freeing the GPU's memory in the thread that captures would end it."""
+    seen = []
+    (gc.enable if was_on else gc.disable)()
+    try:
+        Graph(stream, lambda: (seen.append(gc.isenabled()), add_one(stream)))
+        assert seen == [False] and gc.isenabled() == was_on
+        with pytest.raises(ZeroDivisionError):
+            Graph(stream, lambda: 1 / 0)
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
 
 
 def test_an_empty_graph_is_a_graph(stream):

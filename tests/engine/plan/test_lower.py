@@ -92,7 +92,9 @@ def test_a_whole_network_runs_in_the_kernels(dtype) -> None:
     network = strong(SSIDKDConfig((16, 16, 16), (1, 1, 1)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     image = picture(32, 32).to(device)
-    plan = lower(network, dtype, code=True, nominal=(2048, 2048), configure=large_tiles)
+    # A GPU's programs have too little memory for such tiles.
+    configure = heuristic if device == "cuda" else large_tiles
+    plan = lower(network, dtype, code=True, nominal=(2048, 2048), configure=configure)
     memory = run_by_triton(plan, image)
     by_torch = run_by_torch(plan, image)
     for found, expected in zip(results(plan, memory), results(plan, by_torch), strict=True):
