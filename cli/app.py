@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import signal
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -84,10 +87,13 @@ def answer(app: typer.Typer, arguments: Sequence[str]) -> int:
     logger = logging.getLogger(__package__.partition(".")[0] if __package__ else None)
     handler = LogToTerminal(logging.WARNING)
     logger.addHandler(handler)
+    signals: list[int] = []
     try:
-        return app(args=list(arguments), prog_name=_PROGRAM, standalone_mode=False, obj=settings) or 0
+        with _ended_like_interrupted(signals):
+            code = app(args=list(arguments), prog_name=_PROGRAM, standalone_mode=False, obj=settings) or 0
+        return 128 + signals[0] if signals else code
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 128 + signals[0] if signals else _INTERRUPTED
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
@@ -96,6 +102,29 @@ def answer(app: typer.Typer, arguments: Sequence[str]) -> int:
         return code
     finally:
         logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _ended_like_interrupted(signals: list[int]) -> Iterator[None]:
+    """A polite kill and a closed terminal leave as little behind as Ctrl-C does. signals: gets the number."""
+
+    def end(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What is ignored, as below nohup, stays so.
+    before = {
+        number: signal.signal(number, end) for number in asked if signal.getsignal(number) == signal.SIG_DFL
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +24,7 @@ from derain_engine.engine.errors import (
     MediaError,
     VerificationError,
 )
+from derain_engine.engine.files import whole_file
 from derain_engine.engine.version import __version__
 
 Cli = Callable[..., Any]
@@ -83,6 +88,33 @@ def test_every_error_is_one_line_and_a_code(
 def test_an_interruption_exits_130_without_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.answer(raising(KeyboardInterrupt()), ["go"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_polite_kill_cleans_up_like_an_interruption(name: str, tmp_path: Path) -> None:
+    number = getattr(signal, name)
+    tool = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+    @tool.command()
+    def go() -> None:
+        with whole_file(tmp_path / "half.txt"):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+            raise AssertionError("not ended")
+
+    assert app.answer(tool, []) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    tool = typer.Typer(rich_markup_mode=None, add_completion=False)
+    tool.command()(lambda: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert app.answer(tool, []) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_warnings_of_the_package_are_lines_like_errors(capsys: pytest.CaptureFixture[str]) -> None:
