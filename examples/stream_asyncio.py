@@ -30,7 +30,7 @@ MOST = 64 << 20
 
 def cleaned(engine: derain_engine.Engine, data: bytes) -> bytes:
     """The picture without its rain as PNG; nothing for what is no picture."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if picture is None:
         return b""
     clean = engine(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))

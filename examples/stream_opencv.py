@@ -53,6 +53,10 @@ def main() -> None:
                 rate = camera.get(cv2.CAP_PROP_FPS) or 25
                 code = cv2.VideoWriter.fourcc(*"mp4v")
                 writer = cv2.VideoWriter(arguments.out, code, rate, picture.shape[1::-1])
+                if not writer.isOpened():
+                    raise SystemExit(
+                        f"{arguments.out} cannot be written; it takes an existing folder and .mp4."
+                    )
             if writer is not None:
                 writer.write(picture)
             count += 1
