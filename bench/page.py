@@ -31,7 +31,8 @@ No speeds of engines are kept with this version. `derain-engine bench table3 --j
 def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     """Write the page, and the plots beside it in a folder of its name.
 
-    results: files that ``bench engine``, ``table3``, ``builds`` or ``video`` gave with ``--json``, one run each.
+    results: files that ``bench engine``, ``table3``, ``cpu``, ``builds`` or ``video`` gave with ``--json``, one run
+        each.
     Returns all written files, the page last.
 
     Raises:

@@ -23,7 +23,7 @@ def bench_page(
         list[Path] | None,
         typer.Argument(
             metavar="RESULT",
-            help="Files that 'bench engine', 'table3', 'builds' or 'video' printed with --json.",
+            help="Files that 'bench engine', 'table3', 'cpu', 'builds' or 'video' printed with --json.",
         ),
     ] = None,
 ) -> None:

@@ -100,8 +100,8 @@ def train_semi_derain_gan(
 ) -> None:
     """Train Semi-DerainGAN's networks on pairs (or photographs under synthetic rain) and on real rain at once.
 
-    The weights hold a network for each domain: build, run and eval take the one for real rain unless they are told
-    --option domain=synthetic.
+    The weights hold a network for each domain: build, and eval of the weights' file, take the one for real rain unless
+    they are told --option domain=synthetic.
     """
     given = locals()
     require_training()

@@ -23,7 +23,9 @@ def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(target)
     require_writable(target)
-    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
+    # File systems count bytes.
+    stem = target.stem.encode(errors="ignore")[:100].decode(errors="ignore")
+    temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         # Made here and exclusively, so that a missing permission shows before any work is done on the content.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

@@ -6,8 +6,8 @@ ones, and as many in every direction. Of a scene that stands still the light tha
 it more clearly: all texture is gone from it, and the streaks are not.
 
 Constants were fitted by logistic regression to the 209 photographs of BSDS500's train and val folders that are the
-truth of no test pair, dry and under each kind of ``engine.rain``; the threshold is where one rainy picture of a hundred
-among them is taken for dry.
+truth of no test pair, dry and under each kind of ``engine.rain`` but ``near``; the threshold is where one rainy picture
+of a hundred among them is taken for dry.
 """
 
 from __future__ import annotations
