@@ -165,7 +165,7 @@ def _check_ways(name: str, open_engine: Callable[[Mode], Engine]) -> Iterator[Ou
     """Frames that several streams clean at once, and one that lies on the GPU, against the same one by one."""
     import torch
 
-    pictures = [_picture(96 + 8 * (i % 3), 160) for i in range(12)]
+    pictures = [_picture(32 + 8 * (i % 3), 48) for i in range(9)]
     with open_engine("latency") as engine:
         expected = [engine(picture) for picture in pictures]
         there = torch.from_numpy(pictures[0])
@@ -221,15 +221,13 @@ def _check_in_process(network: str, precision: str) -> bool:
 
 def _check_here(network: str, precision: Dtype) -> int:
     failed = 0
-    for check in (check_kernels, check_network):
+    for part, check in (("kernels", check_kernels), ("network", check_network)):
         outcomes = check(network, precision)
         while True:
             try:
                 outcome = next(outcomes, None)
             except Exception as error:  # a fault of a kernel shows as any library's error
-                outcome = Outcome(
-                    f"{network} {precision}: {check.__name__}", False, f"{type(error).__name__}: {error}"
-                )
+                outcome = Outcome(f"{network} {precision}: {part}", False, f"{type(error).__name__}: {error}")
                 outcomes = iter(())
             if outcome is None:
                 break

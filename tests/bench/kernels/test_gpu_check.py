@@ -23,7 +23,7 @@ from .conftest import SMALL
 @pytest.fixture
 def small(monkeypatch):
     network = strong(SMALL)
-    checkpoint = SimpleNamespace(network=network, spec=spec_of("ssid-kd", SMALL))
+    checkpoint = SimpleNamespace(network=network, spec=spec_of("ssid-kd", SMALL), weights_sha256="0" * 64)
     monkeypatch.setattr(table3, "find_checkpoint", lambda model: checkpoint)
     return checkpoint
 
@@ -120,7 +120,7 @@ def test_what_a_fault_ends_is_told_and_the_rest_checked(monkeypatch, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told == [
         "ok   a kernel: as it is",
-        "FAIL sid fp16: check_kernels: RuntimeError: illegal address",
+        "FAIL sid fp16: kernels: RuntimeError: illegal address",
         "ok   all: equal",
     ]
 
