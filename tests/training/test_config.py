@@ -114,3 +114,9 @@ def test_the_ablation_varies_the_divergence_alone(tmp_path):
     texts = [run.texts().items() for run in runs.values()]
     differing = {key for one in texts for key, _ in set(one) ^ set(texts[0])}
     assert differing == {"kl_weight", "kl_reduction"}
+
+
+def test_the_last_step_of_the_shipped_weights_is_a_run(tmp_path):
+    given = {"output": tmp_path, "photos": tmp_path, "start": tmp_path / "start.safetensors"}
+    run = read_run(SidRun, ROOT / "examples" / "sid-lite-finer.toml", given)
+    assert (run.preset, run.steps, run.phases[0].patch, run.l1_weight) == ("sid-lite", 4800, 128, 20.0)
