@@ -42,13 +42,14 @@ def _memory_groups() -> Iterator[tuple[Path, str, str, str]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, names = _MOUNTED, ("memory.max", "memory.current", "inactive_file")
+            root = _MOUNTED
+            limit, usage, cached = "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
             root = _MOUNTED / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            limit, usage, cached = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
         else:
             continue
         group = Path(path.lstrip("/"))
         # A container may see its own group as the root of all, under the name that it has outside.
         for folder in (group, *group.parents) if group.parts else (group,):
-            yield (root / folder, *names)
+            yield root / folder, limit, usage, cached

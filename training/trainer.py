@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..engine.checkpoint import load_checkpoint
 from ..engine.errors import CheckpointError
@@ -87,6 +88,7 @@ class Trainer:
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network = objective.network
         self.average = copy.deepcopy(self.network)
+        self._average = get_ema_multi_avg_fn(run.ema_decay)
         if run.compile:
             # Block by block: three widths are compiled instead of some forty copies of them.
             for block in self.objective.modules():
@@ -152,9 +154,10 @@ class Trainer:
         it sends to the GPU, and waits for, at every step."""
         ours, theirs = (list(each.parameters()) for each in (self.average, self.network))
         if self.progress.step == 0:
-            torch._foreach_copy_(ours, theirs)
+            for kept, weight in zip(ours, theirs, strict=True):
+                kept.copy_(weight)
         else:
-            torch._foreach_lerp_(ours, theirs, 1 - self.run.ema_decay)
+            self._average(ours, theirs, 0)  # it has no use for the count
         for kept, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
             kept.copy_(buffer)
 

@@ -123,9 +123,8 @@ class Config:
         self.progress_monitor: Any = None
         self.num_compute_capabilities = 0
         if trt.rtx:
-            names = {"CURRENT": trt.capability}
             self.set_compute_capability = lambda gpu, i: self.gpus.append(
-                names.get(gpu.name, gpu.name.replace("SM", "sm_"))
+                str(trt.capability) if gpu.name == "CURRENT" else gpu.name.replace("SM", "sm_")
             )
 
     def __setattr__(self, name: str, value: Any) -> None:
