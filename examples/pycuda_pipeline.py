@@ -91,12 +91,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("engine", type=Path, help="an engine file for this machine's GPU")
     parser.add_argument("rainy", type=Path, help="a folder of pictures")
-    parser.add_argument("clean", type=Path, help="where they go, under the same names and .png")
+    parser.add_argument("clean", type=Path, help="where they go, under the same names with .png")
     options = parser.parse_args(arguments)
     options.clean.mkdir(parents=True, exist_ok=True)
     with derain_engine.load(options.engine) as engine:
         for name, clean in clean_all(engine, read_all(options.rainy)):
-            Image.fromarray(clean).save(options.clean / f"{name}.png")
+            Image.fromarray(clean).save(options.clean / f"{Path(name).stem}.png")
             print(name)
 
 
