@@ -153,13 +153,14 @@ def _weights(network: nn.Module) -> openvino.Tensor:
 
 
 @pytest.mark.slow
-def test_shipped_weights_lose_nothing_that_matters(tmp_path: Path) -> None:
-    report = build("sid-lite", tmp_path / "lite.derain", precision="int8")
+def test_shipped_weights_lose_a_little_that_has_to_be_accepted(tmp_path: Path) -> None:
+    """Above the allowance on one picture, so that a build without ``accept`` is refused."""
+    report = build("sid-lite", tmp_path / "lite.derain", precision="int8", accept=("quality",))
     cost = report.verification.cost
-    assert cost is not None and cost.derains and cost.missed() is None
-    assert report.manifest.verification["psnr_loss_db"] <= 0.1
+    assert cost is not None and cost.derains and cost.ssim_loss <= 1e-3 and cost.mean_psnr_loss <= 0.1
+    assert report.manifest.verification["psnr_loss_db"] <= 0.25
     again = verify_engine(tmp_path / "lite.derain")
-    assert again.missed() == [] and again.cost is not None
+    assert again.cost is not None and again.missed() == report.verification.missed() != []
 
 
 def test_a_loss_stops_the_build_unless_it_is_accepted() -> None:
