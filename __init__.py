@@ -1,4 +1,4 @@
-"""derain-engine turns a trained deraining network into an engine file and runs that file on pictures.
+"""derain-engine turns a trained deraining network into an engine file and runs that file on pictures and video.
 
     import derain_engine
 
@@ -14,18 +14,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .engine.builder import build
-    from .engine.errors import DerainError
+    from .base.errors import DerainError
+    from .base.version import __version__
+    from .engine.build import build, verify_engine
+    from .engine.convert import export_model
+    from .engine.inspect import describe
     from .engine.runtime import Engine, load
-    from .engine.version import __version__
+    from .evaluation.evaluate import evaluate
+    from .media.pictures.clean import clean_pictures
+    from .media.video.clean import clean_video
 else:
     # Hidden from type checkers, which would take a module's __getattr__ as leave for any name whatever.
     _HOMES = {
-        "DerainError": "errors",
-        "Engine": "runtime",
-        "__version__": "version",
-        "build": "builder",
-        "load": "runtime",
+        "DerainError": "base.errors",
+        "Engine": "engine.runtime",
+        "__version__": "base.version",
+        "build": "engine.build",
+        "clean_pictures": "media.pictures.clean",
+        "clean_video": "media.video.clean",
+        "describe": "engine.inspect",
+        "evaluate": "evaluation.evaluate",
+        "export_model": "engine.convert",
+        "load": "engine.runtime",
+        "verify_engine": "engine.build",
     }
 
     def __getattr__(name: str) -> object:
@@ -33,7 +44,7 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        found = getattr(import_module(f".engine.{_HOMES[name]}", __name__), name)
+        found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = found
         return found
 
@@ -41,4 +52,16 @@ else:
         return sorted(globals().keys() | _HOMES.keys())
 
 
-__all__ = ["DerainError", "Engine", "__version__", "build", "load"]
+__all__ = [
+    "DerainError",
+    "Engine",
+    "__version__",
+    "build",
+    "clean_pictures",
+    "clean_video",
+    "describe",
+    "evaluate",
+    "export_model",
+    "load",
+    "verify_engine",
+]

@@ -14,16 +14,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import InputError
+from ..base.progress import Progress, no_progress
+from ..base.sizes import FrameSizes, words
 from ..engine import environment
-from ..engine.errors import InputError
-from ..engine.nvinfer import FLAVOURS
-from ..engine.progress import Progress, no_progress
-from ..engine.sizes import FrameSizes, words
+from ..export.nvinfer import FLAVOURS
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..engine.models.spec import ModelSpec
+    from ..models.spec import ModelSpec
 
 #: Of the engines for one size of frame, in pixels.
 _STATIC = (512, 512)
@@ -115,10 +115,10 @@ def _in_own_process(name: str, backend: str, precision: str, fixed: bool) -> Row
 
 
 def _build(name: str, backend: str, precision: str, fixed: bool) -> Row:
-    from ..engine.build_options import frame_sizes
+    from ..engine.options import frame_sizes
     from ..export.half import to_half
     from ..export.onnx import export_onnx
-    from ..export.tensorrt import PlanOptions, build_plan
+    from ..export.tensorrt.build import PlanOptions, build_plan
 
     flavour = FLAVOURS[backend]
     network, spec = _find(name)
@@ -147,9 +147,9 @@ def _build(name: str, backend: str, precision: str, fixed: bool) -> Row:
 
 
 def _find(name: str) -> tuple[nn.Module, ModelSpec]:
-    from ..engine.builder import find_model
-    from ..engine.checkpoint import load_checkpoint
-    from ..engine.models.registry import architectures, create, spec_of
+    from ..engine.build import find_model
+    from ..models.checkpoint import load_checkpoint
+    from ..models.registry import architectures, create, spec_of
 
     try:
         checkpoint = load_checkpoint(find_model(name)[0])

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ..engine import backends, files
+from ..base import files
+from ..engine import backends
 from ..engine.backends.base import Artefact, RunOptions
-from ..engine.checkpoint import Checkpoint
 from ..engine.manifest import Manifest
 from ..engine.runtime import Engine, load
+from ..models.checkpoint import Checkpoint
 
 Mode = Literal["latency", "throughput"]
 

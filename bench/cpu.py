@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base.errors import BackendUnavailable, InputError
+from ..base.progress import Progress, no_progress
 from ..engine import backends, environment
 from ..engine.backends.base import Artefact, CompileOptions, RunOptions
-from ..engine.build_options import calibration
-from ..engine.checkpoint import Checkpoint
-from ..engine.errors import BackendUnavailable, InputError
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
-from ..engine.progress import Progress, no_progress
+from ..engine.options import calibration
 from ..engine.runtime import Engine
+from ..models.checkpoint import Checkpoint
 from .contestants import Contestant, Mode
 from .race import measure
 from .results import Benchmark
@@ -69,7 +69,7 @@ def bench_cpu(
 def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress) -> Iterator[Contestant]:
     import openvino
 
-    from ..engine.backends.openvino import serialise
+    from ..engine.backends.openvino.backend import serialise
     from ..export.onnx import export_onnx
 
     def manifest(precision: str) -> Manifest:

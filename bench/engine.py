@@ -9,14 +9,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine import backends, environment, weights
-from ..engine.builder import find_model, matching_checkpoint
+from ..base.errors import BackendUnavailable, InputError, VerificationError
+from ..base.progress import Progress, no_progress
+from ..engine import backends, environment
+from ..engine.build import find_model, matching_checkpoint
 from ..engine.bundle import open_bundle
-from ..engine.checkpoint import Checkpoint
-from ..engine.errors import BackendUnavailable, InputError, VerificationError
 from ..engine.manifest import Manifest
-from ..engine.progress import Progress, no_progress
 from ..engine.shipped import find_engine
+from ..models import weights
+from ..models.checkpoint import Checkpoint
 from . import rivals
 from .contestants import Contestant, FromFile
 from .race import measure

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..base.errors import DerainError, VerificationError
 from ..engine import frames, verify
 from ..engine.backends import get
 from ..engine.backends.base import CompileOptions, RunOptions
-from ..engine.errors import DerainError, VerificationError
-from ..engine.plan import Dtype
 from ..engine.runtime import Engine
 from ..kernels.aot_pool import compile_calls
+from ..plan import Dtype
 from .contestants import Mode
 from .kernels.alike import Check, alike
 from .kernels.rig import Rig, open_rig
 
 if TYPE_CHECKING:
-    from ..engine.checkpoint import Checkpoint
     from ..kernels.aot import Compiled
+    from ..models.checkpoint import Checkpoint
 
 NETWORKS = ("sid-lite", "sid", "prenet", "semi-derain-gan-small")
 PRECISIONS: tuple[Dtype, ...] = ("fp16", "bf16", "fp32")
@@ -64,9 +64,9 @@ def check_kernels(
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
     """
-    from ..engine.plan import lower
-    from ..engine.plan.memory import Memory
     from ..kernels.aot import specialisation
+    from ..plan import lower
+    from ..plan.memory import Memory
     from .table3 import find_checkpoint
 
     network = find_checkpoint(model).network
@@ -147,7 +147,7 @@ def _reference(checkpoint: Checkpoint, batch: np.ndarray, device: str) -> np.nda
     """In fp32 without TF32: N x H x W x 3."""
     import torch
 
-    from ..engine.models.spec import clean_image
+    from ..models.spec import clean_image
 
     cudnn: Any = torch.backends.cudnn
     before, cudnn.allow_tf32 = cudnn.allow_tf32, False

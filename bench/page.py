@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine.errors import InputError
-from ..engine.files import whole_file
+from ..base.errors import InputError
+from ..base.files import whole_file
 from . import builds, published, video
 from .plots import plot_all
 from .results import Benchmark, as_markdown, markdown_table, without_empty

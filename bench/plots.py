@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..engine.errors import BackendUnavailable
-from ..engine.files import whole_file
+from ..base.errors import BackendUnavailable
+from ..base.files import whole_file
 from .results import Benchmark, Row
 
 #: Inches, and dots an inch.

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base.errors import BackendUnavailable, BundleError, DerainError, InputError
+from ..base.progress import Progress, no_progress
 from ..engine import environment
 from ..engine.bundle import open_bundle
-from ..engine.errors import BackendUnavailable, BundleError, DerainError, InputError
 from ..engine.frames import padded_side
-from ..engine.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from ..engine.plan import Plan
+    from ..plan import Plan
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _WARM_UP = 2
@@ -75,7 +75,7 @@ def profile_engine(
         payloads = {name: bytes(bundle.read(name)) for name in bundle.names}
     height, width = (padded_side(side, manifest.granularity, manifest.smallest_side) for side in size)
     if manifest.backend == "fused":
-        from ..engine.backends.fused_payload import read_plan
+        from ..engine.backends.fused.payload import read_plan
 
         return profile_plan(read_plan(payloads), engine.name, height, width)
     if manifest.backend != "openvino":
@@ -104,7 +104,7 @@ def profile_engine(
 
 def profile_plan(plan: Plan, subject: str, height: int, width: int) -> Profile:
     """The launches of a plan by their operations. height, width: multiples of 32."""
-    from ..engine.plan.program import GRANULARITY
+    from ..plan.program import GRANULARITY
 
     area = height * width / GRANULARITY**2
     total = sum(step.flops for step in plan.steps)
@@ -135,7 +135,7 @@ def profile_plan(plan: Plan, subject: str, height: int, width: int) -> Profile:
 
 def profile_model(model: str, size: tuple[int, int]) -> Profile:
     """The launches that a model becomes in fp16. model, errors: as for :func:`.table3.find_checkpoint`."""
-    from ..engine.plan import lower
+    from ..plan import lower
     from .table3 import find_checkpoint
 
     checkpoint = find_checkpoint(model)

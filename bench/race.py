@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..base.progress import Progress, no_progress
 from ..engine import environment, frames, quality, verify
-from ..engine.progress import Progress, no_progress
 from ..engine.runtime import Engine
+from ..samples import photographs
 from .contestants import Contestant, Mode
 from .gpu import gpu
 from .results import Benchmark, Row
@@ -270,7 +271,7 @@ def _verify(
     outputs by the network's weights, each computed once."""
     if contestant.reference is None:
         return _Verified()
-    name, pair = next(iter(verify.rainy_pairs().items()))
+    name, pair = next(iter(photographs.rainy_pairs().items()))
     missing = [(0, max(0, side - have)) for side, have in zip(size, pair[0].shape, strict=False)]
     image, truth = (np.pad(each, [*missing, (0, 0)], mode="symmetric")[: size[0], : size[1]] for each in pair)
     levels = frames.quantise(image, np.uint8)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 
 #: Relative difference between the medians of a row's two halves from which on it is marked as noisy.
 NOISY = 0.1

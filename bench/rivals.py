@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..engine.checkpoint import Checkpoint
-from ..engine.errors import BackendUnavailable, InputError
+from ..base.errors import BackendUnavailable, InputError
+from ..base.version import __version__
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
-from ..engine.models.spec import clean_image
 from ..engine.runtime import Engine
-from ..engine.version import __version__
+from ..models.checkpoint import Checkpoint
+from ..models.spec import clean_image
 from .contestants import Contestant, Mode, Opener
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..engine.checkpoint import Checkpoint
-from ..engine.errors import BuildError, InputError
-from ..engine.progress import Progress
+from ..base.errors import BuildError, InputError
+from ..base.progress import Progress
+from ..models.checkpoint import Checkpoint
 from .contestants import Contestant
 from .kernels.ceilings import Ceilings, measure_ceilings
 
@@ -64,9 +64,9 @@ def measure_roofs(contestants: Sequence[Contestant], threads: int, progress: Pro
 
 
 def _work(checkpoint: Checkpoint) -> Work:
-    from ..engine.models.cost import macs_per_pixel
-    from ..engine.plan import lower
-    from ..engine.plan.program import GRANULARITY
+    from ..models.cost import macs_per_pixel
+    from ..plan import lower
+    from ..plan.program import GRANULARITY
 
     macs = macs_per_pixel(checkpoint.network, checkpoint.spec)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.errors import DerainError
+from ..base.errors import DerainError
 from .contestants import Opener
 from .gpu import gpu
 

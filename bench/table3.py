@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from ..base.errors import BackendUnavailable, DerainError, InputError
+from ..base.progress import Progress, no_progress
+from ..base.version import __version__
 from ..engine import backends, environment, verify
 from ..engine.backends.base import Artefact, Backend, CompileOptions
-from ..engine.build_options import calibration, frame_sizes
-from ..engine.checkpoint import Checkpoint
-from ..engine.errors import BackendUnavailable, DerainError, InputError
 from ..engine.manifest import Manifest
-from ..engine.progress import Progress, no_progress
-from ..engine.version import __version__
+from ..engine.options import calibration, frame_sizes
+from ..models.checkpoint import Checkpoint
 from . import rivals
 from .contestants import Contestant, FromArtefact, Opener
 from .published import SIZES
@@ -114,9 +114,9 @@ def find_checkpoint(model: str) -> Checkpoint:
     try:
         import torch
 
-        from ..engine.builder import find_model
-        from ..engine.checkpoint import load_checkpoint, weights_sha256
-        from ..engine.models.registry import architectures, create, spec_of
+        from ..engine.build import find_model
+        from ..models.checkpoint import load_checkpoint, weights_sha256
+        from ..models.registry import architectures, create, spec_of
     except ImportError as error:
         raise BackendUnavailable(
             f"This needs {error.name}, which is not installed: pip install 'derain-engine[build]'"

@@ -13,10 +13,10 @@ from derain_engine.bench.kernels import rig as gpu
 from derain_engine.bench.kernels.alike import Check, alike
 from derain_engine.bench.kernels.networks import find_networks
 from derain_engine.bench.kernels.plain import plain
-from derain_engine.engine.plan import lower
-from derain_engine.engine.plan.memory import Memory
 from derain_engine.kernels import aot_pool, dark_channel, dark_channel_torch
 from derain_engine.kernels.tuned import configure_for
+from derain_engine.plan import lower
+from derain_engine.plan.memory import Memory
 
 BOXES = {
     "separable": dark_channel.dark_channel_maximum,

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..base.errors import BackendUnavailable, DerainError, InputError
+from ..base.progress import Progress, no_progress
 from ..engine import environment
 from ..engine.bundle import Manifest
-from ..engine.errors import BackendUnavailable, DerainError, InputError
-from ..engine.media.video import clean_video
-from ..engine.media.video_reader import require_av
-from ..engine.media.video_stages import STAGES, Cleaned
-from ..engine.progress import Progress, no_progress
-from ..engine.rain import Streaks, render_streaks
 from ..engine.runtime import Engine, load
+from ..media.video.clean import clean_video
+from ..media.video.reader import require_av
+from ..media.video.stages import STAGES, Cleaned
+from ..samples.rain import Streaks, render_streaks
 from . import pipe_ends
 
 #: What is asked of the way around an engine: height, width, milliseconds that the engine takes, frames a second.

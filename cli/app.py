@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from ..engine.errors import DerainError
-from ..engine.version import __version__
+from ..base.errors import DerainError
+from ..base.version import __version__
 from . import bench, build, environment, evaluate, export, kernels, train, video
 from . import run as run_verb
 from .terminal import LogToTerminal, note, say

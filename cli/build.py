@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..engine.sizes import words
+from ..base.sizes import words
 from .progress import progress_bar
 from .terminal import file_size, say, show_table
 from .values import Architecture, NetworkOptions, Size, Trust, frame_size, network_options
 
 if TYPE_CHECKING:
-    from ..engine.builder import BuildReport
+    from ..engine.build import BuildReport
     from ..engine.manifest import Manifest
     from ..engine.verify import Report
 
@@ -178,7 +178,7 @@ def _build(
     The engine is compared with the network in fp32 on rainy pictures; one that is not close enough is not
     written (exit code 4).
     """
-    from ..engine.builder import build
+    from ..engine.build import build
 
     options = network_options(option or [])
     with progress_bar() as progress:
@@ -228,7 +228,7 @@ def _inspect(
     ] = None,
 ) -> None:
     """Show what is in an engine file or a model file."""
-    from ..engine.contents import describe, describe_steps
+    from ..engine.inspect import describe, describe_steps
 
     if steps and as_json:
         raise typer.BadParameter("--steps and --json exclude each other.")
@@ -260,7 +260,7 @@ def _verify(
 
     A difference beyond the bounds of its precision ends with exit code 4.
     """
-    from ..engine.builder import verify_engine
+    from ..engine.build import verify_engine
     from ..engine.verify import check
 
     with progress_bar() as progress:

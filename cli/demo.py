@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..engine.errors import BackendUnavailable
+from ..base.errors import BackendUnavailable
 from .app import answer
 from .progress import progress_bar
 from .terminal import say
@@ -24,12 +24,12 @@ def demonstrate(folder: Path, model: str = "sid-lite") -> None:
         BackendUnavailable: scikit-image, whose photograph is used, is not installed.
         DerainError: as :func:`build`.
     """
-    from ..engine.builder import build
-    from ..engine.media.clean import clean_pictures
-    from ..engine.media.images import Picture, read_picture, side_by_side, write_picture
-    from ..engine.media.jobs import Job
+    from ..engine.build import build
     from ..engine.metrics import psnr
     from ..engine.runtime import load
+    from ..media.pictures.clean import clean_pictures
+    from ..media.pictures.images import Picture, read_picture, side_by_side, write_picture
+    from ..media.pictures.jobs import Job
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _photograph_in_rain():
     import numpy as np
 
     from ..engine.frames import quantise
-    from ..engine.rain import add_rain, sample_rain
+    from ..samples.rain import add_rain, sample_rain
 
     try:
         from skimage import data

@@ -14,8 +14,8 @@ from .terminal import note, say
 from .values import Architecture, NetworkOptions, Trust, network_options
 
 if TYPE_CHECKING:
-    from ..engine.evaluate import Comparison, Evaluation, SetResult
-    from ..engine.evaluate_figures import Values
+    from ..evaluation.evaluate import Comparison, Evaluation, SetResult
+    from ..evaluation.figures import Values
 
 _EXAMPLES = """Examples:
 
@@ -106,8 +106,8 @@ def _evaluate(
     rain and haze raise. Every figure is given with the protocol that it was measured under. Pictures that cannot be
     measured are named at the end (exit code 5).
     """
-    from ..engine.evaluate import evaluate
-    from ..engine.evaluate_csv import as_csv as write_csv
+    from ..evaluation.csv import as_csv as write_csv
+    from ..evaluation.evaluate import evaluate
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
@@ -153,7 +153,7 @@ def _evaluate(
 
 
 def _show(result: Evaluation) -> None:
-    from ..engine.evaluate_figures import describe
+    from ..evaluation.figures import describe
 
     if result.pictures:
         _show_pictures(result)
@@ -203,7 +203,7 @@ def _cells(result: Evaluation, comparison: Comparison) -> list[str]:
 
 
 def _show_lead(result: Evaluation) -> None:
-    from ..engine.evaluate_figures import FIGURES, text
+    from ..evaluation.figures import FIGURES, text
 
     rows = [
         [
@@ -259,12 +259,12 @@ def _show_clips(result: Evaluation) -> None:
 
 
 def _head(figure: str) -> str:
-    from ..engine.evaluate_figures import FIGURES
+    from ..evaluation.figures import FIGURES
 
     return FIGURES[figure].head
 
 
 def _text(figure: str, values: Values, sign: str = "") -> str:
-    from ..engine.evaluate_figures import text
+    from ..evaluation.figures import text
 
     return text(figure, values[figure], sign=sign)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rich import progress
 
-from ..engine.progress import Progress
+from ..base.progress import Progress
 from .terminal import ERR, printable
 
 

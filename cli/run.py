@@ -75,10 +75,10 @@ def _run(
     PNG, JPEG, WebP, TIFF and BMP. Names, bit depth, transparency, colour profile and EXIF data are kept. Pictures
     that fail are named at the end (exit code 5), the others are finished.
     """
-    from ..engine.media.clean import Show, clean_pictures
-    from ..engine.media.jobs import find_pictures
     from ..engine.runtime import load
     from ..engine.shipped import find_engine
+    from ..media.pictures.clean import Show, clean_pictures
+    from ..media.pictures.jobs import find_pictures
 
     if side_by_side and rain_layer:
         raise typer.BadParameter("--side-by-side and --rain-layer exclude each other.")

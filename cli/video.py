@@ -196,12 +196,12 @@ def _video(
 
     Standard input is read in any container that needs no seeking (y4m, Matroska, MPEG-TS, ...), or as raw frames.
     """
-    from ..engine.media.live_source import is_url
-    from ..engine.media.video import clean_video
-    from ..engine.media.video_pipes import RawFrames
-    from ..engine.media.video_reader import require_av
     from ..engine.runtime import load
     from ..engine.shipped import find_engine
+    from ..media.video.clean import clean_video
+    from ..media.video.live_source import is_url
+    from ..media.video.pipes import RawFrames
+    from ..media.video.reader import require_av
 
     side = tile_side(tile)
     require_av()

@@ -15,8 +15,8 @@ import typer
 from .terminal import ERR, note, printable
 
 if TYPE_CHECKING:
-    from ..engine.media.video_live import LiveReport
     from ..engine.runtime import Engine
+    from ..media.video.live import LiveReport
 
 #: Seconds between two status lines, on a terminal and where they go into a log.
 _REFRESH, _LOGGED = 0.5, 10.0
@@ -26,7 +26,7 @@ def run_live(
     engine: Engine, source: str, target: str | BinaryIO, shown: str, latency_ms: float, **options: Any
 ) -> None:
     """Until it ends or is interrupted; leaves with 5 where it ended by itself because something failed."""
-    from ..engine.media.video_live import clean_live
+    from ..media.video.live import clean_live
 
     out: Path | BinaryIO = Path(target) if isinstance(target, str) else target
     with _interruptible() as stop, _StatusLine() as status:

@@ -30,8 +30,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, final
 
-from .errors import BundleError, InputError
-from .files import whole_file
+from ..base.errors import BundleError, InputError
+from ..base.files import whole_file
 from .manifest import FORMAT, LARGEST_MANIFEST, Manifest
 
 __all__ = [

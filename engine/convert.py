@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .builder import find_model
-from .checkpoint import load_checkpoint
-from .errors import BackendUnavailable, InputError
-from .files import whole_file
-from .progress import Progress, no_progress
+from ..base.errors import BackendUnavailable, InputError
+from ..base.files import whole_file
+from ..base.progress import Progress, no_progress
+from ..models.checkpoint import load_checkpoint
+from .build import find_model
 
 
 @dataclass(frozen=True)

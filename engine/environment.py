@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import backends, files, limits, weights
-from .nvinfer import FLAVOURS
-from .version import __version__
+from ..base import files, limits
+from ..base.version import __version__
+from ..export.nvinfer import FLAVOURS
+from ..models import weights
+from . import backends
 
 #: Distributions that the house uses, in whichever extra.
 _PACKAGES = (

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import InputError
+from ..base.errors import InputError
 
 #: Floats further outside [0, 1] than this are taken for another range (0 to 255, -1 to 1), not overshoot.
 _LOWEST, _HIGHEST = -0.5, 1.5

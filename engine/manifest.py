@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import BundleError, InputError
-from .sizes import LARGEST_SIDE, FrameSizes
+from ..base.errors import BundleError, InputError
+from ..base.sizes import LARGEST_SIDE, FrameSizes
 
 #: The newest format that this version reads, and the one it writes. It grows when an older reader would
 #: misunderstand a file; a field that an older reader may ignore is added without a new format.

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .errors import BackendUnavailable, InputError
+from ..base.errors import BackendUnavailable, InputError
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5

@@ -14,15 +14,16 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from . import backends, files
+from ..base import files
+from ..base.errors import BundleError, InputError
+from ..base.limits import available_memory
+from ..base.sizes import words
+from ..device import guests, interop
+from . import backends
 from . import trust as trusted
 from .backends.base import Artefact, RunOptions, Session
 from .bundle import Manifest, open_bundle
-from .device import guests, interop
-from .errors import BundleError, InputError
 from .frames import accept, pad_frame, padded_side
-from .limits import available_memory
-from .sizes import words
 from .tiling import plan_tiles, run_tiled
 
 #: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network

@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from . import backends, builder, environment, files, weights
+from ..base import files
+from ..base.errors import BundleError, InputError
+from ..base.progress import Progress, no_progress
+from ..base.version import __version__
+from ..models import weights
+from . import backends, build, environment
 from .bundle import open_bundle
-from .errors import BundleError, InputError
-from .progress import Progress, no_progress
-from .version import __version__
 
 
 def find_engine(
@@ -55,7 +57,7 @@ def find_engine(
         except InputError as error:
             raise InputError(f"{str(error).rstrip('.')}; {advice}") from error
         building(name, kept)
-        builder.build(model, kept, progress=progress)
+        build.build(model, kept, progress=progress)
     return kept
 
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..base.errors import BundleError, InputError
 from .bundle import Bundle, open_bundle
-from .errors import BundleError, InputError
 
 
 def record(path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base.errors import VerificationError
+from ..base.progress import Progress, no_progress
+from ..models.spec import clean_image
+from ..samples.photographs import rainy_pairs
 from . import frames, quality
-from .errors import VerificationError
-from .models.spec import clean_image
-from .progress import Progress, no_progress
 from .quality import Cost, Quality
-from .rain import Kind, add_rain, sample_rain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,16 +32,6 @@ HALF_MAX_ABS = 2e-2
 CHECKS = ("psnr", "max-abs", "uint8", "quality")
 #: Precisions that change what a network computes; their engines are judged by the truth under the rain.
 LOSSY = ("int8",)
-
-#: What is cleaned, from dry to downpour, and the corner (y, x) of the crop of the photograph.
-_PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
-    ("astronaut", "downpour", 0, 128),
-    ("chelsea", "light", 20, 100),
-    ("coffee", "heavy", 80, 180),
-    ("rocket", "drizzle", 100, 200),
-)
-# In pixels: whole for the SSID-KD family, small enough for the largest network's fp32 reference on a CPU.
-PICTURE_SIZE = _HEIGHT, _WIDTH = 192, 256
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ class Report:
     """The outcome for an engine: the worst of every figure over the pictures, and which checks were missed.
 
     rehearsed: the machine could not run the engine; what it computes was run on the CPU instead. picks_maxima: as in
-    ``engine.models.spec.ModelSpec``.
+    ``models.spec.ModelSpec``.
     """
 
     precision: str
@@ -130,37 +120,6 @@ class Report:
             "uint8_levels": self.uint8_levels,
             "pictures": [c.picture for c in self.comparisons],
         }
-
-
-def rainy_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.ndarray]:
-    """Four photographs under synthetic rain, by name: height x width x 3 float32 RGB in [0, 1], always the same.
-
-    The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
-    """
-    return {name: rainy for name, (rainy, _) in rainy_pairs(height, width).items()}
-
-
-def rainy_pairs(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(rainy, truth) of :func:`rainy_pictures`."""
-    pairs = {}
-    for seed, (name, photo) in enumerate(clean_pictures(height, width).items()):
-        rng = np.random.default_rng(seed)
-        rainy, truth = add_rain(photo, sample_rain(_PICTURES[seed][1], rng), rng)
-        pairs[name] = rainy.astype(np.float32), truth
-    return pairs
-
-
-def clean_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.ndarray]:
-    """The same photographs without rain, under the same names."""
-    from skimage import data
-
-    pictures = {}
-    for name, kind, y, x in _PICTURES:
-        photo = getattr(data, name)()[y : y + height, x : x + width].astype(np.float32) / 255
-        missing = (height - photo.shape[0], width - photo.shape[1])
-        photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-        pictures[f"{name} in {kind}"] = photo
-    return pictures
 
 
 def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..engine.errors import BuildError
+from ..base.errors import BuildError
 
 #: Largest finite fp16.
 LARGEST = 65504.0

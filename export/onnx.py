@@ -22,10 +22,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ..engine.errors import BackendUnavailable, BuildError, DerainError, InputError
-from ..engine.models.onnx_network import OnnxNetwork
-from ..engine.models.spec import ModelSpec
-from ..engine.progress import Progress, no_progress
+from ..base.errors import BackendUnavailable, BuildError, DerainError, InputError
+from ..base.progress import Progress, no_progress
+from ..models.onnx_network import OnnxNetwork
+from ..models.spec import ModelSpec
 from .shapes import free_shapes
 from .variants import exportable
 from .zeros import drop_zeros

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from ..engine.errors import BuildError
-from ..engine.progress import Progress, no_progress
+from ..base.errors import BuildError
+from ..base.progress import Progress, no_progress
 from .half import LARGEST, to_half
 from .rounding import CpuGraph, rounding
 from .trials import Trials

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..engine.errors import BackendUnavailable, BuildError
+from ..base.errors import BackendUnavailable, BuildError
 from .onnx import INPUT
 
 #: Operators that hand on values of their inputs: rounded already, they need no rounding after them.

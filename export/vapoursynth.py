@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from ..engine.errors import BuildError
+from ..base.errors import BuildError
 from .onnx import INPUT, OUTPUTS
 
 #: What vs-mlrt's own scripts call them.

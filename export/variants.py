@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine.models.nledn import NLEDN, NonLocal, RegionNonLocal
+from ..models.nledn import NLEDN, NonLocal, RegionNonLocal
 
 
 def exportable(network: nn.Module) -> nn.Module:

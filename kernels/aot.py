@@ -26,8 +26,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..engine.errors import BuildError, InputError
-from ..engine.files import whole_file
+from ..base.errors import BuildError, InputError
+from ..base.files import whole_file
 from .config import heuristic
 from .launch import Call
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine.errors import BackendUnavailable, BuildError, DerainError
-from ..engine.limits import usable_threads
-from ..engine.progress import Progress, no_progress
+from ..base.errors import BackendUnavailable, BuildError, DerainError
+from ..base.limits import usable_threads
+from ..base.progress import Progress, no_progress
 from .aot import Compiled, compile_call, distinct, specialisation, title
 from .launch import Call
 

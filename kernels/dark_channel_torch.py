@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 
 INDEX_BITS = 31
 #: Below the key of every value: minus infinity has the order 2^23 - 1 - 2^31.

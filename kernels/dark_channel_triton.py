@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 from .dark_channel_torch import INDEX_BITS, NO_KEY, output_size
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

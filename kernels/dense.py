@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 from .config import Config, heuristic
 from .gemm import leaky, multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
 from .launch import Call, check_maps, check_shapes, launch

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 
 #: k is padded to a multiple of this; BLOCK_K divides it.
 K_PADDING = 64

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 from .config import Config
 
 if TYPE_CHECKING:

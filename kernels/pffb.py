@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 from .chain import SLOPE, chain_call, chain_kernel, scratch_elements
 from .config import Config, heuristic
 from .gemm import (

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 from .config import Config, heuristic
 from .gemm import (
     inner_taps,

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..engine.errors import InputError
-from ..engine.files import whole_file
+from ..base.errors import InputError
+from ..base.files import whole_file
 from .config import Config, Configure, heuristic
 
 #: Version of the file's form.

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from derain_engine.engine.version import __version__
+from derain_engine.base.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,7 +85,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(
         "derain_engine/py.typed",
         "derain_engine/engine/niqe_pristine.NOTICE",
         "derain_engine/engine/niqe_pristine.npz",
-        "derain_engine/engine/weights/LICENSE",
+        "derain_engine/models/weights/LICENSE",
         "derain_engine/kernels/cuda/planar.ptx",
         "derain_engine/kernels/tuned.json",
     }
@@ -100,7 +100,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(
         names = set(archive.namelist())
     about = f"derain_engine-{__version__}.dist-info"
     assert {name for name in names if not name.startswith(f"{about}/")} == expected
-    assert {f"{about}/licenses/LICENSE", f"{about}/licenses/engine/weights/LICENSE"} <= names
+    assert {f"{about}/licenses/LICENSE", f"{about}/licenses/models/weights/LICENSE"} <= names
 
 
 @pytest.mark.slow

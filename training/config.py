@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
-from ..engine import weights
-from ..engine.errors import InputError
-from ..engine.files import whole_file
+from ..base.errors import InputError
+from ..base.files import whole_file
+from ..models import weights
 from .run import Phase, Run
 
 if sys.version_info >= (3, 11):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.errors import InputError, MediaError
-from ..engine.media.images import SUFFIXES
+from ..base.errors import InputError, MediaError
+from ..media.pictures.images import SUFFIXES
 from .distributed import World
 from .pairs import Scene
 from .rain import rainy_pair

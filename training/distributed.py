@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..engine.errors import BackendUnavailable, InputError
+from ..base.errors import BackendUnavailable, InputError
 
 
 @dataclass(frozen=True)

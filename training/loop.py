@@ -17,21 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engine.checkpoint import save_checkpoint
-from ..engine.errors import CheckpointError, DerainError, InputError
-from ..engine.files import whole_file
+from ..base.errors import CheckpointError, DerainError, InputError
+from ..base.files import whole_file
+from ..models.checkpoint import save_checkpoint
 from .config import write_run
-from .data import (
-    Batch,
-    Patches,
-    Scenes,
-    batches,
-    find_photos,
-    part_size,
-    split,
-    to_tensor,
-    validation_pairs,
-)
+from .data import Batch, Patches, Scenes, batches, find_photos, part_size, split, to_tensor, validation_pairs
 from .distributed import World, join
 from .objective import Objective
 from .pairs import Scene, find_pairs

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ..base.errors import InputError
 from ..kernels.dark_channel import dark_channel_maximum
 
 KLReduction = Literal["mean", "batchmean", "pixel"]

@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..engine.models.spec import clean_image
-from ..engine.models.ssid_kd import Derained, UnitBlock
+from ..models.spec import clean_image
+from ..models.ssid_kd import Derained, UnitBlock
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -23,9 +23,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from ..engine.errors import InputError, MediaError
-from ..engine.media.images import SUFFIXES, read_picture
-from ..engine.models.ssid_kd import SMALLEST_SIDE
+from ..base.errors import InputError, MediaError
+from ..media.pictures.images import SUFFIXES, read_picture
+from ..models.ssid_kd import SMALLEST_SIDE
 
 Layout = Literal["auto", "folders", "clean-left", "rain-left"]
 

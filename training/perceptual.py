@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine.errors import CheckpointError
-from ..engine.model_file import read_model_file
+from ..base.errors import CheckpointError
+from ..models.model_file import read_model_file
 
 Layer = Literal["conv2_2", "relu2_2", "relu3_3"]
 

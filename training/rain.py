@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engine.rain import KINDS, add_rain, sample_rain
+from ..samples.rain import KINDS, add_rain, sample_rain
 
 #: Share of each kind of rain in training, in the order of ``KINDS``. Clean frames teach the network to leave
 #: dry pictures alone; downpours are the hardest and get the most.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from ..engine.errors import InputError
-from ..engine.models.ssid_kd import PRESETS, SMALLEST_SIDE
+from ..base.errors import InputError
+from ..models.ssid_kd import PRESETS, SMALLEST_SIDE
 from .pairs import Layout
 
 #: What may be another when a run is resumed: places, and what speeds a run up without changing what it computes.

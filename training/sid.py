@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine.errors import InputError
-from ..engine.models.ssid_kd import SSIDKD
+from ..base.errors import InputError
+from ..models.ssid_kd import SSIDKD
 from .loop import Outcome, Recipe, train
 from .losses import code_distance, negative_ssim_l1
 from .objective import Objective

@@ -18,16 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.errors import InputError
-from ..engine.models.ssid_kd import SSIDKD, Derained
+from ..base.errors import InputError
+from ..models.ssid_kd import SSIDKD, Derained
 from .loop import Outcome, Recipe, train
-from .losses import (
-    KLReduction,
-    dark_channel_loss,
-    kl_divergence,
-    streak_dark_channel_loss,
-    total_variation,
-)
+from .losses import KLReduction, dark_channel_loss, kl_divergence, streak_dark_channel_loss, total_variation
 from .objective import Objective
 from .run import Phase, Run
 from .sid import Supervised

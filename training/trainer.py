@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..engine.checkpoint import load_checkpoint
-from ..engine.errors import CheckpointError
-from ..engine.files import whole_file
-from ..engine.models.ssid_kd import PRESETS, SSIDKD
+from ..base.errors import CheckpointError
+from ..base.files import whole_file
+from ..models.checkpoint import load_checkpoint
+from ..models.ssid_kd import PRESETS, SSIDKD
 from .data import Batch
 from .distributed import World
 from .objective import Objective, Turn

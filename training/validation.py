@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.media.images import Picture, write_picture
+from ..media.pictures.images import Picture, write_picture
 from .losses import ssim
 
 _SIDE, _GAP, _ROWS = 192, 4, 4

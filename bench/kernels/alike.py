@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ...engine.plan.program import View
+from ...plan.program import View
 from .rig import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...engine.plan.memory import Memory
-    from ...engine.plan.program import Step
     from ...kernels.config import Config
     from ...kernels.launch import Call
     from ...kernels.tuned import Key
+    from ...plan.memory import Memory
+    from ...plan.program import Step
 
 #: Where a chain's scratch memory stands among its pointers.
 _SCRATCH = 4
@@ -88,7 +88,7 @@ class Check:
     def __init__(self, launches: Alike) -> None:
         import torch
 
-        from ...engine.plan.by_torch import run_call
+        from ...plan.by_torch import run_call
 
         step, memory = launches.step, launches.memory
         generator = torch.Generator(launches.memory.flat(step.pointers[0]).device).manual_seed(0)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ...engine.errors import InputError
+from ...base.errors import InputError
 
 #: A copy reads this many bytes and writes as many: many times any cache.
 _COPIED = {"cuda": 1 << 30, "cpu": 1 << 28}

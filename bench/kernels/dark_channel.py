@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...base.errors import InputError
+from ...base.progress import Progress, no_progress
 from ...engine import environment
-from ...engine.errors import InputError
-from ...engine.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...engine.errors import InputError
-from ...engine.plan.program import GRANULARITY
-from ...engine.progress import Progress, no_progress
+from ...base.errors import InputError
+from ...base.progress import Progress, no_progress
+from ...plan.program import GRANULARITY
 from .alike import Alike, Check, alike
 from .ceilings import Ceilings, measure_ceilings
 from .plain import plain
@@ -23,8 +23,8 @@ from .rig import Rig, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...engine.plan.memory import Memory
     from ...kernels.aot import Compiled
+    from ...plan.memory import Memory
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from ...engine.plan import Dtype
-from ...engine.progress import Progress, no_progress
+from ...base.progress import Progress, no_progress
 from ...kernels.aot_pool import compile_calls, require_compiler
 from ...kernels.tuned import configure_for
+from ...plan import Dtype
 from .launches import LaunchTimes, measure_launches
 from .networks import find_networks
 from .rig import Rig, open_rig
@@ -45,8 +45,8 @@ def measure_here(
     """
     import torch
 
-    from ...engine.plan import lower
-    from ...engine.plan.memory import Memory
+    from ...plan import lower
+    from ...plan.memory import Memory
 
     require_compiler()
     (network,) = find_networks([model])

@@ -17,9 +17,9 @@ def find_networks(names: Sequence[str] = ()) -> list[nn.Module]:
     Raises:
         InputError, CheckpointError: a name of nothing, or a file that is no model.
     """
-    from ...engine.builder import find_model
-    from ...engine.checkpoint import load_checkpoint
-    from ...engine.models.registry import architectures, create, spec_of
+    from ...engine.build import find_model
+    from ...models.checkpoint import load_checkpoint
+    from ...models.registry import architectures, create, spec_of
 
     presets = {
         name: spec_of(architecture.name, config)

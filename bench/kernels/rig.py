@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...engine.device import driver
-from ...engine.device.context import Context
-from ...engine.device.graph import Graph
-from ...engine.device.memory import DeviceBuffer, fill
-from ...engine.device.module import Arguments, Module, launch
-from ...engine.device.stream import Event, Stream
-from ...engine.errors import BackendUnavailable
+from ...base.errors import BackendUnavailable
+from ...device import driver
+from ...device.context import Context
+from ...device.graph import Graph
+from ...device.memory import DeviceBuffer, fill
+from ...device.module import Arguments, Module, launch
+from ...device.stream import Event, Stream
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ...engine.errors import DerainError, InputError, VerificationError
-from ...engine.progress import Progress, no_progress
+from ...base.errors import DerainError, InputError, VerificationError
+from ...base.progress import Progress, no_progress
 from .alike import Alike, Check, alike, frame_milliseconds, recut
 from .candidates import candidates
 from .rig import Rig, Work
 
 if TYPE_CHECKING:
-    from ...engine.plan.memory import Memory
     from ...kernels.aot import Compiled
     from ...kernels.config import Config
     from ...kernels.launch import Call
     from ...kernels.tuned import Key
+    from ...plan.memory import Memory
 
 #: Timed launches of a candidate, and of the finalists and the heuristic in the second round.
 RUNS, FINAL_RUNS = 15, 60

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ...engine import files
-from ...engine.errors import InputError
-from ...engine.plan import Dtype
-from ...engine.progress import Progress, no_progress
+from ...base import files
+from ...base.errors import InputError
+from ...base.progress import Progress, no_progress
 from ...kernels import tuned
 from ...kernels.aot_pool import compile_each
+from ...plan import Dtype
 from .networks import find_networks
 from .rig import Rig, open_rig
 from .tune import Compile, Tuned, tune
@@ -59,8 +59,8 @@ def tune_here(
         InputError: the file cannot be written or is damaged, or the networks have none of the kernels.
         BackendUnavailable: no GPU.
     """
-    from ...engine.plan import lower
-    from ...engine.plan.memory import Memory
+    from ...plan import lower
+    from ...plan.memory import Memory
 
     path = request.output or tuned.DATA
     try:

@@ -1,35 +1,35 @@
-"""The ways of running a network, one file each behind the protocol of ``base``; free of torch.
+"""The ways of running a network, one folder each behind the protocol of ``base``; free of torch.
 
-A further backend is one file with a module-level ``backend`` and one line here.
+A further backend is one folder (or file) and one line here.
 """
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 
-from ..errors import InputError
+from ...base.errors import InputError
 from .base import Backend
 
-#: Name to module. A module is imported when its backend is asked for; its library when that is used.
-_MODULES = {
-    "openvino": ".openvino",
-    "fused": ".fused",
-    "tensorrt": ".tensorrt",
-    "tensorrt-rtx": ".tensorrt_rtx",
-    "reference": ".reference",
+#: Where each backend is. Its module is imported when it is asked for, its library when that is used.
+_PLACES = {
+    "openvino": "openvino.backend:backend",
+    "fused": "fused.backend:backend",
+    "tensorrt": "tensorrt.backend:tensorrt",
+    "tensorrt-rtx": "tensorrt.backend:tensorrt_rtx",
+    "reference": "reference:backend",
 }
 
 
 def names() -> list[str]:
     """All backends, whether or not this machine has what they need (see :meth:`Backend.unavailable`)."""
-    return list(_MODULES)
+    return list(_PLACES)
 
 
 def get(name: str) -> Backend:
     """The backend of that name. Raises InputError for a name that is not in :func:`names`."""
-    if name not in _MODULES:
-        raise InputError(f"There is no backend {name!r}; known backends: {', '.join(_MODULES)}.")
-    return importlib.import_module(_MODULES[name], __name__).backend
+    if name not in _PLACES:
+        raise InputError(f"There is no backend {name!r}; known backends: {', '.join(_PLACES)}.")
+    return pkgutil.resolve_name(f"{__name__}.{_PLACES[name]}")
 
 
 def default_name() -> str:

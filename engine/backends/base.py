@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from ..models.spec import ModelSpec
-from ..progress import Progress, no_progress
-from ..sizes import FrameSizes
+from ...base.progress import Progress, no_progress
+from ...base.sizes import FrameSizes
+from ...models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn

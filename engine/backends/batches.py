@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import InputError
+from ...base.errors import InputError
 
 
 def output_for(batch: np.ndarray, out: np.ndarray | None) -> np.ndarray:

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..device.context import Context
-from ..device.interop import DeviceArray, view
-from ..device.memory import DeviceBuffer, PinnedBuffer, download, upload
-from ..device.stream import Event, Stream
-from ..errors import DerainError, InputError
+from ...base.errors import DerainError, InputError
+from ...device.context import Context
+from ...device.interop import DeviceArray, view
+from ...device.memory import DeviceBuffer, PinnedBuffer, download, upload
+from ...device.stream import Event, Stream
 from .base import RunOptions
 from .batches import output_for
 

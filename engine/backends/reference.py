@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
-from ..models.spec import ModelSpec, clean_image
-from ..progress import Progress, no_progress
+from ...base.errors import BackendUnavailable, BuildError, BundleError, DerainError, InputError
+from ...base.progress import Progress, no_progress
+from ...models.spec import ModelSpec, clean_image
 from .base import Artefact, CompileOptions, RunOptions
 from .batches import output_for
 
@@ -88,7 +88,7 @@ class ReferenceBackend:
         import safetensors.torch
         import torch
 
-        from ..models.registry import architectures
+        from ...models.registry import architectures
 
         if spec.architecture not in architectures():
             raise BuildError(
@@ -121,7 +121,7 @@ class ReferenceBackend:
         import safetensors.torch
         import torch
 
-        from ..models.registry import create
+        from ...models.registry import create
 
         if _PAYLOAD not in artefact.payloads:
             raise BundleError(f"The engine has no {_PAYLOAD}; it is not a whole reference engine.")

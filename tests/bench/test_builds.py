@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from derain_engine.base.errors import BackendUnavailable, InputError
+from derain_engine.base.sizes import FrameSizes
 from derain_engine.bench import builds
 from derain_engine.bench.builds import Row, bench_builds
 from derain_engine.cli import app
-from derain_engine.engine.errors import BackendUnavailable, InputError
-from derain_engine.engine.nvinfer import FLAVOURS
-from derain_engine.engine.sizes import FrameSizes
+from derain_engine.export.nvinfer import FLAVOURS
 
 from ..cli.conftest import save_model
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench.page import make_page
 from derain_engine.bench.plots import label, plot_all, plot_roofline
-from derain_engine.engine.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

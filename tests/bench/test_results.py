@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import pytest
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench.results import HEADS, Benchmark, as_csv, as_markdown, cells, facts
-from derain_engine.engine.errors import InputError
 
 
 def test_json_gives_the_same_run_back_and_each_row_says_all(measured):

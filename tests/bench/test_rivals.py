@@ -8,18 +8,18 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench import rivals
 from derain_engine.bench.table3 import find_checkpoint, manifest_of
 from derain_engine.engine.backends.reference import ReferenceSession
-from derain_engine.engine.errors import InputError
 from derain_engine.engine.frames import quantise
-from derain_engine.engine.models.ssid_kd import Derained
+from derain_engine.models.ssid_kd import Derained
 
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    from derain_engine.engine.models.registry import create, spec_of
-    from derain_engine.engine.models.ssid_kd import SSIDKDConfig
+    from derain_engine.models.registry import create, spec_of
+    from derain_engine.models.ssid_kd import SSIDKDConfig
 
     spec = spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))
     torch.manual_seed(0)

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from derain_engine.base.errors import InputError
+from derain_engine.base.progress import no_progress
 from derain_engine.bench import roofs
 from derain_engine.bench.contestants import Contestant
 from derain_engine.bench.kernels.ceilings import Ceilings
 from derain_engine.bench.rivals import pytorch
 from derain_engine.bench.roofs import Work, measure_roofs
 from derain_engine.bench.table3 import find_checkpoint, manifest_of
-from derain_engine.engine.errors import InputError
-from derain_engine.engine.progress import no_progress
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_network_that_no_plan_is_made_of_has_no_intensity(contestants, monkeyp
     def refuse(*_):
         raise InputError("no")
 
-    monkeypatch.setattr("derain_engine.engine.plan.lowering.lower", refuse)
+    monkeypatch.setattr("derain_engine.plan.lowering.ssid_kd.lower", refuse)
     (work,) = measure_roofs(contestants, 1, no_progress).work.values()
     assert work.macs_per_pixel > 1e5 and work.flop_per_byte("fp32", 32, 32) is None
 

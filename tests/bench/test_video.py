@@ -10,14 +10,14 @@ import av
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import DerainError, InputError
 from derain_engine.bench import video
 from derain_engine.bench.page import make_page
 from derain_engine.bench.video import Row, VideoBenchmark, bench_video, make_rainy_clip, stand_in
 from derain_engine.cli import app
-from derain_engine.engine.errors import DerainError, InputError
-from derain_engine.engine.media.video_stages import STAGES, Cleaned, FrameFailure
+from derain_engine.media.video.stages import STAGES, Cleaned, FrameFailure
 
-from ..engine.media.clips import engine
+from ..media.clips import engine
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from derain_engine.cli import app
-from derain_engine.engine.builder import build
-from derain_engine.engine.checkpoint import save_checkpoint
-from derain_engine.engine.models.registry import create, spec_of
-from derain_engine.engine.models.ssid_kd import SSIDKDConfig
+from derain_engine.engine.build import build
+from derain_engine.models.checkpoint import save_checkpoint
+from derain_engine.models.registry import create, spec_of
+from derain_engine.models.ssid_kd import SSIDKDConfig
 
 ExamineLittle = Callable[[pytest.MonkeyPatch], None]
 

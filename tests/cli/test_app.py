@@ -16,16 +16,16 @@ import pytest
 import typer
 from rich.console import Console
 
-from derain_engine.cli import app, main, progress, terminal
-from derain_engine.engine.errors import (
+from derain_engine.base.errors import (
     BackendUnavailable,
     BuildError,
     BundleError,
     MediaError,
     VerificationError,
 )
-from derain_engine.engine.files import whole_file
-from derain_engine.engine.version import __version__
+from derain_engine.base.files import whole_file
+from derain_engine.base.version import __version__
+from derain_engine.cli import app, main, progress, terminal
 
 Cli = Callable[..., Any]
 
@@ -127,7 +127,7 @@ def test_warnings_of_the_package_are_lines_like_errors(capsys: pytest.CaptureFix
 
     @tool.command()
     def go() -> None:
-        logging.getLogger("derain_engine.engine.media").warning("%s: left out", "[a].png")
+        logging.getLogger("derain_engine.media").warning("%s: left out", "[a].png")
 
     assert app.answer(tool, []) == 0
     assert capsys.readouterr().err == "derain-engine: [a].png: left out\n"

@@ -145,7 +145,7 @@ def test_files_that_are_no_models_are_refused(
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     cli: Cli, model: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("derain_engine.engine.builder.load_model", None)
+    monkeypatch.setattr("derain_engine.engine.build.load_model", None)
     copy = tmp_path / "copy.safetensors"
     shutil.copy(model, copy)
     for output in (tmp_path / "missing" / "x.derain", kept / "x.derain", tmp_path):
@@ -200,7 +200,7 @@ def test_verify_knows_other_weights_and_a_miss(
 ) -> None:
     import safetensors.torch
 
-    from derain_engine.engine.checkpoint import load_checkpoint, save_checkpoint
+    from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
 
     network = load_checkpoint(model).network
     next(network.parameters()).data[0] += 1

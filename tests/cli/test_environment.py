@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from derain_engine.base.version import __version__
 from derain_engine.engine import environment
-from derain_engine.engine.version import __version__
 
 Cli = Callable[..., Any]
 
@@ -38,9 +38,9 @@ def test_facts_as_table_and_as_json(cli: Cli, own_cache: Path) -> None:
 
 
 def test_a_backend_that_lacks_something_says_what(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from derain_engine.engine.backends import openvino
+    from derain_engine.engine.backends.openvino import backend
 
-    monkeypatch.setattr(openvino.OpenVINOBackend, "unavailable", lambda self: "no plugin here")
+    monkeypatch.setattr(backend.OpenVINOBackend, "unavailable", lambda self: "no plugin here")
     assert "no plugin here" in cli("collect-env").out
 
 

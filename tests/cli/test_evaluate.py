@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..engine.media.clips import make_clip
+from ..media.clips import make_clip
 
 
 @pytest.fixture

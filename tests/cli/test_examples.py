@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ..engine.media.clips import make_clip, read
+from ..media.clips import make_clip, read
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TIMES = (0, 40, 90, 150)

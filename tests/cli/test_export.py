@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 import torch
 
-from derain_engine.engine.checkpoint import load_checkpoint
 from derain_engine.export import onnx as exporter
+from derain_engine.models.checkpoint import load_checkpoint
 
 
 def test_the_file_runs_like_the_model_at_other_sizes_and_figures_are_printed(cli, model, tmp_path):

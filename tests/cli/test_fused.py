@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from derain_engine.engine import verify
-from derain_engine.engine.backends import fused_kernels
-from derain_engine.engine.backends.fused_rehearsal import FusedRehearsal
-from derain_engine.engine.builder import build
+from derain_engine.device import driver
+from derain_engine.engine.backends.fused import kernels
+from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.build import build
 from derain_engine.engine.bundle import open_bundle
-from derain_engine.engine.checkpoint import save_checkpoint
-from derain_engine.engine.device import driver
 from derain_engine.engine.frames import pad_frame
-from derain_engine.engine.models.ssid_kd import SSIDKDConfig
-from derain_engine.engine.plan import lower
+from derain_engine.models.checkpoint import save_checkpoint
+from derain_engine.models.ssid_kd import SSIDKDConfig
+from derain_engine.plan import lower
+from derain_engine.samples import photographs
 
+from ..device.conftest import StandIn, cubin, cuda
 from ..engine.backends.fused_stand_in import StandInCompiler
-from ..engine.device.conftest import StandIn, cubin, cuda
-from ..engine.plan.networks import strong
+from ..plan.networks import strong
 
 __all__ = ["cubin", "cuda"]
 
@@ -39,7 +39,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(data))
-        patch.setattr(verify, "_PICTURES", verify._PICTURES[:1])
+        patch.setattr(photographs, "_PICTURES", photographs._PICTURES[:1])
         yield data / "derain-engine" / "trusted"
 
 
@@ -168,7 +168,7 @@ def test_pictures_go_through_the_gpu(
     plan = lower(strong(CONFIG), "fp16", nominal=(32, 32))
     compiler = StandInCompiler(plan, cubin)
     compiler.run_on(cuda)
-    monkeypatch.setattr(fused_kernels, "compile_calls", compiler)
+    monkeypatch.setattr(kernels, "compile_calls", compiler)
     for mode in ("latency", "throughput"):
         done = cli("run", rainy, "-o", tmp_path / "clean.png", "-e", fused_file, "--mode", mode)
         assert (done.code, done.err) == (0, "")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from derain_engine.engine.models.registry import create, spec_of
+from derain_engine.models.registry import create, spec_of
 
 Cli = Callable[..., Any]
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import derain_engine
-from derain_engine.engine import shipped, weights
+from derain_engine.engine import shipped
+from derain_engine.models import weights
 
 Cli = Callable[..., Any]
 
@@ -116,7 +117,7 @@ def test_a_shipped_engine_is_built_once_and_anew_when_damaged(
         output.write_bytes(engine_file.read_bytes())
 
     monkeypatch.setattr(weights, "_FOLDER", model.parent)
-    monkeypatch.setattr(shipped.builder, "build", build)
+    monkeypatch.setattr(shipped.build, "build", build)
     arguments = ("run", photos / "a.png", "-o", tmp_path / "clean.png", "-e", "small")
     done = cli(*arguments)
     assert done.code == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from derain_engine.engine.weights import shipped_names
+from derain_engine.models.weights import shipped_names
 
 DOMAINS = ("real", "synthetic")
 

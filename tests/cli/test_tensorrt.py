@@ -12,15 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from derain_engine.engine import verify, weights
+from derain_engine.device import driver
+from derain_engine.engine import verify
 from derain_engine.engine.bundle import open_bundle
-from derain_engine.engine.checkpoint import load_checkpoint, save_checkpoint
-from derain_engine.engine.device import driver
-from derain_engine.engine.models.registry import create, spec_of
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.export import onnx as export
+from derain_engine.models import weights
+from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
+from derain_engine.models.registry import create, spec_of
+from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
+from derain_engine.samples import photographs
 
-from ..engine.plan.networks import strong
+from ..plan.networks import strong
 from .conftest import save_model
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -47,7 +49,7 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        patch.setattr(verify, "_PICTURES", verify._PICTURES[:1])
+        patch.setattr(photographs, "_PICTURES", photographs._PICTURES[:1])
         patch.setattr(export, "export_onnx", export_once)
         yield
 
@@ -150,7 +152,7 @@ def test_what_the_crops_do_not_show_is_found_in_the_pictures(
     cli: Cli, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Crops that are black overflow nowhere; the comparison does, and then the search is repeated on its pictures."""
-    from derain_engine.engine import build_options
+    from derain_engine.engine import options
     from derain_engine.export import repair
 
     find, seen = repair.find_fragile, []
@@ -162,7 +164,7 @@ def test_what_the_crops_do_not_show_is_found_in_the_pictures(
         return find(model, batch, *more)
 
     monkeypatch.setattr(repair, "find_fragile", find_fragile)
-    monkeypatch.setattr(build_options, "_SEARCHED_SIDE", 32)
+    monkeypatch.setattr(options, "_SEARCHED_SIDE", 32)
     done = cli("build", broken, "-o", tmp_path / "a.derain", *RTX, "--shape", "32x64")
     assert done.code == 0 and "Repaired" in done.out
     assert seen == [(1, 3, 32, 32), (1, 3, 32, 64)]

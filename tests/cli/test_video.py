@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from derain_engine.cli import app
-from derain_engine.engine.media import video_stages
+from derain_engine.media.video import stages
 
-from ..engine.media.clips import make_clip, read
-from ..engine.media.test_video_live import Camera
+from ..media.clips import make_clip, read
+from ..media.video.test_live import Camera
 from .conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -85,7 +85,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video_stages.Stages, "_hand_on_unclean", interrupted)
+    monkeypatch.setattr(stages.Stages, "_hand_on_unclean", interrupted)
     done = cli("video", clip, "-o", clip.with_name("out.mkv"), "-e", reference_file)
     assert done.code == 130
     assert [each.name for each in clip.parent.iterdir() if each.suffix == ".mkv"] == ["in.mkv"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from derain_engine.base.errors import BundleError
 from derain_engine.engine.bundle import open_bundle
-from derain_engine.engine.errors import BundleError
 from derain_engine.engine.manifest import Manifest
 
 #: A manifest as JSON holds it.

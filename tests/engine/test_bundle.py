@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import BundleError, InputError
 from derain_engine.engine.bundle import MANIFEST, Bundle, open_bundle, unpack_bundle, write_bundle
-from derain_engine.engine.errors import BundleError, InputError
 
 from .bundles import PAYLOADS, a_manifest, content, manifest_record, pack, refusal
 

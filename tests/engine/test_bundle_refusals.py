@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from derain_engine.base.errors import BundleError
 from derain_engine.engine.bundle import FORMAT, MANIFEST, Manifest, write_bundle
-from derain_engine.engine.errors import BundleError
 
 from .bundles import PAYLOADS, a_manifest, content, manifest_record, pack, refusal
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.engine.frames import accept, pad_frame, padded_side, quantise, to_float
 
 SIZES = [(1, 1), (7, 13), (33, 65), (321, 481)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derain_engine.engine.errors import BundleError
+from derain_engine.base.errors import BundleError
 from derain_engine.engine.manifest import Manifest
 
 from .bundles import RECORD

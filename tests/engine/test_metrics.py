@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from derain_engine.engine.errors import BackendUnavailable, InputError
+from derain_engine.base.errors import BackendUnavailable, InputError
 from derain_engine.engine.metrics import dark_channel_mean, luma, psnr, ssim
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from derain_engine.base.errors import BundleError, InputError
 from derain_engine.engine import runtime
 from derain_engine.engine.bundle import write_bundle
-from derain_engine.engine.errors import BundleError, InputError
 from derain_engine.engine.frames import pad_frame, quantise, to_float
 from derain_engine.engine.runtime import load
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 
 from .sessions import FakeSession, an_engine, cleaned, noise
 

@@ -14,12 +14,12 @@ import torch
 import derain_engine
 from derain_engine.engine import backends, bundle, frames
 from derain_engine.engine.backends.base import Artefact, RunOptions
-from derain_engine.engine.checkpoint import save_official
-from derain_engine.engine.models.registry import spec_of
-from derain_engine.engine.models.ssid_kd import SSIDKD
 from derain_engine.engine.runtime import Engine
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR, reference_output
 from derain_engine.export.onnx import check_onnx, export_onnx
+from derain_engine.models.checkpoint import save_official
+from derain_engine.models.registry import spec_of
+from derain_engine.models.ssid_kd import SSIDKD
 
 pytestmark = pytest.mark.slow
 

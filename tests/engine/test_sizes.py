@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from derain_engine.engine.build_options import frame_sizes
+from derain_engine.base.errors import BundleError, InputError
+from derain_engine.base.sizes import FrameSizes
 from derain_engine.engine.bundle import Manifest
-from derain_engine.engine.errors import BundleError, InputError
 from derain_engine.engine.frames import pad_frame
-from derain_engine.engine.models.spec import ModelSpec
-from derain_engine.engine.sizes import FrameSizes
+from derain_engine.engine.options import frame_sizes
+from derain_engine.models.spec import ModelSpec
 
 from .sessions import ColumnSums, FakeSession, a_manifest, an_engine, cleaned, noise
 

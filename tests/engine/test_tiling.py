@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.engine.tiling import plan_tiles, run_tiled
 
 

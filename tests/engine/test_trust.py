@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from derain_engine.base.errors import BundleError, InputError
 from derain_engine.engine import runtime, trust
 from derain_engine.engine.bundle import open_bundle, write_bundle
-from derain_engine.engine.errors import BundleError, InputError
 from derain_engine.engine.runtime import load
 
 from .sessions import FakeSession, a_manifest

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from derain_engine.base.errors import VerificationError
 from derain_engine.engine import verify
-from derain_engine.engine.errors import VerificationError
 from derain_engine.engine.frames import quantise
-from derain_engine.engine.models.ssid_kd import Derained
+from derain_engine.models.ssid_kd import Derained
+from derain_engine.samples import photographs
 
 
 class Darken(nn.Module):
@@ -46,7 +47,7 @@ def report(session: FakeSession, precision: str) -> verify.Report:
 
 
 def test_pictures_are_rainy_photographs_and_always_the_same() -> None:
-    first, second = verify.rainy_pictures(), verify.rainy_pictures()
+    first, second = photographs.rainy_pictures(), photographs.rainy_pictures()
     assert len(first) == 4
     for name, picture in first.items():
         assert picture.dtype == np.float32 and picture.shape == (192, 256, 3)

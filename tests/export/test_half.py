@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from derain_engine.engine.errors import BuildError
+from derain_engine.base.errors import BuildError
 from derain_engine.export.half import LARGEST, to_half
 from derain_engine.export.rounding import CpuGraph, rounding
 

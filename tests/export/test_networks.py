@@ -10,14 +10,14 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from derain_engine.engine.models.prenet import VARIANTS
-from derain_engine.engine.models.registry import create, spec_of
-from derain_engine.engine.models.spec import ModelSpec, clean_image
 from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
 from derain_engine.export.rounding import CpuGraph, rounding
 from derain_engine.export.variants import exportable
 from derain_engine.export.zeros import drop_zeros
+from derain_engine.models.prenet import VARIANTS
+from derain_engine.models.registry import create, spec_of
+from derain_engine.models.spec import ModelSpec, clean_image
 
 
 def strong(spec: ModelSpec, gain: float = 1.6) -> nn.Module:

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from derain_engine.engine.errors import BuildError, InputError
-from derain_engine.engine.models.registry import create, spec_of
-from derain_engine.engine.models.spec import ModelSpec
-from derain_engine.engine.models.ssid_kd import MFFB, PFFB, Derained, SSIDKDConfig
+from derain_engine.base.errors import BuildError, InputError
 from derain_engine.export import onnx as export
 from derain_engine.export.onnx import check_onnx, export_onnx
+from derain_engine.models.registry import create, spec_of
+from derain_engine.models.spec import ModelSpec
+from derain_engine.models.ssid_kd import MFFB, PFFB, Derained, SSIDKDConfig
 
 # MFFB alone: an eighth of the graph. Two full-scale units, so that there are weights to share.
 SPEC = spec_of("ssid-kd", SSIDKDConfig((4, 6, 8), (2, 1, 1), blocks="mffb"))

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from derain_engine.engine.errors import BuildError
+from derain_engine.base.errors import BuildError
 from derain_engine.export.half import to_half
 from derain_engine.export.repair import find_fragile
 from derain_engine.export.rounding import CpuGraph, rounding

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from derain_engine.engine.device.module import Arguments, cubin_target
-from derain_engine.engine.errors import BuildError, InputError
+from derain_engine.base.errors import BuildError, InputError
+from derain_engine.device.module import Arguments, cubin_target
 from derain_engine.kernels import conv, dense, mffb, resample
 from derain_engine.kernels.aot import (
     TARGETS,
@@ -105,9 +105,9 @@ def test_the_same_inputs_give_the_same_bytes_wherever_the_package_lies(few, tmp_
     for name in (
         "__init__.py",
         "engine/__init__.py",
-        "engine/errors.py",
-        "engine/files.py",
-        "engine/progress.py",
+        "base/errors.py",
+        "base/files.py",
+        "base/progress.py",
     ):
         (package / name).write_text((ROOT / name).read_text("utf-8") if "/" in name else "", "utf-8")
     program = f"""
@@ -242,9 +242,9 @@ def test_a_compiler_that_dies_is_an_error_of_its_kernel(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_every_kernel_of_sid_is_sound_on_hopper():
-    from derain_engine.engine.models.registry import create, spec_of
-    from derain_engine.engine.models.ssid_kd import PRESETS
-    from derain_engine.engine.plan import lower
+    from derain_engine.models.registry import create, spec_of
+    from derain_engine.models.ssid_kd import PRESETS
+    from derain_engine.plan import lower
 
     compiled = compile_calls(lower(create(spec_of("ssid-kd", PRESETS["sid"]))).calls(), "fp16", ["sm_90"])
     assert len(compiled) > 30

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import conv
 
 pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import dark_channel, dark_channel_torch, dark_channel_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels.gemm import (
     inner_taps,
     outer_taps,

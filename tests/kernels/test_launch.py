@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels.config import Config, heuristic
 from derain_engine.kernels.launch import Call, check_maps, check_shapes
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from derain_engine.engine.errors import InputError
-from derain_engine.engine.models.ssid_kd import MFFB
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import mffb
+from derain_engine.models.ssid_kd import MFFB
 
 pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
 

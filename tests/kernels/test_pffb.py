@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 
-from derain_engine.engine.errors import InputError
-from derain_engine.engine.models.ssid_kd import PFFB
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import chain, pffb
 from derain_engine.kernels.config import Config
+from derain_engine.models.ssid_kd import PFFB
 
 pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
 

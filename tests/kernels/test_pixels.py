@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.engine.frames import pad_frame, padded_side, quantise
 from derain_engine.kernels import pixels
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.engine.frames import pad_frame, padded_side
-from derain_engine.engine.media.video_colour import add_difference, coding_of, to_rgb
 from derain_engine.kernels import pixels_nv12
 from derain_engine.kernels.pixels_nv12 import Nv12
+from derain_engine.media.video.colour import add_difference, coding_of, to_rgb
 
 pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import pool
 from derain_engine.kernels.config import Config
 

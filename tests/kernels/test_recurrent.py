@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import recurrent
 from derain_engine.kernels.recurrent import GATES
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import resample
 
 pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.kernels import tuned
 from derain_engine.kernels.config import Config, heuristic
 from derain_engine.kernels.tuned import Entry, Run, configure_for, load, merge, save

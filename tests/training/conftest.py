@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
+from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.training.run import Run
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from derain_engine.engine.errors import InputError
-from derain_engine.engine.weights import shipped
+from derain_engine.base.errors import InputError
+from derain_engine.models.weights import shipped
 from derain_engine.training.config import read_run, write_run
 from derain_engine.training.run import Phase
 from derain_engine.training.sid import SidRun

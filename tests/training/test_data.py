@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from derain_engine.engine.errors import InputError, MediaError
+from derain_engine.base.errors import InputError, MediaError
 from derain_engine.training import data, loop
 from derain_engine.training.data import (
     Patches,

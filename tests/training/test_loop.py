@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from derain_engine.engine.checkpoint import load_checkpoint
-from derain_engine.engine.errors import CheckpointError
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKD, UnitBlock
+from derain_engine.base.errors import CheckpointError
+from derain_engine.models.checkpoint import load_checkpoint
+from derain_engine.models.ssid_kd import PRESETS, SSIDKD, UnitBlock
 from derain_engine.training import loop
 from derain_engine.training.config import read_run
 from derain_engine.training.distributed import World
@@ -252,7 +252,7 @@ class TestTeachers:
 _ONE_OF_TWO = """
 import sys
 from pathlib import Path
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKDConfig
+from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.training.config import read_run
 from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
 PRESETS["tiny"] = SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from derain_engine.engine.errors import InputError, MediaError
+from derain_engine.base.errors import InputError, MediaError
 from derain_engine.training.pairs import Scene, find_pairs
 
 

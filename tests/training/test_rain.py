@@ -6,9 +6,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from derain_engine.engine import rain as module
-from derain_engine.engine.errors import InputError
-from derain_engine.engine.rain import (
+from derain_engine.base.errors import InputError
+from derain_engine.samples import rain as module
+from derain_engine.samples.rain import (
     KINDS,
     BlurredNoise,
     Kind,

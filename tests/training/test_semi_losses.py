@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from derain_engine.engine.errors import InputError
+from derain_engine.base.errors import InputError
 from derain_engine.engine.metrics import ssim as metrics_ssim
 from derain_engine.training.losses import (
     KLReduction,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from derain_engine.engine.checkpoint import load_checkpoint
-from derain_engine.engine.errors import BackendUnavailable, CheckpointError, DerainError, InputError
+from derain_engine.base.errors import BackendUnavailable, CheckpointError, DerainError, InputError
+from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.training import loop, trainer
 from derain_engine.training.config import read_run
 from derain_engine.training.data import Scenes, find_photos, split, validation_pairs

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from derain_engine.engine.builder import build
-from derain_engine.engine.checkpoint import load_checkpoint
-from derain_engine.engine.errors import CheckpointError, InputError
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKD
+from derain_engine.base.errors import CheckpointError, InputError
+from derain_engine.engine.build import build
 from derain_engine.engine.runtime import load
+from derain_engine.models.checkpoint import load_checkpoint
+from derain_engine.models.ssid_kd import PRESETS, SSIDKD
 from derain_engine.training.losses import (
     dark_channel_loss,
     kl_divergence,
@@ -25,13 +25,7 @@ from derain_engine.training.losses import (
 )
 from derain_engine.training.run import Phase
 from derain_engine.training.sid import Supervised
-from derain_engine.training.ssid_kd import (
-    SemiSupervised,
-    SsidKdRun,
-    learning_rate,
-    phases,
-    train_ssid_kd,
-)
+from derain_engine.training.ssid_kd import SemiSupervised, SsidKdRun, learning_rate, phases, train_ssid_kd
 
 from .conftest import same_states
 
@@ -61,8 +55,8 @@ def first(pairs, tmp_path):
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Weights of the tiny network."""
-    from derain_engine.engine.checkpoint import save_checkpoint
-    from derain_engine.engine.models.ssid_kd import SSIDKDConfig
+    from derain_engine.models.checkpoint import save_checkpoint
+    from derain_engine.models.ssid_kd import SSIDKDConfig
 
     torch.manual_seed(3)
     network = SSIDKD(SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
+from derain_engine.base.errors import BuildError
 from derain_engine.bench.kernels.rig import Rig
-from derain_engine.engine.device.stream import Stream
-from derain_engine.engine.errors import BuildError
-from derain_engine.engine.models.ssid_kd import SSIDKDConfig
-from derain_engine.engine.plan import lower
-from derain_engine.engine.plan.by_torch import run_call
-from derain_engine.engine.plan.by_triton import kernel
-from derain_engine.engine.plan.memory import Memory
+from derain_engine.device.stream import Stream
 from derain_engine.kernels.aot import Compiled
 from derain_engine.kernels.launch import Call
+from derain_engine.models.ssid_kd import SSIDKDConfig
+from derain_engine.plan import lower
+from derain_engine.plan.by_torch import run_call
+from derain_engine.plan.by_triton import kernel
+from derain_engine.plan.memory import Memory
 
-from ...engine.device.conftest import StandIn, context, cubin, cuda
-from ...engine.plan.networks import strong
+from ...device.conftest import StandIn, context, cubin, cuda
+from ...plan.networks import strong
 
 __all__ = ["context", "cubin", "cuda"]
 

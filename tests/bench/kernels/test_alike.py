@@ -7,15 +7,15 @@ import torch
 
 from derain_engine.bench.kernels.alike import Check, alike, recut
 from derain_engine.bench.kernels.plain import plain
-from derain_engine.engine.models.registry import create, spec_of
-from derain_engine.engine.plan import lower
-from derain_engine.engine.plan.by_torch import run_call
-from derain_engine.engine.plan.memory import Memory
-from derain_engine.engine.plan.program import View
 from derain_engine.kernels.aot import specialisation
 from derain_engine.kernels.config import Config
+from derain_engine.models.registry import create, spec_of
+from derain_engine.plan import lower
+from derain_engine.plan.by_torch import run_call
+from derain_engine.plan.memory import Memory
+from derain_engine.plan.program import View
 
-from ...engine.plan.networks import strong
+from ...plan.networks import strong
 from .conftest import SMALL
 
 

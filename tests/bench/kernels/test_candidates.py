@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from derain_engine.bench.kernels.candidates import MOST_SUMS, candidates
-from derain_engine.engine.models.ssid_kd import PRESETS, SSIDKD
-from derain_engine.engine.plan import lower
 from derain_engine.kernels import mffb, pffb, resample
 from derain_engine.kernels.config import Config, heuristic
 from derain_engine.kernels.gemm import K_PADDING
+from derain_engine.models.ssid_kd import PRESETS, SSIDKD
+from derain_engine.plan import lower
 
 CALLS = {
     f"{call.kernel} {call.constants['C']} {call.constants.get('LENGTH', '')}": call

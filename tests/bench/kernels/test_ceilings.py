@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench.kernels import ceilings
 from derain_engine.bench.kernels.ceilings import measure_ceilings
-from derain_engine.engine.errors import InputError
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

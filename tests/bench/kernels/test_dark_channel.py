@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench.kernels.dark_channel import measure
-from derain_engine.engine.errors import InputError
 from derain_engine.kernels import dark_channel, dark_channel_torch
 
 

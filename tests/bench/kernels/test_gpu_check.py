@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import BackendUnavailable, VerificationError
 from derain_engine.bench import gpu_check, table3
 from derain_engine.engine.backends import get
-from derain_engine.engine.errors import BackendUnavailable, VerificationError
-from derain_engine.engine.models.registry import spec_of
-from derain_engine.engine.plan import memory as memory_module
+from derain_engine.models.registry import spec_of
+from derain_engine.plan import memory as memory_module
 
-from ...engine.plan.networks import strong
+from ...plan.networks import strong
 from .conftest import SMALL
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench.kernels import launches
 from derain_engine.bench.kernels.alike import alike
 from derain_engine.bench.kernels.ceilings import Ceilings
 from derain_engine.bench.kernels.launches import Times, measure_launches
-from derain_engine.engine.errors import InputError
 
 CEILINGS = Ceilings("cuda", "fp16", 2000.0, 500.0, 1, 1, 1, None)
 

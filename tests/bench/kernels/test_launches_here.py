@@ -4,13 +4,13 @@ import contextlib
 
 import pytest
 
+from derain_engine.base.errors import InputError
 from derain_engine.bench.kernels import launches_here
-from derain_engine.engine.errors import InputError
-from derain_engine.engine.plan import Dtype
 from derain_engine.kernels import tuned
 from derain_engine.kernels.config import Config
+from derain_engine.plan import Dtype
 
-from ...engine.plan.networks import strong
+from ...plan.networks import strong
 from .conftest import SMALL
 
 BEST = Config(4, 16, 16, 4, 2)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import BackendUnavailable
 from derain_engine.bench.kernels import rig as module
 from derain_engine.bench.kernels.alike import alike
-from derain_engine.engine.device import driver
-from derain_engine.engine.errors import BackendUnavailable
+from derain_engine.device import driver
 
 
 def test_works_take_turns_and_the_cache_is_cold(cuda, rig):

@@ -5,9 +5,9 @@ import itertools
 
 import pytest
 
+from derain_engine.base.errors import BuildError, InputError, VerificationError
 from derain_engine.bench.kernels import candidates, tune
 from derain_engine.bench.kernels.alike import alike
-from derain_engine.engine.errors import BuildError, InputError, VerificationError
 from derain_engine.kernels.config import Config, heuristic
 
 USED = heuristic("mffb.stage2", 16)

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from derain_engine.base.errors import CheckpointError, DerainError, InputError
 from derain_engine.bench.kernels import candidates, networks, tune, tune_here
 from derain_engine.bench.kernels.tune_here import Request
-from derain_engine.engine.errors import CheckpointError, DerainError, InputError
-from derain_engine.engine.models.ssid_kd import SSIDKD
-from derain_engine.engine.plan.memory import Memory
 from derain_engine.kernels import tuned
 from derain_engine.kernels.config import Config, heuristic
+from derain_engine.models.ssid_kd import SSIDKD
+from derain_engine.plan.memory import Memory
 
-from ...engine.plan.networks import strong
+from ...plan.networks import strong
 from .conftest import SMALL, Gpu
 
 BEST = Config(8, 8, 64, 4, 2)

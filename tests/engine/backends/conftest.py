@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from derain_engine.engine.backends import fused_kernels
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
-from derain_engine.engine.backends.fused import backend
+from derain_engine.engine.backends.fused import kernels
+from derain_engine.engine.backends.fused.backend import backend
 from derain_engine.engine.backends.gpu_session import GpuSession
-from derain_engine.engine.models.registry import spec_of
-from derain_engine.engine.models.ssid_kd import SSIDKD, SSIDKDConfig
-from derain_engine.engine.plan import Plan, lower
+from derain_engine.models.registry import spec_of
+from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
+from derain_engine.plan import Plan, lower
 
-from ..device.conftest import StandIn, cubin, cuda
-from ..plan.networks import strong
+from ...device.conftest import StandIn, cubin, cuda
+from ...plan.networks import strong
 from .fused_stand_in import StandInCompiler
 
 __all__ = ["cubin", "cuda"]
@@ -39,7 +39,7 @@ def _made(
 ) -> tuple[StandInCompiler, Artefact]:
     compiler = StandInCompiler(fused_plan, cubin)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_kernels, "compile_calls", compiler)
+        patch.setattr(kernels, "compile_calls", compiler)
         return compiler, backend.compile(fused_network, SPEC, CompileOptions("fp16", gpu="sm_90"))
 
 
@@ -51,7 +51,7 @@ def compiler(
     compiler, _ = _made
     compiler.run_on(cuda)
     compiler.asked.clear()
-    monkeypatch.setattr(fused_kernels, "compile_calls", compiler)
+    monkeypatch.setattr(kernels, "compile_calls", compiler)
     return compiler
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from derain_engine.engine.plan import Plan
-from derain_engine.engine.plan.by_torch import run_call
-from derain_engine.engine.plan.memory import DTYPES
-from derain_engine.engine.plan.program import Dtype, Pointer, Weight
 from derain_engine.kernels.aot import Compiled, distinct, specialisation
 from derain_engine.kernels.launch import Call
 from derain_engine.kernels.pixels import reference_in, reference_out
+from derain_engine.plan import Plan
+from derain_engine.plan.by_torch import run_call
+from derain_engine.plan.memory import DTYPES
+from derain_engine.plan.program import Dtype, Pointer, Weight
 
-from ..device.conftest import StandIn
+from ...device.conftest import StandIn
 
 #: Two pointers to scratch memory that the compiler appends.
 _SCRATCH = ("*u8", "*u8")

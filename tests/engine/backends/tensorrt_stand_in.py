@@ -18,12 +18,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from derain_engine.engine import nvinfer
 from derain_engine.engine.frames import pad_frame, quantise, to_float
-from derain_engine.engine.nvinfer import Flavour
+from derain_engine.export import nvinfer
+from derain_engine.export.nvinfer import Flavour
 from derain_engine.export.rounding import CpuGraph, rounding
 
-from ..device.conftest import StandIn
+from ...device.conftest import StandIn
 
 VERSION = "12.3.4"
 #: Bytes of scratch memory that a pixel takes.

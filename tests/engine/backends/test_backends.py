@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import InputError
 from derain_engine.engine import backends
 from derain_engine.engine.backends.batches import output_for
-from derain_engine.engine.errors import InputError
 
 
 def test_every_name_gives_a_backend_of_that_name() -> None:

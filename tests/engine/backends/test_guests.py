@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import DerainError, InputError
+from derain_engine.device.interop import DeviceArray
+from derain_engine.device.stream import LEGACY_DEFAULT
 from derain_engine.engine.backends.gpu_session import GpuSession
-from derain_engine.engine.device.interop import DeviceArray
-from derain_engine.engine.device.stream import LEGACY_DEFAULT
-from derain_engine.engine.errors import DerainError, InputError
 from derain_engine.engine.runtime import Engine
 
-from ..device.conftest import StandIn
-from ..device.pycuda_stand_in import install
-from ..device.test_interop import WithDLPack, WithInterface
+from ...device.conftest import StandIn
+from ...device.pycuda_stand_in import install
+from ...device.test_interop import WithDLPack, WithInterface
 from ..sessions import FakeSession, a_manifest
-from .test_fused_frames import engine, frame, on_host
+from .fused.test_frames import engine, frame, on_host
 
 __all__ = ["engine"]
 

@@ -15,9 +15,9 @@ from PIL import Image
 import derain_engine
 from derain_engine.engine.runtime import Engine
 
-from ..device.conftest import StandIn
-from ..device.pycuda_stand_in import install
-from .test_fused_frames import engine, frame
+from ...device.conftest import StandIn
+from ...device.pycuda_stand_in import install
+from .fused.test_frames import engine, frame
 
 __all__ = ["engine"]
 

@@ -11,11 +11,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from derain_engine.base.errors import BackendUnavailable, BundleError, InputError
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
 from derain_engine.engine.backends.reference import backend
-from derain_engine.engine.errors import BackendUnavailable, BundleError, InputError
-from derain_engine.engine.models.registry import create, spec_of
-from derain_engine.engine.models.ssid_kd import SSIDKDConfig
+from derain_engine.models.registry import create, spec_of
+from derain_engine.models.ssid_kd import SSIDKDConfig
 
 SPEC = spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (2, 1, 1)))
 PAYLOAD = "reference.safetensors"

@@ -9,10 +9,10 @@ from torch import nn
 
 from derain_engine.engine import backends
 from derain_engine.engine.backends.base import CompileOptions, RunOptions
-from derain_engine.engine.backends.tensorrt_rehearsal import TensorRTRehearsal
-from derain_engine.engine.models.registry import create, spec_of
+from derain_engine.engine.backends.tensorrt.emulation import TensorRTRehearsal
 from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
+from derain_engine.models.registry import create, spec_of
 
 SIZES = [(16, 16), (32, 80), (48, 16)]
 SPEC = spec_of("semi-derain-gan", {"iterations": 2, "width": 8, "base": 8, "levels": 3})

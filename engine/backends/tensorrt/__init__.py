@@ -1,0 +1,1 @@
+"""The network through TensorRT or TensorRT-RTX."""

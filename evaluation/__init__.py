@@ -1,0 +1,1 @@
+"""How well a network or an engine cleans: figures against the truth, against papers, over video."""

@@ -1,0 +1,1 @@
+"""Still pictures: files, colour, metadata, and cleaning many of them."""

@@ -1,0 +1,1 @@
+"""Video: files, pipes and cameras, from decoded frame to encoded one."""

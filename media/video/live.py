@@ -1,0 +1,253 @@
+"""Live video: the newest frame, always; what comes too late is left out, and how late the rest was is told."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from ...base.errors import DerainError, InputError, MediaError
+from ...base.files import require_writable, whole_file
+from ...engine.runtime import Engine
+from .codecs import Encoding, choose_encoding
+from .colour import Coding, Scratch, add_difference, coding_of_frame, differ, to_rgb
+from .live_source import LiveSource, require_live
+from .pipes import PipeFormat, PipeWriter
+from .reader import KINDS, convert, planar_form, planes, require_av
+from .writer import VideoWriter
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+#: Seconds to wait for a frame before looking whether to stop, and for the first one.
+_LOOK, _FIRST_FRAME = 0.2, 15.0
+#: Seconds after which a frame is written however late it is: a clock may drift, and something has to be seen.
+_STARVED = 1.0
+#: Ticks of a second in what is written, and the seconds that frames are apart at least: Matroska tells no finer.
+_TICKS, _APART = 90_000, Fraction(1, 1000)
+#: Frames whose latencies are kept: a camera may run for weeks.
+_REMEMBERED = 10_000
+
+
+@dataclass
+class LiveReport:
+    """How it went, and while it goes on how it goes.
+
+    frames: written. received: decoded. replaced: left out for a newer one while the engine was at work. late: left out
+    as they were over the budget already, or at a time that the file cannot tell from the frame's before. reconnections:
+    that worked. seconds: since the first frame. latencies: of the last 10 000 frames written, in seconds, from when a
+    frame would have come without delay until it was handed to the encoder and its packets to the file. failure: why it
+    ended by itself, if it did.
+    """
+
+    frames: int = 0
+    received: int = 0
+    replaced: int = 0
+    late: int = 0
+    reconnections: int = 0
+    seconds: float = 0.0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), repr=False)
+    failure: str | None = None
+
+    def percentiles(self) -> tuple[float, float, float]:
+        """Latency in seconds that 50, 95 and 99 % of the frames did not exceed; 0 where there are none."""
+        if not self.latencies:
+            return 0.0, 0.0, 0.0
+        p50, p95, p99 = np.percentile(self.latencies, (50, 95, 99))
+        return float(p50), float(p95), float(p99)
+
+    def line(self) -> str:
+        """In words."""
+        p50, p95, p99 = (round(1000 * each) for each in self.percentiles())
+        rate = self.frames / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.frames} frames, {rate:.3g} fps, {self.replaced + self.late} dropped ({self.late} late), latency "
+            f"p50 {p50} p95 {p95} p99 {p99} ms, {self.reconnections} reconnections"
+        )
+
+
+def clean_live(
+    engine: Engine,
+    source: str,
+    target: str | Path | BinaryIO,
+    *,
+    latency: float = 0.5,
+    codec: str | None = None,
+    crf: int | None = None,
+    pix_fmt: str | None = None,
+    pipe_format: PipeFormat = "y4m",
+    give_up: float = 60.0,
+    stop: threading.Event | None = None,
+    status: Callable[[LiveReport], None] = lambda _: None,
+) -> LiveReport:
+    """Clean a camera or a URL as it comes, until ``stop`` is set, the source ends or it stays away.
+
+    While the engine works on a frame, newer ones take each other's place. A lost connection is tried again, after
+    pauses that grow. Timestamps are those of the source, with its gaps. Only the picture is written.
+
+    What fails later ends it with what was written until then, and is the report's ``failure``; stopped before the first
+    frame it writes nothing.
+
+    Args:
+        source: a URL (``rtsp://``, ``http://``, ``tcp://``, ...), or a camera as FFmpeg names it, such as
+            ``/dev/video0``.
+        target: as for ``clean_video``; whole once this returns.
+        latency: the budget in seconds: a frame that is that late before the engine is asked is left out.
+        codec, crf, pix_fmt, pipe_format: as for ``clean_video``.
+        give_up: seconds for which a lost source is tried.
+        stop: set it from anywhere to end, with the file whole.
+        status: told after each frame.
+
+    Raises:
+        InputError: options that do not fit, a file as the source, or interlaced frames.
+        MediaError: the source cannot be opened, gives no frame, or nothing can be written.
+        BackendUnavailable: PyAV is not installed.
+    """
+    require_av()
+    require_live(source)
+    if latency <= 0 or give_up < 0:
+        raise InputError("A budget of latency is above 0, and the time to give up after not below.")
+    stop = stop or threading.Event()
+    if not isinstance(target, str | Path) and (codec is not None or crf is not None):
+        raise InputError("Frames are not encoded for a pipe: codec and crf are for files.")
+    if isinstance(target, str | Path):
+        target = Path(target)
+        require_writable(target)
+    with contextlib.ExitStack() as stack:
+        live = stack.enter_context(LiveSource(source, give_up=give_up))
+        taken = _first(live, stop)
+        if taken is None:
+            return LiveReport()
+        first, came = taken
+        if first.interlaced_frame:
+            raise InputError(
+                f"{live.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."
+            )
+        asked = pix_fmt or first.format.name
+        first = convert(first, planar_form(asked))
+        coding = coding_of_frame(first, live.reader.siting(first))
+        if isinstance(target, Path):
+
+            def encoding(container: str) -> Encoding:
+                return choose_encoding(container, live.reader, first, coding, frames=0, codec=codec, crf=crf)
+
+            temporary = stack.enter_context(whole_file(target))
+            sink = VideoWriter(temporary, target, live.reader, first, encoding=encoding, drop=KINDS)
+        else:
+            written = asked if pipe_format == "rawvideo" else first.format.name
+            sink = PipeWriter(target, pipe_format, convert(first, written), live.reader)
+        stack.callback(sink.close)
+        live.release()
+        report = LiveReport()
+        _Loop(engine, live, sink, coding, first, latency, report).run((first, came), stop, status)
+        if report.failure and not report.frames:
+            raise MediaError(report.failure)
+        try:
+            sink.finish()
+        except MediaError as error:
+            # Most of hours of video can be played also where the disk was full at their end.
+            report.failure = report.failure or str(error)
+    report.failure = report.failure or live.failure
+    return report
+
+
+class _Loop:
+    """Frame by frame, in the caller's thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        live: LiveSource,
+        sink: VideoWriter | PipeWriter,
+        coding: Coding,
+        first: VideoFrame,
+        latency: float,
+        report: LiveReport,
+    ) -> None:
+        self._engine, self._live, self._sink, self._coding = engine, live, sink, coding
+        self._shape = first.format.name, first.width, first.height
+        self._base = Fraction(first.time_base or Fraction(1, _TICKS))
+        self._latency, self._report = latency, report
+        self._scratch = Scratch()
+        self._apart = max(math.ceil(_APART / self._base), 1)
+        self._last_ticks = -self._apart
+
+    def run(
+        self,
+        taken: tuple[VideoFrame, float] | None,
+        stop: threading.Event,
+        status: Callable[[LiveReport], None],
+    ) -> None:
+        report, live = self._report, self._live
+        assert taken is not None
+        began, wrote = taken[1], 0.0
+        while not stop.is_set() and not (taken is None and live.ended):
+            if taken is not None:
+                frame, came = taken
+                now = time.monotonic()
+                if now - came > self._latency and now - wrote < _STARVED:
+                    report.late += 1
+                elif self._written(frame, came - began):
+                    wrote = time.monotonic()
+                    report.latencies.append(wrote - came)
+                    report.frames += 1
+                elif report.failure:
+                    return
+                else:
+                    report.late += 1
+                report.received, report.replaced = live.received, live.replaced
+                report.reconnections, report.seconds = live.reconnections, time.monotonic() - began
+                status(report)
+            taken = live.take(_LOOK)
+
+    def _written(self, frame: VideoFrame, seconds: float) -> bool:
+        """As :meth:`_write`; what fails is told in the report, so that hours of video before it stay."""
+        try:
+            return self._write(frame, seconds)
+        except (DerainError, MemoryError) as error:
+            self._report.failure = f"{self._live.name} at {seconds:.2f} s: {error or 'not enough memory'}"
+            return False
+
+    def _write(self, frame: VideoFrame, seconds: float) -> bool:
+        """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
+        name, width, height = self._shape
+        if (frame.width, frame.height) != (width, height):
+            self._report.failure = (
+                f"{self._live.name} has changed from {width}x{height} to {frame.width}x{frame.height}; the file ends "
+                "there."
+            )
+            return False
+        ticks = round(Fraction(seconds) / self._base)
+        if ticks - self._last_ticks < self._apart:
+            return False
+        frame = convert(frame, name)
+        rainy = to_rgb(planes(frame, self._coding.sample), self._coding, None, self._scratch)
+        clean = self._engine(rainy)
+        if differ(rainy, clean):
+            # The decoder may still refer to the frame; a copy is made where it does.
+            frame.make_writable()
+            add_difference(planes(frame, self._coding.sample), rainy, clean, self._coding, self._scratch)
+        frame.pts, frame.time_base, self._last_ticks = ticks, self._base, ticks
+        self._sink.write(frame)
+        return True
+
+
+def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float] | None:
+    """The first frame and when it came; None where it is stopped before."""
+    until = time.monotonic() + _FIRST_FRAME
+    while time.monotonic() < until and not stop.is_set() and not live.ended:
+        taken = live.take(_LOOK)
+        if taken is not None:
+            return taken
+    if stop.is_set():
+        return None
+    raise MediaError(live.failure or f"{live.name} gave no frame that can be decoded.")

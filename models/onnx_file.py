@@ -1,0 +1,332 @@
+"""Somebody's ONNX model as a network of the house: which of its ports is the image, and what the file does not say.
+
+Value range, colour order and granularity of a model are in no file. What is not told is tried on photographs under
+synthetic rain, whose truth is known: the range whose images come out as images, the order in which rain is removed
+better, the least granularity at which it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..base.errors import BackendUnavailable, CheckpointError, InputError
+from ..base.progress import Progress, no_progress
+from .checkpoint import Checkpoint
+from .spec import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .onnx_network import OnnxNetwork
+
+ARCHITECTURE = "onnx"
+#: By name: (factor, summand) from [0, 1].
+RANGES: Mapping[str, tuple[float, float]] = {"0..1": (1, 0), "0..255": (255, 0), "-1..1": (2, -1)}
+ColourOrder = Literal["rgb", "bgr"]
+_ORDERS: tuple[ColourOrder, ...] = ("rgb", "bgr")
+_GRANULARITIES = (1, 2, 4, 8, 16, 32, 64, 128)
+_TRIED_SIDE = 128
+#: In pixels; nobody knows the reach of such a network.
+_OVERLAP = 64
+#: Mean absolute change beyond which what comes out is no cleaned image.
+_LARGEST_CHANGE = 0.25
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a user says of an ONNX model; None for what is to be found out.
+
+    value_range: a name of ``RANGES``. granularity: pixels.
+    """
+
+    colour_order: ColourOrder | None = None
+    value_range: str | None = None
+    granularity: int | None = None
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file begins as an ONNX model does."""
+    from .model_file import starts_as_onnx
+
+    return path.is_file() and starts_as_onnx(path)
+
+
+def only_size(spec: ModelSpec) -> tuple[int, int] | None:
+    """(height, width) of the frames that an ONNX model was made for; None where it takes more than one size."""
+    size = spec.config.get("size") if spec.architecture == ARCHITECTURE else None
+    return None if size is None else (size[0], size[1])
+
+
+def read_onnx(path: Path, told: Told, progress: Progress = no_progress) -> Checkpoint:
+    """A model from one image to one image, N x 3 x H x W or N x H x W x 3 in float32 or float16.
+
+    Its configuration says what it was told and, under ``guessed``, what was found out.
+
+    Raises:
+        CheckpointError: a damaged file, weights outside of it, other inputs and outputs, or no way of running it that
+            gives images back.
+        InputError: an unknown range, or a granularity that is none.
+        BackendUnavailable: ONNX or ONNX Runtime is not installed.
+    """
+    if told.value_range is not None and told.value_range not in RANGES:
+        raise InputError(
+            f"There is no value range {told.value_range!r}; there is {', '.join(map(str, RANGES))}."
+        )
+    if told.granularity is not None and not 1 <= told.granularity <= 1024:
+        raise InputError(f"A granularity is 1 to 1024 pixels, not {told.granularity}.")
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"ONNX models need {error.name}, which is not installed: pip install 'derain-engine[build]'."
+        ) from error
+    data = path.read_bytes()
+    progress("Reading the ONNX model", 0.0)
+    try:
+        model = onnx.load_model_from_string(data)
+        _require_inside(path, model)
+        onnx.checker.check_model(model, full_check=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # protobuf's and the checker's
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} is a damaged ONNX model: {reason}.") from error
+    image = _image(path, model)
+    model = _named(model)
+    tried = _Trial(path, model, image, told, progress)
+    granularity, colour_order, value_range = tried.best()
+    found = {"colour_order": colour_order, "granularity": granularity, "range": value_range}
+    given = {
+        "colour_order": told.colour_order,
+        "granularity": told.granularity or image.size,
+        "range": told.value_range,
+    }
+    config: dict[str, Any] = {
+        **found,
+        "guessed": [name for name, value in given.items() if value is None],
+        "size": None if image.size is None else list(image.size),
+    }
+    spec = ModelSpec(
+        ARCHITECTURE,
+        config,
+        granularity=granularity,
+        smallest_side=granularity,
+        tile_overlap=-(-_OVERLAP // granularity) * granularity,
+    )
+    return Checkpoint(
+        spec=spec,
+        network=tried.network(colour_order, value_range).eval(),
+        weights_sha256=hashlib.sha256(data).hexdigest(),
+        colour_order=colour_order,
+        source=path,
+        metadata={each.key: each.value for each in model.metadata_props},
+        format="onnx",
+    )
+
+
+@dataclass(frozen=True)
+class _Image:
+    """input, output: names. last: whether channels are. half: whether it is fp16. size: (height, width) of the only
+    images that the graph takes, where it names them."""
+
+    input: str
+    output: str
+    last: bool
+    half: bool
+    size: tuple[int, int] | None
+
+
+def _require_inside(path: Path, model: onnx.ModelProto) -> None:
+    import onnx
+
+    outside = [
+        each.name for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if outside:
+        raise CheckpointError(
+            f"{path} keeps weights in other files ({outside[0]}), which are not read; save it as one file."
+        )
+
+
+def _image(path: Path, model: onnx.ModelProto) -> _Image:
+    import onnx
+
+    graph = model.graph
+    weights = {each.name for each in graph.initializer}
+    ports = [each for each in graph.input if each.name not in weights], list(graph.output)
+    for what, values in zip(("inputs", "outputs"), ports, strict=True):
+        if len(values) != 1:
+            names = ", ".join(each.name for each in values) or "none"
+            raise CheckpointError(f"{path} has {len(values)} {what} ({names}); it must have one, the image.")
+    kinds = [values[0].type.tensor_type for values in ports]
+    dims = [[each.dim_value for each in kind.shape.dim] for kind in kinds]
+    types = {kind.elem_type for kind in kinds}
+    last = len(dims[0]) == 4 and dims[0][3] == 3 and dims[0][1] != 3
+    known = types <= {onnx.TensorProto.FLOAT} or types <= {onnx.TensorProto.FLOAT16}
+    if len(dims[0]) != 4 or dims[0][3 if last else 1] not in (0, 3) or not known:
+        kind = onnx.TensorProto.DataType.Name(kinds[0].elem_type).lower()
+        shape = " x ".join(str(each or "?") for each in dims[0])
+        raise CheckpointError(
+            f"{path} takes {shape} of {kind}; it must take images, N x 3 x H x W or N x H x W x 3 of float or float16."
+        )
+    height, width = dims[0][1:3] if last else dims[0][2:4]
+    size = (height, width) if height and width else None
+    return _Image(ports[0][0].name, ports[1][0].name, last, onnx.TensorProto.FLOAT16 in types, size)
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With names for all nodes, and none of them, nor a tensor's, one of the house's."""
+    from onnx import compose
+
+    named = compose.add_prefix(model, "model/")
+    for i, node in enumerate(named.graph.node):
+        node.name = f"{node.op_type}_{i}" if node.name in ("", "model/") else f"{node.name}_{i}"
+    return named
+
+
+def house_form(
+    model: onnx.ModelProto, image: _Image, colour_order: ColourOrder, value_range: str
+) -> onnx.ModelProto:
+    """From ``rainy`` to ``clean``, N x 3 x H x W float32, RGB in [0, 1]."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    factor, summand = RANGES[value_range]
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    first: list[onnx.NodeProto] = []
+    last: list[onnx.NodeProto] = []
+    constants = {
+        "order": np.array([2, 1, 0], np.int64),
+        "factor": np.array(factor, np.float32),
+        "summand": np.array(summand, np.float32),
+    }
+    steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    if colour_order == "bgr":
+        steps.append(("Gather", ("order",), {"axis": 1}))
+    if factor != 1:
+        steps.append(("Mul", ("factor",), {}))
+    if summand:
+        steps.append(("Add", ("summand",), {}))
+    if image.last:
+        steps.append(("Transpose", (), {"perm": [0, 2, 3, 1]}))
+    if image.half:
+        steps.append(("Cast", (), {"to": TensorProto.FLOAT16}))
+    at = "rainy"
+    for i, (kind, more, attributes) in enumerate(steps or [("Identity", (), {})]):
+        to = f"model/{image.input}" if i + 1 >= len(steps) else f"rainy_{i}"
+        first.append(helper.make_node(kind, [at, *more], [to], name=f"image_in_{i}", **attributes))
+        at = to
+    undone = {"Add": "Sub", "Mul": "Div"}
+    back: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    for kind, more, attributes in reversed(steps):
+        if kind == "Cast":
+            attributes = {"to": TensorProto.FLOAT}
+        elif kind == "Transpose":
+            attributes = {"perm": [0, 3, 1, 2]}
+        back.append((undone.get(kind, kind), more, attributes))
+    at = f"model/{image.output}"
+    for i, (kind, more, attributes) in enumerate(back or [("Identity", (), {})]):
+        to = "clean" if i + 1 >= len(back) else f"clean_{i}"
+        last.append(helper.make_node(kind, [at, *more], [to], name=f"image_out_{i}", **attributes))
+        at = to
+    nodes = [*first, *graph.node, *last]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    used = {name for _, more, _ in steps for name in more}
+    graph.initializer.extend(numpy_helper.from_array(constants[name], name) for name in sorted(used))
+    sides: Sequence[int | str] = image.size or ("height", "width")
+    for name, ports in (("rainy", graph.input), ("clean", graph.output)):
+        ports.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, *sides]))
+    return result
+
+
+class _Trial:
+    """What a model does to photographs under synthetic rain."""
+
+    def __init__(
+        self, path: Path, model: onnx.ModelProto, image: _Image, told: Told, progress: Progress
+    ) -> None:
+        self.path, self.model, self.image, self.told, self.progress = path, model, image, told, progress
+        self.made: dict[tuple[ColourOrder, str], OnnxNetwork] = {}
+
+    def network(self, colour_order: ColourOrder, value_range: str) -> OnnxNetwork:
+        from .onnx_network import OnnxNetwork
+
+        key = colour_order, value_range
+        if key not in self.made:
+            try:
+                self.made[key] = OnnxNetwork(house_form(self.model, self.image, colour_order, value_range))
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"ONNX Runtime does not take {self.path}: {str(error).strip().splitlines()[0]}"
+                ) from error
+        return self.made[key]
+
+    def best(self) -> tuple[int, ColourOrder, str]:
+        """(granularity, colour order, range), as told or as found."""
+        granularity = self._granularity()
+        ranges = [self.told.value_range] if self.told.value_range else list(RANGES)
+        orders: Sequence[ColourOrder] = [self.told.colour_order] if self.told.colour_order else _ORDERS
+        pairs = list(itertools.product(ranges, orders))
+        errors: dict[tuple[str, ColourOrder], float] = {}
+        for i, (value_range, order) in enumerate(pairs):
+            self.progress("Trying the ONNX model", i / len(pairs))
+            errors[value_range, order] = self._error(self.network(order, value_range), granularity)
+        value_range, order = min(errors, key=lambda each: errors[each])
+        if not errors[value_range, order] <= _LARGEST_CHANGE:
+            raise CheckpointError(
+                f"{self.path} gives no cleaned images back in any value range and colour order that was tried; it must "
+                "lead from a rainy image to the clean one. Name its --range and --colour-order if it does."
+            )
+        return granularity, order, value_range
+
+    def _error(self, network: OnnxNetwork, granularity: int) -> float:
+        """Mean absolute distance from the truth."""
+        from ..samples.photographs import rainy_pairs
+
+        side = -(-_TRIED_SIDE // granularity) * granularity
+        size = self.image.size or (side, side)
+        errors = []
+        for rainy, truth in rainy_pairs(*size).values():
+            found = self._run(network, rainy.transpose(2, 0, 1)[None])
+            if found is None or not np.isfinite(found).all():
+                return np.inf
+            errors.append(float(np.abs(found[0].transpose(1, 2, 0) - truth).mean()))
+        return sum(errors) / len(errors)
+
+    def _granularity(self) -> int:
+        if self.told.granularity is not None:
+            return self.told.granularity
+        if self.image.size is not None:
+            return 1
+        network = self.network("rgb", "0..1")
+        for granularity in _GRANULARITIES:
+            side = -(-64 // granularity) * granularity + granularity
+            image = np.full((1, 3, side, side + 2 * granularity), 0.5, np.float32)
+            if self._run(network, image) is not None:
+                return granularity
+        raise CheckpointError(
+            f"{self.path} runs at no size that was tried, up to multiples of {_GRANULARITIES[-1]}; name its "
+            "--granularity."
+        )
+
+    def _run(self, network: OnnxNetwork, image: np.ndarray) -> np.ndarray | None:
+        """None where it does not run, or gives an image of another size."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                found = network(torch.from_numpy(np.ascontiguousarray(image))).numpy()
+        except RuntimeError:
+            return None
+        return found if found.shape == image.shape else None

@@ -1,0 +1,137 @@
+"""A network of the PReNet family as a plan: every convolution with what follows it is one launch, and so are the four
+gates of the LSTM with the cell's update."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ...base.errors import BuildError
+from ...kernels import recurrent
+from ...kernels.config import Configure
+from ...models.prenet import WIDTH, PReNet, VRGNetDerainer
+from ..assembly import Assembly
+from ..memory import DTYPES
+from ..program import GRANULARITY, Dtype, Plan, View
+
+#: Elements of a pixel of the picture and of estimates: three colours and one of zeros, so that a pixel is read at once.
+_PIXEL = 4
+_AREA = GRANULARITY**2
+
+
+def lower_prenet(
+    network: PReNet | VRGNetDerainer, dtype: Dtype, *, configure: Configure, code: bool = False
+) -> Plan:
+    """The launches of a network for pictures of any size. code: keep the last features (``Plan.code``) to compare them.
+
+    Raises:
+        BuildError: a network with a GRU, which the fused kernels do not know.
+    """
+    plain = network.derainet if isinstance(network, VRGNetDerainer) else network
+    if plain.variant.recurrence == "gru":
+        raise BuildError("The fused kernels have an LSTM and no GRU; build with another backend.")
+    return _Lowering(plain, dtype, configure).plan(code)
+
+
+class _Lowering(Assembly):
+    def __init__(self, network: PReNet, dtype: Dtype, configure: Configure) -> None:
+        super().__init__(network, dtype, configure)
+        self.network = network
+
+    def plan(self, code: bool) -> Plan:
+        network, variant = self.network, self.network.variant
+        image = estimate = self.buffer("image", 0, _PIXEL)
+        rain = self.buffer("rain", 0, 3)
+        cell = self.buffer("cell", 0, WIDTH) if variant.recurrence == "lstm" else image
+        hidden: View | None = None
+        x = image
+        for stage in range(network.config.stages):
+            name = f"stage{stage}"
+            seen = [image, estimate] if variant.sees_rain else [estimate]
+            x = self._conv(f"{name}.conv0", network.conv0, seen, before=True)
+            if variant.recurrence == "lstm":
+                x = hidden = self._lstm(name, x, hidden, cell)
+            for number, block in enumerate(network.blocks(), 1):
+                inner, outer = block.get_submodule("0"), block.get_submodule("2")
+                y = self._conv(f"{name}.block{number}.0", inner, [x], before=True)
+                x = self._conv(f"{name}.block{number}.2", outer, [y], addend=x, before=True, after=True)
+            if stage + 1 < network.config.stages:
+                estimate = self.buffer("estimate", 0, _PIXEL)
+                addend = image if variant.residual else None
+                self._conv(f"{name}.conv", network.conv, [x], addend=addend, to=estimate)
+        # The rain layer, rainy - clean: of what is added to the picture, the negative.
+        head = network.convfinal if variant.variational else network.conv
+        addend = None if variant.residual else image
+        self._conv("rain", head, [x], addend=addend, to=rain, negative=True)
+        return self.finished(image.buffer, rain.buffer, code=x if code else None, granularity=1)
+
+    def _conv(
+        self,
+        name: str,
+        module: nn.Module,
+        maps: list[View],
+        *,
+        addend: View | None = None,
+        to: View | None = None,
+        before: bool = False,
+        after: bool = False,
+        negative: bool = False,
+    ) -> View:
+        """A convolution over one or two maps; to: of a picture's three colours where it is given."""
+        weight, bias = _parameters(module)
+        if to is not None:
+            weight, bias = weight[:3], bias[:3]
+        wide = [self.buffers[view.buffer].channels for view in maps]
+        real = [3 if channels == _PIXEL else channels for channels in wide]
+        columns = weight.shape[0]
+
+        def pack() -> dict[str, Tensor]:
+            sign = -1 if negative else 1
+            parts = list(zip(real, wide, strict=True))
+            return recurrent.pack(sign * weight, sign * bias, DTYPES[self.dtype], parts)
+
+        # Of the head that is both, what adds and what takes away are stored apart.
+        owner = f"{self.names.get(module, 'conv')}{' negative' if negative else ''}"
+        out = to or self.buffer("map", 0, columns)
+        pixel = self.buffers[out.buffer].channels
+        added = 0 if addend is None else self.buffers[addend.buffer].channels
+        call = recurrent.conv_call(
+            wide[0],
+            wide[1] if len(wide) > 1 else 0,
+            columns,
+            self.configure("recurrent.conv", wide[0], 0),
+            pixel=pixel,
+            added=added,
+            before=before,
+            after=after,
+        )
+        pointers = [maps[0], maps[-1], self.weight(owner, pack, "weights"), self.weight(owner, pack, "bias")]
+        flops = recurrent.flops(GRANULARITY, GRANULARITY, sum(real), columns)
+        self.step(
+            name, call, [*pointers, addend or out, out], 0, (5,), flops, _AREA * (sum(wide) + pixel + added)
+        )
+        return out
+
+    def _lstm(self, stage: str, x: View, hidden: View | None, cell: View) -> View:
+        gates = {gate: _parameters(self.network.get_submodule(f"conv_{gate}")) for gate in recurrent.GATES}
+
+        def pack() -> dict[str, Tensor]:
+            weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
+            return recurrent.pack_gates(weights, biases, DTYPES[self.dtype])
+
+        start = hidden is None
+        out = self.buffer("hidden", 0, WIDTH)
+        call = recurrent.lstm_call(WIDTH, self.configure("recurrent.lstm", WIDTH, 0), start)
+        pointers = [x, hidden or x, self.weight("gates", pack, "weights"), self.weight("gates", pack, "bias")]
+        flops = recurrent.flops(
+            GRANULARITY, GRANULARITY, WIDTH if start else 2 * WIDTH, (3 if start else 4) * WIDTH
+        )
+        moved = _AREA * WIDTH * (3 if start else 5)
+        self.step(f"{stage}.lstm", call, [*pointers, cell, out], 0, (4, 5), flops, moved)
+        return out
+
+
+def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution, alone or before its activation."""
+    convolution = module[0] if isinstance(module, nn.Sequential) else module
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight.detach(), convolution.bias.detach()

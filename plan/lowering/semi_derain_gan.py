@@ -1,0 +1,236 @@
+"""Semi-DerainGAN's network as a plan: the mask learner's convolutions with what follows them and its gates as launches
+of the recurrent kernels, and a U-Net whose concatenations are two maps that a convolution reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...base.errors import BuildError, InputError
+from ...kernels import pool, recurrent, transposed
+from ...kernels.config import Configure
+from ...models.semi_derain_gan import SemiDerainGAN
+from ..assembly import Assembly
+from ..memory import DTYPES
+from ..program import GRANULARITY, Dtype, Plan, View
+
+#: Elements of a pixel of the picture (three colours and one of zeros) and of a mask (one and three of zeros).
+_PIXEL = 4
+#: Columns of a launch, whose sums a program holds for all its pixels.
+_COLUMNS = 64
+_FIRST_MASK = 0.5
+
+
+def lower_semi_derain_gan(
+    network: SemiDerainGAN, dtype: Dtype, *, configure: Configure, code: bool = False
+) -> Plan:
+    """The launches of a network for pictures whose sides its U-Net halves evenly. code: keep the innermost map
+    (``Plan.code``) to compare it.
+
+    Raises:
+        BuildError: a width that the fused kernels do not know.
+    """
+    try:
+        return _Lowering(network, dtype, configure).plan(code)
+    except InputError as error:
+        raise BuildError(str(error)) from error
+
+
+class _Lowering(Assembly):
+    def __init__(self, network: SemiDerainGAN, dtype: Dtype, configure: Configure) -> None:
+        super().__init__(network, dtype, configure)
+        self.network = network
+
+    def plan(self, code: bool) -> Plan:
+        generator = self.network.generator
+        image, rain = self.buffer("image", 0, _PIXEL), self.buffer("rain", 0, 3)
+        mask = self._mask(image)
+        skips: list[View] = []
+        maps, real = [image, mask], [3, 1]
+        for level, block in enumerate(generator.down):
+            name = f"down.{level}"
+            if level:
+                channels = self._width(skips[-1])
+                maps, real = [self.buffer("pooled", level, channels)], [channels]
+                call = pool.maximum_call(channels, self.configure("pool.maximum", channels, level))
+                area = _area(level)
+                work = (pool.flops(1, 1, channels) * area, 5 * channels * area)
+                self.step(f"{name}.pool", call, [skips[-1], maps[0]], level, (1,), *work)
+            skips.append(self._twice(name, block, maps, real, level))
+        inner = x = skips.pop()
+        for level in reversed(range(len(skips))):
+            up = self._up(f"up.{level}", generator.up.get_submodule(str(level)), x, level)
+            both = [skips[level], up]
+            x = self._twice(
+                f"merge.{level}", generator.merge[level], both, [self._width(each) for each in both], level
+            )
+        # The rain layer: what a residual network gives, and rainy - clean of the others. As a 3x3 whose other taps are
+        # zero it costs less than a launch of its own kind would be worth.
+        weight, bias = _parameters(generator.out)
+        residual = generator.residual
+        sign = 1 if residual else -1
+        self._conv(
+            "rain",
+            sign * F.pad(weight, (1, 1, 1, 1)),
+            sign * bias,
+            [x],
+            [self._width(x)],
+            0,
+            to=rain,
+            addend=None if residual else image,
+        )
+        step = 1 << len(generator.up)
+        return self.finished(image.buffer, rain.buffer, code=inner if code else None, granularity=step)
+
+    def _mask(self, image: View) -> View:
+        """The mask learner's last mask."""
+        learner = self.network.ssrml
+        width = learner.width
+        cell = self.buffer("cell", 0, width)
+        hidden: View | None = None
+        # A mask that is the same everywhere, as a convolution of which nothing but the bias is left.
+        bias = torch.tensor([_FIRST_MASK])
+        mask = self._conv(
+            "mask", torch.zeros(1, 3, 3, 3), bias, [image], [3], 0, to=self.buffer("mask", 0, _PIXEL)
+        )
+        for iteration in range(learner.iterations):
+            name = f"iteration{iteration}"
+            x = self._layer(f"{name}.det_conv0", learner.det_conv0[0], [image, mask], [3, 1], 0)
+            for number, unit in enumerate(learner.units(), 1):
+                inner, outer = unit.get_submodule("0"), unit.get_submodule("2")
+                y = self._layer(f"{name}.det_conv{number}.0", inner, [x], [width], 0)
+                x = self._layer(f"{name}.det_conv{number}.2", outer, [y], [width], 0, addend=x)
+            hidden = self._lstm(name, x, hidden, cell)
+            mask = self.buffer("mask", 0, _PIXEL)
+            weight, bias = _parameters(learner.det_conv_mask[0])
+            place = f"{name}.det_conv_mask"
+            self._conv(place, weight, bias, [hidden], [width], 0, to=mask, owner="det_conv_mask")
+        return mask
+
+    def _twice(self, name: str, block: nn.Module, maps: list[View], real: list[int], level: int) -> View:
+        x = self._layer(f"{name}.0", block.get_submodule("0"), maps, real, level)
+        return self._layer(f"{name}.2", block.get_submodule("2"), [x], [self._width(x)], level)
+
+    def _layer(
+        self,
+        name: str,
+        module: nn.Module,
+        maps: list[View],
+        real: list[int],
+        level: int,
+        addend: View | None = None,
+    ) -> View:
+        """A convolution of the network with a ReLU behind it, and where there is an addend another behind that."""
+        weight, bias = _parameters(module)
+        owner = self.names[module]
+        return self._conv(name, weight, bias, maps, real, level, addend=addend, active=True, owner=owner)
+
+    def _conv(
+        self,
+        name: str,
+        weight: Tensor,
+        bias: Tensor,
+        maps: list[View],
+        real: list[int],
+        level: int,
+        *,
+        to: View | None = None,
+        addend: View | None = None,
+        active: bool = False,
+        owner: str | None = None,
+    ) -> View:
+        """A 3x3 convolution over one or two maps, in as many launches as its columns take. real: the channels of each
+        map that the weight has. owner: of weights that several steps share."""
+        columns = weight.shape[0]
+        out = to or self.buffer("map", level, columns)
+        wide, pixel = [self._width(view) for view in maps], self._width(out)
+        added = 0 if addend is None else self._width(addend)
+        config = self.configure("recurrent.conv", wide[0], level)
+        for first in range(0, columns, _COLUMNS):
+            last = min(first + _COLUMNS, columns)
+
+            def pack(first: int = first, last: int = last) -> Mapping[str, Tensor]:
+                parts = list(zip(real, wide, strict=True))
+                return recurrent.pack(weight[first:last], bias[first:last], DTYPES[self.dtype], parts)
+
+            call = recurrent.conv_call(
+                wide[0],
+                wide[1] if len(wide) > 1 else 0,
+                last - first,
+                config,
+                pixel=pixel,
+                added=added,
+                before=active,
+                after=active and addend is not None,
+            )
+            part, rest = View(out.buffer, 0, first), addend and View(addend.buffer, 0, first)
+            key = f"{owner or name}[{first}:{last}]"
+            stored = [self.weight(key, pack, each) for each in ("weights", "bias")]
+            work = recurrent.flops(1, 1, sum(real), last - first) * _area(level)
+            moved = (sum(wide) + (last - first) * (2 if addend else 1)) * _area(level)
+            pointers = [maps[0], maps[-1], *stored, rest or part, part]
+            self.step(
+                name if columns <= _COLUMNS else f"{name}[{first}:{last}]",
+                call,
+                pointers,
+                level,
+                (5,),
+                work,
+                moved,
+            )
+        return out
+
+    def _lstm(self, name: str, x: View, hidden: View | None, cell: View) -> View:
+        learner, width = self.network.ssrml, self.network.ssrml.width
+        gates = {gate: _parameters(learner.get_submodule(f"conv_{gate}.0")) for gate in recurrent.GATES}
+
+        def pack() -> Mapping[str, Tensor]:
+            weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
+            return recurrent.pack_gates(weights, biases, DTYPES[self.dtype])
+
+        start = hidden is None
+        out = self.buffer("hidden", 0, width)
+        call = recurrent.lstm_call(width, self.configure("recurrent.lstm", width, 0), start)
+        stored = [self.weight("gates", pack, each) for each in ("weights", "bias")]
+        read, columns = (width, 3 * width) if start else (2 * width, 4 * width)
+        work = recurrent.flops(1, 1, read, columns) * _area(0)
+        moved = (3 if start else 5) * width * _area(0)
+        self.step(f"{name}.lstm", call, [x, hidden or x, *stored, cell, out], 0, (4, 5), work, moved)
+        return out
+
+    def _up(self, name: str, module: nn.Module, x: View, level: int) -> View:
+        """A transposed convolution to a level from the one below it."""
+        assert isinstance(module, nn.ConvTranspose2d) and module.bias is not None
+        weight, bias = module.weight.detach(), module.bias.detach()
+        channels, columns = weight.shape[:2]
+        out = self.buffer("up", level, columns)
+        config = self.configure("transposed.conv", channels, level + 1)
+        for first in range(0, columns, _COLUMNS):
+            last = min(first + _COLUMNS, columns)
+
+            def pack(first: int = first, last: int = last) -> Mapping[str, Tensor]:
+                return transposed.pack(weight[:, first:last], bias[first:last], DTYPES[self.dtype])
+
+            call = transposed.conv_call(channels, last - first, config, pixel=columns)
+            stored = [self.weight(f"{name}[{first}:{last}]", pack, each) for each in ("weights", "bias")]
+            work = transposed.flops(1, 1, channels, last - first) * _area(level + 1)
+            moved = (channels + 4 * (last - first)) * _area(level + 1)
+            pointers = [x, *stored, View(out.buffer, 0, first)]
+            self.step(f"{name}[{first}:{last}]", call, pointers, level + 1, (3,), work, moved)
+        return out
+
+    def _width(self, view: View) -> int:
+        return self.buffers[view.buffer].channels
+
+
+def _area(level: int) -> int:
+    """Pixels of a level, of the picture that work is counted for."""
+    return GRANULARITY**2 >> 2 * level
+
+
+def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(module, nn.Conv2d) and module.bias is not None
+    return module.weight.detach(), module.bias.detach()

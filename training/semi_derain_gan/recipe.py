@@ -1,0 +1,293 @@
+"""Semi-DerainGAN's two processes (eq. 6, 9 and 13): on pairs and on real rain, with one mask learner.
+
+A step has four turns: the mask learner and G_s on pairs, the discriminators D_s and D_p, the mask learner with G_r and
+G_r' on real rain, and D_r. Each has an Adam of its own, so that the mask learner, which both processes train, follows
+either with that one's learning rate. What a discriminator judges is what the turn before it made.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...base.errors import CheckpointError, InputError
+from ...models.checkpoint import load_checkpoint
+from ...models.semi_derain_gan import PRESETS, SSRML, SemiDerainGAN, UNet
+from ..loop import Outcome, Recipe, train
+from ..losses import ssim
+from ..objective import Objective, Turn
+from ..perceptual import Features, Layer, perceptual_loss
+from ..run import Phase, Run
+from ..trainer import Progress
+from .losses import cycle_loss, fooling_loss, judging_loss, mask_loss, smoothness_loss
+from .networks import (
+    SMALLEST_PATCH,
+    Domains,
+    MultiScaleDiscriminator,
+    PairDiscriminator,
+    Rebuilder,
+    load_mask_learner,
+)
+
+#: As the networks that the discriminators come from are trained.
+_BETAS, _WEIGHT_DECAY = (0.5, 0.999), 1e-4
+_WEIGHTS = (
+    *("unsup_weight", "adv_super_weight", "pair_weight", "per_super_weight", "ssim_weight", "mask_weight"),
+    *("adv_unsup_weight", "cc_weight", "per_unsup_weight", "tv_weight"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiDerainGanRun(Run):
+    """A run of both processes. Settings and weights are the paper's where it has them.
+
+    real: folder of pictures in real rain, without a truth.
+    epochs: each as many steps as the patches of all pictures fill batches. patches_per_picture: counted for that; 15 is
+        what a stride of 80 cuts from 481x321 pixels. steps: instead of epochs.
+    learning_rate: of the supervised process and its discriminators; unsupervised_learning_rate: of the other's.
+    adv_super_weight, per_super_weight, ssim_weight: of eq. 6; pair_weight: of D_p within the first.
+    unsup_weight: of eq. 13. adv_unsup_weight, cc_weight, per_unsup_weight, tv_weight: of eq. 9.
+    vgg16: weights of VGG-16 for the perceptual losses, see :mod:`training.perceptual`. perceptual_layer: of it.
+    discriminator_width: maps of the discriminators' first layers.
+    mask_start: published raindrop-removal weights to begin the mask learner with. mask_weight: of
+        :func:`training.semi_derain_gan.losses.mask_loss`, which the paper does not have; mask_threshold: of it.
+    """
+
+    preset: str = "semi-derain-gan"
+    real: Path | None = None
+    epochs: int = 200
+    patches_per_picture: int = 15
+    steps: int | None = None
+    patch: int = 100
+    batch: int = 4
+    learning_rate: float = 1e-4
+    unsupervised_learning_rate: float = 1e-3
+    adv_super_weight: float = 1.0
+    pair_weight: float = 1.0
+    per_super_weight: float = 1.0
+    ssim_weight: float = 1.0
+    unsup_weight: float = 1.0
+    adv_unsup_weight: float = 1.5e-5
+    cc_weight: float = 10.0
+    per_unsup_weight: float = 1.0
+    tv_weight: float = 100.0
+    vgg16: Path | None = None
+    perceptual_layer: Layer = "relu2_2"
+    discriminator_width: int = 64
+    mask_start: Path | None = None
+    mask_weight: float = 0.0
+    mask_threshold: float = 30 / 255
+    ema_decay: float = 0.0
+
+    @staticmethod
+    def presets() -> Mapping[str, Any]:
+        return PRESETS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.real is None:
+            raise InputError(
+                "The unsupervised process needs real, pictures in real rain, which the run does not name."
+            )
+        self._at_least(1, "epochs", "patches_per_picture", "discriminator_width")
+        self._at_least(0, *_WEIGHTS, "mask_threshold")
+        self._at_least(SMALLEST_PATCH, "patch")
+        if self.steps is not None:
+            self._at_least(1, "steps")
+        if not self.learning_rate > 0 or not self.unsupervised_learning_rate > 0:
+            raise InputError("learning_rate and unsupervised_learning_rate must be above 0.")
+        if self.start is not None and self.mask_start is not None:
+            raise InputError("start holds a mask learner already; give start or mask_start, not both.")
+
+
+def phases(run: SemiDerainGanRun, scenes: int) -> tuple[Phase, ...]:
+    """The one phase of a run on so many scenes."""
+    epoch = max(1, scenes * run.patches_per_picture // run.batch)
+    return (Phase(run.steps or run.epochs * epoch, run.patch, run.batch),)
+
+
+def learning_rate(run: SemiDerainGanRun, step: int, steps: int) -> float:
+    """The supervised process's rate at a step, counted from 0: constant for the first half of the epochs, then linear
+    to nearly nothing."""
+    epoch, half = run.epochs * step // steps, run.epochs // 2
+    return run.learning_rate * (1 - max(0, epoch - half) / (run.epochs - half + 1))
+
+
+class BothProcesses(Objective[Domains]):
+    """Eq. 13. Told unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim_s`` (eq. 6) and ``mask``, ``adv_r``, ``cc``,
+    ``per_r`` and ``tv`` (eq. 9), and what the discriminators ``d_s``, ``d_p`` and ``d_r`` minimise; 0 for a term whose
+    weight is 0."""
+
+    names = ("adv_s", "adv_p", "per_s", "ssim_s", "mask", "d_s", "d_p", "adv_r", "cc", "per_r", "tv", "d_r")
+    blocks = (SSRML, UNet)
+
+    def __init__(self, network: Domains, autocast: torch.autocast, run: SemiDerainGanRun) -> None:
+        super().__init__(network, autocast)
+        self._run = run
+        width = run.discriminator_width
+        self.helpers["g_rp"] = Rebuilder(network.config)
+        self.helpers["d_s"] = MultiScaleDiscriminator(width)
+        self.helpers["d_p"] = PairDiscriminator(width)
+        self.helpers["d_r"] = MultiScaleDiscriminator(width)
+        self.features = Features(run.vgg16, run.perceptual_layer)
+        # Of each part of a batch, from a generator's turn to its discriminators'.
+        self._derained: deque[Tensor] = deque()
+
+    def turns(self) -> tuple[Turn, ...]:
+        network, helpers = self.network, self.helpers
+        second = self._run.unsupervised_learning_rate / self._run.learning_rate
+        return (
+            _turn("supervised", 1.0, network.ssrml, network.g_s),
+            _turn("judge_supervised", 1.0, helpers["d_s"], helpers["d_p"]),
+            _turn("unsupervised", second, network.ssrml, network.g_r, helpers["g_rp"]),
+            _turn("judge_unsupervised", second, helpers["d_r"]),
+        )
+
+    def deraining(self, network: nn.Module, *, real: bool) -> Callable[[Tensor], Tensor]:
+        assert isinstance(network, Domains)
+        return network.real if real else network.synthetic
+
+    def forward(
+        self, parts: int, turn: str, rainy: Tensor, clean: Tensor, real: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and the terms of one of :meth:`turns`."""
+        if turn == "supervised":
+            return self._supervised(rainy, clean)
+        if turn == "judge_supervised":
+            return self._judge_supervised(rainy, clean)
+        return self._unsupervised(real) if turn == "unsupervised" else self._judge_unsupervised(clean)
+
+    def _supervised(self, rainy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        run, network = self._run, self.network
+        with self._autocast:
+            masks = network.ssrml.masks(rainy)
+            derained = network.g_s(masks[-1], rainy).float()
+        self._derained.append(derained.detach())
+        terms: dict[str, Callable[[], Tensor]] = {
+            "adv_s": lambda: fooling_loss(self._judged("d_s", derained)),
+            "adv_p": lambda: fooling_loss(self._judged("d_p", rainy, derained)),
+            "per_s": lambda: self._perceptual(clean, derained),
+            "ssim_s": lambda: -ssim(clean, derained),
+            "mask": lambda: mask_loss([mask.float() for mask in masks], rainy, clean, run.mask_threshold),
+        }
+        weights = {
+            "adv_s": run.adv_super_weight,
+            "adv_p": run.adv_super_weight * run.pair_weight,
+            "per_s": run.per_super_weight,
+            "ssim_s": run.ssim_weight,
+            "mask": run.mask_weight,
+        }
+        return _weighted(terms, weights, derained)
+
+    def _unsupervised(self, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        run = self._run
+        with self._autocast:
+            derained = self.network.real(real)
+            rebuilt = self.helpers["g_rp"](derained).float()
+            derained = derained.float()
+        self._derained.append(derained.detach())
+        terms: dict[str, Callable[[], Tensor]] = {
+            "adv_r": lambda: fooling_loss(self._judged("d_r", derained)),
+            "cc": lambda: cycle_loss(real, rebuilt),
+            "per_r": lambda: self._perceptual(real, derained),
+            "tv": lambda: smoothness_loss(derained),
+        }
+        weights = {
+            "adv_r": run.unsup_weight * run.adv_unsup_weight,
+            "cc": run.unsup_weight * run.cc_weight,
+            "per_r": run.unsup_weight * run.per_unsup_weight,
+            "tv": run.unsup_weight * run.tv_weight,
+        }
+        return _weighted(terms, weights, derained)
+
+    def _judge_supervised(self, rainy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        derained = self._derained.popleft()
+        terms = {
+            "d_s": judging_loss(self._judged("d_s", clean), self._judged("d_s", derained)),
+            "d_p": judging_loss(self._judged("d_p", rainy, clean), self._judged("d_p", rainy, derained)),
+        }
+        return terms["d_s"] + terms["d_p"], terms
+
+    def _judge_unsupervised(self, clean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        # Truths of pairs that were drawn by chance stand for clean pictures of the real domain (section 3.1).
+        loss = judging_loss(self._judged("d_r", clean), self._judged("d_r", self._derained.popleft()))
+        return loss, {"d_r": loss}
+
+    def _judged(self, name: str, *images: Tensor) -> list[Tensor]:
+        with self._autocast:
+            judged = self.helpers[name](*images)
+        return [logits.float() for logits in judged]
+
+    def _perceptual(self, target: Tensor, image: Tensor) -> Tensor:
+        with self._autocast:
+            return perceptual_loss(self.features, target, image).float()
+
+
+def _turn(name: str, rate: float, *modules: nn.Module) -> Turn:
+    return Turn(
+        tuple(parameter for module in modules for parameter in module.parameters()),
+        {"turn": name},
+        rate,
+        _BETAS,
+        _WEIGHT_DECAY,
+        counts=not name.startswith("judge"),
+    )
+
+
+def _weighted(
+    terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float], like: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum and terms; a weight of 0 leaves a term out, and its work."""
+    found = {name: term() for name, term in terms.items() if weights[name]}
+    loss = 0 * like.sum() + sum(weights[name] * term for name, term in found.items())
+    return loss, found
+
+
+def make_domains(run: SemiDerainGanRun) -> Domains:
+    """The preset's networks with the run's first weights.
+
+    Raises:
+        CheckpointError: the weights to start from are another network's, or of one domain alone.
+    """
+    torch.manual_seed(run.seed)
+    network = Domains(PRESETS[run.preset])
+    if run.mask_start is not None:
+        load_mask_learner(network.ssrml, run.mask_start)
+    if run.start is not None:
+        for domain, generator in (("synthetic", network.g_s), ("real", network.g_r)):
+            found = load_checkpoint(run.start, options={"domain": domain}, arch="semi-derain-gan").network
+            assert isinstance(found, SemiDerainGAN)
+            if vars(found.config) | {"domain": network.config.domain} != vars(network.config):
+                raise CheckpointError(
+                    f"{run.start} is no {run.preset} network; start from such weights or choose their preset."
+                )
+            generator.load_state_dict(found.generator.state_dict())
+            network.ssrml.load_state_dict(found.ssrml.state_dict())
+    return network
+
+
+def train_semi_derain_gan(
+    run: SemiDerainGanRun,
+    *,
+    resume: bool = False,
+    stop_after: float | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`. The weights hold both
+    generators; figures and the best weights are by G_s on held-out pairs, samples of real rain by G_r."""
+    recipe = Recipe(
+        phases=lambda scenes: phases(run, scenes),
+        rate=lambda step, steps: learning_rate(run, step, steps),
+        objective=lambda network, autocast: BothProcesses(network, autocast, run),
+        augment=True,
+        real=run.real,
+        make=make_domains,
+        architecture="semi-derain-gan",
+    )
+    return train(run, recipe, resume=resume, stop_after=stop_after, report=report)
