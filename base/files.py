@@ -12,7 +12,7 @@ from .errors import InputError
 
 
 @contextlib.contextmanager
-def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; rename it to ``target`` when the block ends without error.
 
     The temporary name keeps the target's suffix, since image writers choose the format by it. On any error,

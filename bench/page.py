@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from . import builds, published, video
 from .plots import plot_all
 from .results import Benchmark, as_markdown, markdown_table, without_empty
@@ -61,7 +61,7 @@ def make_page(results: Sequence[Path], page: Path) -> list[Path]:
         written += plots.values()
     if not any(isinstance(result, Benchmark) for result in read):
         sections.append(_NOTHING)
-    with whole_file(page) as temporary:
+    with atomic_write(page) as temporary:
         temporary.write_text("\n".join(sections), encoding="utf-8")
     return [*written, page]
 

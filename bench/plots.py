@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import BackendUnavailable
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from .results import Benchmark, Row
 
 #: Inches, and dots an inch.
@@ -128,5 +128,5 @@ def _figure() -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata=_METADATA)

@@ -352,7 +352,7 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         yield "Lost against the truth", lost if report.cost.derains else "(the network takes no rain out)"
     yield "Largest error", f"{report.max_abs:.1e}"
     yield "Largest 8-bit error", f"{report.uint8_levels} of 255"
-    if report.rehearsed:
+    if report.emulated:
         yield "Compared", "on the CPU, without the engine's GPU code"
     for missed in report.missed():
         yield "Missed", missed

@@ -100,7 +100,7 @@ def build(
         value_range, granularity: of an ONNX model, as in :func:`load_model`.
         gpu: the GPUs to build for, for backends that run on one: ``current``, ``all`` or names such as
             ``sm_80,sm_90``; by default this machine's. It need not have one: then what the engine computes is
-            compared on the CPU (``verification.rehearsed``).
+            compared on the CPU (``verification.emulated``).
         min_shape, opt_shapes, max_shape: (height, width) in pixels, for backends whose engines take a range of sizes:
             the least frames, those to be fastest for, and the most; by default from the network's smallest side over
             512x512 to 1088x1920. Smaller frames are padded, larger ones run in tiles.
@@ -252,24 +252,24 @@ def verify_engine(
         backend = backends.get(manifest.backend)
         if backend.on_gpu:
             require_trust(bundle, trust)
-        session, rehearsed = _open(backend, artefact)
+        session, emulated = _open(backend, artefact)
         try:
-            size = _compared_size(manifest.only_size, manifest.sizes, rehearsed)
+            size = _compared_size(manifest.only_size, manifest.sizes, emulated)
             report = _verified(session, checkpoint, manifest.precision, size, progress)
-            return replace(report, rehearsed=rehearsed)
+            return replace(report, emulated=emulated)
         finally:
             session.close()
 
 
 def _open(backend: Backend, artefact: Artefact) -> tuple[Session, bool]:
-    """A session to compare with the reference, and whether it only rehearses what the artefact does elsewhere."""
+    """A session to compare with the reference, and whether it only emulates what the artefact does elsewhere."""
     try:
         return backend.open(artefact, RunOptions()), False
     except BackendUnavailable:
-        rehearsal = backend.rehearse(artefact)
-        if rehearsal is None:
+        emulation = backend.emulate(artefact)
+        if emulation is None:
             raise
-        return rehearsal, True
+        return emulation, True
 
 
 def _verified(
@@ -317,12 +317,12 @@ def _make(
         repair = following
 
 
-def _compared_size(shape: Size | None, sizes: FrameSizes | None, rehearsed: bool) -> Size | None:
+def _compared_size(shape: Size | None, sizes: FrameSizes | None, emulated: bool) -> Size | None:
     """Of the pictures that an engine is compared on; None for the usual ones."""
     if sizes is None:
         return shape
-    # What rehearses has no plan of one size.
-    return None if rehearsed else sizes.nearest(*PICTURE_SIZE)
+    # What emulates has no plan of one size.
+    return None if emulated else sizes.nearest(*PICTURE_SIZE)
 
 
 def _examine(
@@ -333,15 +333,15 @@ def _examine(
     progress: Progress,
 ) -> tuple[verify.Report, float | None, Size]:
     """(comparison with the reference, warm milliseconds, size they are for)."""
-    session, rehearsed = _open(backend, artefact)
+    session, emulated = _open(backend, artefact)
     try:
-        size = _compared_size(options.shape, artefact.sizes, rehearsed)
+        size = _compared_size(options.shape, artefact.sizes, emulated)
         report = _verified(session, checkpoint, artefact.precision, size, progress)
         height, width = options.shape or (max(_TIMED_SIDE, checkpoint.spec.smallest_side),) * 2
         if artefact.sizes is not None:
             height, width = artefact.sizes.usual[0]
-        if rehearsed:
-            return replace(report, rehearsed=True), None, (height, width)
+        if emulated:
+            return replace(report, emulated=True), None, (height, width)
         frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
         session.run(frame)
         times: list[float] = []

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, final
 
 from ..base.errors import BundleError, InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from .manifest import FORMAT, LARGEST_MANIFEST, Manifest
 
 __all__ = [
@@ -164,7 +164,7 @@ def write_bundle(
     written = Manifest.from_json(text, str(path))
     date = _member_date()
     with (
-        whole_file(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, "wb") as file,
         zipfile.ZipFile(file, "w", allowZip64=False) as archive,
     ):

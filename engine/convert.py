@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..base.errors import BackendUnavailable, InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from ..base.progress import Progress, no_progress
 from ..models.checkpoint import load_checkpoint
 from .build import find_model
@@ -65,7 +65,7 @@ def export_model(
     output = Path(output)
     if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the model itself; choose another name for the ONNX file.")
-    with whole_file(
+    with atomic_write(
         output
     ) as temporary:  # opened first, so that a place that cannot be written costs no work
         progress("loading the model", 0.0)

@@ -14,7 +14,7 @@ from ..export.nvinfer import FLAVOURS
 from ..models import weights
 from . import backends
 
-#: Distributions that the house uses, in whichever extra.
+#: Distributions that are used, in whichever extra.
 _PACKAGES = (
     "numpy",
     "openvino",

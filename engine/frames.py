@@ -1,6 +1,6 @@
 """Frames on their way in and out: what an engine accepts, its layout and value range, and the padding.
 
-Inside the house a batch is N x H x W x 3 RGB, C-contiguous, either uint8 in [0, 255] or float32 in [0, 1].
+Inside this package a batch is N x H x W x 3 RGB, C-contiguous, either uint8 in [0, 255] or float32 in [0, 1].
 Everything else is converted on the way in and back on the way out, so that a caller gets the kind of array
 that was handed over.
 """
@@ -56,7 +56,7 @@ class Frame:
 
 
 def accept(image: Any) -> Frame:
-    """Check an image or a batch of images and bring it into the house's layout.
+    """Check an image or a batch of images and bring it into that layout.
 
     image: RGB, H x W x 3 for one image; for a batch N x H x W x 3 where the last axis is 3 long, else
         N x 3 x H x W (so N x 3 x W x 3 is always read as N images, 3 pixels high). uint8, uint16, or float16,
@@ -110,7 +110,7 @@ def pad_frame(
 
     Each axis is mirrored without repeating its last pixel (NumPy's ``reflect``); an axis that is not longer
     than its padding has too few pixels to mirror and repeats its last one (``edge``). This is the one padding
-    of the house: every backend and every reference sees the same padded frame.
+    of this package: every backend and every reference sees the same padded frame.
 
     batch: N x H x W x C, any dtype. granularity, smallest_side, least: pixels.
     Returns the padded batch, C-contiguous (``batch`` itself where nothing is missing), and (H, W) to crop to.

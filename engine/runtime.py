@@ -27,7 +27,7 @@ from .frames import accept, pad_frame, padded_side
 from .tiling import plan_tiles, run_tiled
 
 #: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network
-#: of the house keeps 528 float32 channels alive at full resolution (2.1 kB) and works in about as much.
+#: here keeps 528 float32 channels alive at full resolution (2.1 kB) and works in about as much.
 _UNKNOWN_BYTES_PER_PIXEL = 4096
 
 _MODES = ("latency", "throughput")

@@ -54,13 +54,13 @@ class Comparison:
 class Report:
     """The outcome for an engine: the worst of every figure over the pictures, and which checks were missed.
 
-    rehearsed: the machine could not run the engine; what it computes was run on the CPU instead. picks_maxima: as in
+    emulated: the machine could not run the engine; what it computes was run on the CPU instead. picks_maxima: as in
     ``models.spec.ModelSpec``.
     """
 
     precision: str
     comparisons: tuple[Comparison, ...]
-    rehearsed: bool = False
+    emulated: bool = False
     picks_maxima: bool = False
 
     @property
@@ -114,7 +114,7 @@ class Report:
             }
         return lost | {
             "precision": self.precision,
-            "rehearsed": self.rehearsed,
+            "emulated": self.emulated,
             "psnr_db": None if np.isinf(self.psnr) else float(f"{self.psnr:.3g}"),
             "max_abs": float(f"{self.max_abs:.3g}"),
             "uint8_levels": self.uint8_levels,

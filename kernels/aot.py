@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..base.errors import BuildError, InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from .config import heuristic
 from .launch import Call
 
@@ -208,10 +208,10 @@ def write_cubins(kernels: Iterable[Compiled], folder: str | os.PathLike[str]) ->
         name = hashlib.sha256(specialisation(kernel.call).encode()).hexdigest()[:12]
         file = Path(kernel.target, f"{kernel.call.kernel}-{kernel.dtype}-{name}.cubin")
         make_folder(folder / kernel.target)
-        with whole_file(folder / file) as temporary:
+        with atomic_write(folder / file) as temporary:
             temporary.write_bytes(kernel.cubin)
         rows.append({"file": file.as_posix(), **kernel.to_json()})
-    with whole_file(folder / "kernels.json") as temporary:
+    with atomic_write(folder / "kernels.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
 

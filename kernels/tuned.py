@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..base.errors import InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from .config import Config, Configure, heuristic
 
 #: Version of the file's form.
@@ -151,7 +151,7 @@ def save(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
         InputError: it cannot be written.
     """
     data = {"format": FORMAT, "runs": [asdict(run) for run in runs]}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", "utf-8")
 
 

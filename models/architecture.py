@@ -16,7 +16,7 @@ Config = Mapping[str, Any]
 class Protocol:
     """How the authors' own code runs their networks, where figures of papers come from.
 
-    colour_order, value_range: of the images that the published weights were trained on. A network of the house takes
+    colour_order, value_range: of the images that the published weights were trained on. A network here takes
         RGB in [0, 1] whatever they are.
     padding: what is done to a picture first: ``none``, or ``multiple of 32`` and the like.
     rounding: of the result to 8 bits, after clamping: ``nearest`` or ``truncated``.

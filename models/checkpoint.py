@@ -1,6 +1,6 @@
 """Trained weights from a file to a network, and back: the published layout and derain-engine's own.
 
-Inside the house a network takes and gives RGB images, holds fp32 weights, and shares what it shares. Files differ:
+Inside this package a network takes and gives RGB images, holds fp32 weights, and shares what it shares. Files differ:
 the authors' hold BGR networks with every alias as a key of its own. This is the only place that knows of that.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..base.errors import BackendUnavailable, CheckpointError, InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from .model_file import ModelFile, read_model_file
 from .spec import ModelSpec
 
@@ -144,7 +144,7 @@ def save_checkpoint(
         "metadata": dict(metadata),
     }
     content = safetensors.torch.save(state, {_METADATA_KEY: json.dumps(header, sort_keys=True)})
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -169,7 +169,7 @@ def save_official(
     _check_finite(path, state)
     prefix = "module." if module_prefix else ""
     net = {prefix + key: tensor for key, tensor in known.swap_colours(state).items()}
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save({"net": net, "clock_net": step}, file)
 
 

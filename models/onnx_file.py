@@ -1,4 +1,4 @@
-"""Somebody's ONNX model as a network of the house: which of its ports is the image, and what the file does not say.
+"""Somebody's ONNX model as a network like any other: which of its ports is the image, and what the file does not say.
 
 Value range, colour order and granularity of a model are in no file. What is not told is tried on photographs under
 synthetic rain, whose truth is known: the range whose images come out as images, the order in which rain is removed
@@ -183,7 +183,7 @@ def _image(path: Path, model: onnx.ModelProto) -> _Image:
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With names for all nodes, and none of them, nor a tensor's, one of the house's."""
+    """With names for all nodes, and none of them, nor a tensor's, one of ours."""
     from onnx import compose
 
     named = compose.add_prefix(model, "model/")

@@ -1,4 +1,4 @@
-"""What the house needs to know about a network without importing torch."""
+"""Facts about a network that are needed without importing torch."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .program import GRANULARITY, ITEMSIZE, Buffer, Plan, Pointer, Step, View, W
 #: Version of the form below.
 FORMAT = 1
 
-# Far from what networks need (the largest of the house: 859 buffers, 477 steps, 2.8 kB a pixel); they keep a plan
+# Far from what networks need (the largest here: 859 buffers, 477 steps, 2.8 kB a pixel); they keep a plan
 # from costing time or memory before it is known to be good.
 _MOST = 4096
 _MOST_BYTES_PER_PIXEL = 64 << 10

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 
 from ..base.errors import InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from ..models import weights
 from .run import Phase, Run
 
@@ -63,7 +63,7 @@ def read_run(kind: type[AnyRun], file: Path | None, given: Mapping[str, Any]) ->
 def write_run(run: Run, path: Path) -> None:
     """The effective settings of ``run`` as a file for :func:`read_run`, paths absolute."""
     values = {f.name: _plain(getattr(run, f.name)) for f in fields(run)}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(tomli_w.dumps({k: v for k, v in values.items() if v is not None}), "utf-8")
 
 

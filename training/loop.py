@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import CheckpointError, DerainError, InputError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from ..models.checkpoint import save_checkpoint
 from .config import write_run
 from .data import Batch, Patches, Scenes, batches, find_photos, part_size, split, to_tensor, validation_pairs
@@ -223,7 +223,7 @@ class _Books:
         """With the log open for rows; one that is resumed keeps those up to the step that was saved."""
         path = self._folder / "log.csv"
         rows = _rows_until(path, self._trainer.progress.step) if resume else []
-        with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._fields)
             writer.writeheader()
             writer.writerows(rows)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..base.errors import CheckpointError
-from ..base.files import whole_file
+from ..base.files import atomic_write
 from ..models.checkpoint import load_checkpoint
 from ..models.ssid_kd import PRESETS, SSIDKD
 from .data import Batch
@@ -189,7 +189,7 @@ class Trainer:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             # By Python, which says so where the disk is full.
             temporary.write_bytes(buffer.getbuffer())
 

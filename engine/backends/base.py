@@ -167,7 +167,7 @@ class Backend(Protocol):
         """Raises BackendUnavailable where the device or library is missing, BundleError for a bad payload."""
         ...
 
-    def rehearse(self, artefact: Artefact) -> Session | None:
+    def emulate(self, artefact: Artefact) -> Session | None:
         """For machines where :meth:`open` finds no device: a session on the CPU that computes what the artefact does,
         from the same payloads, for the comparison with the reference. None where there is no such thing."""
         ...

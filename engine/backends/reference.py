@@ -145,7 +145,7 @@ class ReferenceBackend:
             torch.set_num_threads(options.threads)
         return ReferenceSession(network, spec)
 
-    def rehearse(self, artefact: Artefact) -> None:
+    def emulate(self, artefact: Artefact) -> None:
         """None: every machine has a CPU to open it on."""
 
 

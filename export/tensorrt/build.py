@@ -17,7 +17,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from ...base.errors import BuildError, InputError
-from ...base.files import whole_file
+from ...base.files import atomic_write
 from ...base.progress import Progress, no_progress
 from ...base.sizes import FrameSizes, words
 from ..nvinfer import Flavour, errors, logger, reason
@@ -219,7 +219,7 @@ def _read_timing_cache(config: Any, path: Path) -> None:
 
 
 def _write_timing_cache(config: Any, path: Path) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
 
 

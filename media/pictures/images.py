@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
-from ...base.files import whole_file
+from ...base.files import atomic_write
 from .deep_colour import decode_deep, encode_deep_png
 from .metadata import read_dpi, read_exif, read_icc
 from .tiff import encode_tiff, read_layout
@@ -166,7 +166,7 @@ def write_picture(path: str | Path, picture: Picture, *, quality: int | None = N
         limit = f"{kind} holds at most {_LONGEST_SIDE[kind]} pixels a side"
         raise MediaError(f"{path} cannot be written: {limit}; choose .png or .tif.")
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             # Encoded in memory: encoders that write to the disk themselves hide why it failed.
             temporary.write_bytes(_encode(kind, picture, quality or _QUALITY, path))
     except DerainError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...base.errors import InputError, MediaError
-from ...base.files import require_writable, whole_file
+from ...base.files import atomic_write, require_writable
 from ...base.progress import Progress, no_progress
 from ...base.version import __version__
 from ...engine.runtime import Engine
@@ -156,7 +156,7 @@ def clean_video(
                     )
                     items = segments.unfinished(items)
                 else:
-                    sink = whole(stack.enter_context(whole_file(target)))
+                    sink = whole(stack.enter_context(atomic_write(target)))
             else:
                 sink = PipeWriter(target, pipe_format, convert(first, written or pix_fmt), reader)
             stack.callback(sink.close)
@@ -206,7 +206,7 @@ def _segments(
 
     @contextlib.contextmanager
     def opened() -> Iterator[VideoWriter]:
-        with whole_file(target) as temporary, contextlib.closing(whole(temporary)) as writer:
+        with atomic_write(target) as temporary, contextlib.closing(whole(temporary)) as writer:
             yield writer
 
     def copied() -> Iterator[Packet]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
-from ...base.files import require_writable, whole_file
+from ...base.files import atomic_write, require_writable
 from ...engine.runtime import Engine
 from .codecs import Encoding, choose_encoding
 from .colour import Coding, Scratch, add_difference, coding_of_frame, differ, to_rgb
@@ -140,7 +140,7 @@ def clean_live(
             def encoding(container: str) -> Encoding:
                 return choose_encoding(container, live.reader, first, coding, frames=0, codec=codec, crf=crf)
 
-            temporary = stack.enter_context(whole_file(target))
+            temporary = stack.enter_context(atomic_write(target))
             sink = VideoWriter(temporary, target, live.reader, first, encoding=encoding, drop=KINDS)
         else:
             written = asked if pipe_format == "rawvideo" else first.format.name

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError, MediaError
-from ...base.files import whole_file
+from ...base.files import atomic_write
 from .codecs import Encoding
 from .reader import Shot, VideoReader, convert, reason
 from .stages import FrameFailure, Stages
@@ -317,5 +317,5 @@ def _read(note: Path) -> dict[str, Any]:
 
 
 def _write(note: Path, content: Mapping[str, Any]) -> None:
-    with whole_file(note) as temporary:
+    with atomic_write(note) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

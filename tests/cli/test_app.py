@@ -23,7 +23,7 @@ from derain_engine.base.errors import (
     MediaError,
     VerificationError,
 )
-from derain_engine.base.files import whole_file
+from derain_engine.base.files import atomic_write
 from derain_engine.base.version import __version__
 from derain_engine.cli import app, main, progress, terminal
 
@@ -97,7 +97,7 @@ def test_a_polite_kill_cleans_up_like_an_interruption(name: str, tmp_path: Path)
 
     @tool.command()
     def go() -> None:
-        with whole_file(tmp_path / "half.txt"):
+        with atomic_write(tmp_path / "half.txt"):
             os.kill(os.getpid(), number)
             time.sleep(5)
             raise AssertionError("not ended")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from derain_engine.device import driver
 from derain_engine.engine.backends.fused import kernels
-from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.engine.build import build
 from derain_engine.engine.bundle import open_bundle
 from derain_engine.engine.frames import pad_frame
@@ -173,7 +173,7 @@ def test_pictures_go_through_the_gpu(
         done = cli("run", rainy, "-o", tmp_path / "clean.png", "-e", fused_file, "--mode", mode)
         assert (done.code, done.err) == (0, "")
         padded, _ = pad_frame(np.asarray(Image.open(rainy))[None], 32, 32)
-        expected = FusedRehearsal(plan).run(padded)[0, :33, :50]
+        expected = FusedEmulation(plan).run(padded)[0, :33, :50]
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "clean.png")), expected)
     # Compiled for the stand-in at the first time and kept.
     assert compiler.asked == [("fp16", ("sm_90",))]

@@ -32,7 +32,7 @@ def section(name: str) -> str:
     return re.split(r"\n#{2,3} ", README.split(heading, 1)[1], maxsplit=1)[0]
 
 
-def test_there_are_the_verbs_of_the_house() -> None:
+def test_there_are_the_verbs_of_the_product() -> None:
     verbs = "build run inspect verify unpack export eval collect-env".split()
     assert {*verbs, "train sid", "bench engine"} <= set(COMMANDS)
 

@@ -64,7 +64,7 @@ def test_without_a_gpu_the_launches_are_compared_on_the_cpu(
 ) -> None:
     manifest = built.manifest
     assert (manifest.backend, manifest.precision, manifest.gpus) == ("fused", "fp16", ())
-    assert manifest.verification["rehearsed"] is True and built.verification.rehearsed
+    assert manifest.verification["emulated"] is True and built.verification.emulated
     assert manifest.verification["psnr_db"] > 50 and 0 < manifest.verification["max_abs"] < 2e-2
     assert built.warm_ms is None and built.timed_size == SHAPE
     # What the arena takes, not the figure that PyTorch's maps would.
@@ -75,7 +75,7 @@ def test_without_a_gpu_the_launches_are_compared_on_the_cpu(
     assert again.path.read_bytes() == built.path.read_bytes()
 
     report = builder.verify_engine(built.path, model)
-    assert report.rehearsed and report == built.verification
+    assert report.emulated and report == built.verification
     with pytest.raises(BackendUnavailable, match="No GPU is at hand"):
         derain_engine.load(built.path)
 
@@ -91,8 +91,8 @@ def test_a_plan_that_computes_something_else_is_not_written(
 ) -> None:
     from derain_engine.engine.backends.fused import emulation
 
-    run = emulation.FusedRehearsal.run
-    monkeypatch.setattr(emulation.FusedRehearsal, "run", lambda *of: run(*of)[:, ::-1].copy())
+    run = emulation.FusedEmulation.run
+    monkeypatch.setattr(emulation.FusedEmulation, "run", lambda *of: run(*of)[:, ::-1].copy())
     with pytest.raises(VerificationError, match="psnr"):
         build(model, tmp_path / "a.derain")
     assert not (tmp_path / "a.derain").exists()
@@ -130,7 +130,7 @@ def test_only_what_is_trusted_is_compared(model: Path, built: builder.BuildRepor
 def test_launches_that_do_not_fit_their_buffers_are_told(
     model: Path, built: builder.BuildReport, tmp_path: Path
 ) -> None:
-    """What no check of the numbers finds ends in an error of the house all the same."""
+    """What no check of the numbers finds ends in a DerainError all the same."""
     with open_bundle(built.path) as bundle:
         payloads = {name: bytes(bundle.read(name)) for name in bundle.names}
     changes = [

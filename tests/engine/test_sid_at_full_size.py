@@ -1,4 +1,4 @@
-"""The published network's size, from the published file layout to clean frames, at the house's tolerances."""
+"""The published network's size, from the published file layout to clean frames, at the tolerances of builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every network of the house as an ONNX model: the same function at sizes that it was not traced at."""
+"""Every network as an ONNX model: the same function at sizes that it was not traced at."""
 
 from __future__ import annotations
 

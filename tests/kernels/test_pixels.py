@@ -98,7 +98,7 @@ def test_rain_is_taken_from_frames(height, width, granularity, planar, bgr, kind
     config = cut(32, 64, pixels.MAP_CHANNELS)
     found = pixels.frame_out(frame.to(device), rain.to(device), planar=planar, bgr=bgr, config=config)
     assert torch.equal(found.cpu(), pixels.reference_out(frame, rain, planar=planar, bgr=bgr))
-    # The house's own rounding, by NumPy.
+    # Our own rounding, by NumPy.
     value = image.float() / 255 if kind == UINT8 else image
     clean = (value - rain[:height, :width].float()).numpy()
     exact = torch.from_numpy(quantise(clean, np.uint8) if kind == UINT8 else clean)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from derain_engine.base.errors import BuildError, BundleError
-from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.spec import clean_image
 from derain_engine.plan import Plan, lower
@@ -100,7 +100,7 @@ def test_a_plan_comes_back_from_its_bytes_and_runs() -> None:
     assert again == plan and again.granularity == 1
     assert f"{len(plan.steps)} launches" in describe(plan, 7, 13)
     image = picture(5, 6)
-    found = FusedRehearsal(again).run(image.numpy()[None])
+    found = FusedEmulation(again).run(image.numpy()[None])
     assert abs(torch.from_numpy(found[0]) - clean(made, image)).max() < 1e-2
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from derain_engine.base.errors import BuildError, BundleError
-from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.semi_derain_gan import PRESETS
 from derain_engine.plan import lower
@@ -103,7 +103,7 @@ def test_a_plan_comes_back_from_its_bytes_and_runs() -> None:
     again = from_json(to_json(plan), plan.weights)
     assert again == plan and again.granularity == 8
     image = picture(16, 24)
-    found = FusedRehearsal(again).run(image.numpy()[None])
+    found = FusedEmulation(again).run(image.numpy()[None])
     assert abs(torch.from_numpy(found[0]) - clean(made, image)).max() < 2e-2
     less = to_json(plan).replace(b'"granularity":8', b'"granularity":4')
     with pytest.raises(BundleError, match="a level below"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from derain_engine.base.errors import BundleError
-from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
 from derain_engine.plan import Plan, lower
 from derain_engine.plan.describe import describe
@@ -169,7 +169,7 @@ def test_any_change_is_refused_or_harmless(seed: int) -> None:
             accepted += 1
             assert describe(changed, 64, 96)
             if accepted <= 5:
-                FusedRehearsal(changed).run(picture)
+                FusedEmulation(changed).run(picture)
                 ran += 1
         except BundleError:
             pass

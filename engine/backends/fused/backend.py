@@ -25,7 +25,7 @@ from ..base import Artefact, CompileOptions, RunOptions
 from ..gpu_session import GpuSession
 from . import kernels as fused_kernels
 from . import payload
-from .emulation import FusedRehearsal
+from .emulation import FusedEmulation
 from .network import FusedNetwork
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ class FusedBackend:
             options,
         )
 
-    def rehearse(self, artefact: Artefact) -> FusedRehearsal | None:
-        """As :meth:`Backend.rehearse`: the plan by PyTorch's operators, where PyTorch is."""
+    def emulate(self, artefact: Artefact) -> FusedEmulation | None:
+        """As :meth:`Backend.emulate`: the plan by PyTorch's operators, where PyTorch is."""
         if importlib.util.find_spec("torch") is None:
             return None
-        return FusedRehearsal(payload.read_plan(artefact.payloads))
+        return FusedEmulation(payload.read_plan(artefact.payloads))
 
 
 def _fitting(gpu: str, built_for: Sequence[str]) -> str | None:

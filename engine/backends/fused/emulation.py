@@ -10,7 +10,7 @@ from ...frames import quantise, to_float
 from ..batches import output_for
 
 
-class FusedRehearsal:
+class FusedEmulation:
     """A session that runs the plan step by step with PyTorch's operators, rounding maps where the kernels do.
 
     What it shows is that lowering, packing and precision are right; the kernels themselves do not run.

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from ....base.errors import BackendUnavailable, BuildError, BundleError, InputError
-from ....base.files import whole_file
+from ....base.files import atomic_write
 from ....base.progress import Progress, no_progress
 from ....base.version import __version__
 from ....device.driver import Gpu
@@ -91,5 +91,5 @@ def _write(folder: Path, target: str, kernels: list[Kernel]) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         # The table of kernels is the last: with it, all are there.
         for name, payload in payloads.items():
-            with whole_file(folder / Path(name).name) as temporary:
+            with atomic_write(folder / Path(name).name) as temporary:
                 temporary.write_bytes(payload)

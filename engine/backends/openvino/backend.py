@@ -236,7 +236,7 @@ class OpenVINOBackend:
         precision = _INT8 if artefact.precision == _INT8 else rest
         return OpenVINOSession(core, model, precision, rest, options)
 
-    def rehearse(self, artefact: Artefact) -> None:
+    def emulate(self, artefact: Artefact) -> None:
         """None: every machine has a CPU to open it on."""
 
     def _core(self) -> openvino.Core:

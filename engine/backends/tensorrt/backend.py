@@ -23,7 +23,7 @@ from ....kernels.aot import TARGETS, parse_targets
 from ....models.spec import ModelSpec
 from ..base import Artefact, CompileOptions, RunOptions
 from ..gpu_session import GpuSession
-from .emulation import TensorRTRehearsal
+from .emulation import TensorRTEmulation
 from .network import TensorRTNetwork
 
 if TYPE_CHECKING:
@@ -148,13 +148,13 @@ class TensorRTBackend:
             options,
         )
 
-    def rehearse(self, artefact: Artefact) -> TensorRTRehearsal | None:
-        """As :meth:`Backend.rehearse`: the typed graph in ONNX Runtime, where that is."""
+    def emulate(self, artefact: Artefact) -> TensorRTEmulation | None:
+        """As :meth:`Backend.emulate`: the typed graph in ONNX Runtime, where that is."""
         if any(importlib.util.find_spec(each) is None for each in ("onnx", "onnxruntime")):
             return None
         if _GRAPH not in artefact.payloads:
             raise BundleError(f"The engine has no {_GRAPH}; it is not a whole {self._flavour.title} engine.")
-        return TensorRTRehearsal(artefact.payloads[_GRAPH], artefact.precision)
+        return TensorRTEmulation(artefact.payloads[_GRAPH], artefact.precision)
 
     def _named_gpus(self, gpu: str | None, here: str | None) -> tuple[str, ...] | None:
         """Those to build for by name; None for this machine's."""

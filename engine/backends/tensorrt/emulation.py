@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-class TensorRTRehearsal:
+class TensorRTEmulation:
     """A session that runs the graph which the plan was built from, in ONNX Runtime, rounding to fp16 where that says.
 
     What it shows is that the graph and its precision are right; TensorRT's kernels do not run.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import BackendUnavailable, DerainError, InputError
-from ....base.files import whole_file
+from ....base.files import atomic_write
 from ....base.sizes import FrameSizes
 from ....device.context import Context
 from ....device.graph import Graph
@@ -210,7 +210,7 @@ class _Compiled:
         data = bytes(self._cache.serialize())
         if len(data) != self._kept:
             # A cache only saves time.
-            with contextlib.suppress(OSError, InputError), whole_file(self._path) as temporary:
+            with contextlib.suppress(OSError, InputError), atomic_write(self._path) as temporary:
                 temporary.write_bytes(data)
             self._kept = len(data)
 

@@ -55,7 +55,7 @@ def test_a_wrong_kernel_is_named(small, rig, gpu, memory, monkeypatch):
     assert all(outcome.passed == ("mffb.stage2" not in outcome.what) for outcome in found)
 
 
-class Rehearsed:
+class Emulated:
     """The fused backend, run by PyTorch's operators; off by ``error``."""
 
     def __init__(self, error: float = 0.0) -> None:
@@ -66,7 +66,7 @@ class Rehearsed:
         return self.backend.compile(network, spec, replace(options, gpu=None))
 
     def open(self, artefact: Any, options: Any) -> Any:
-        session = self.backend.rehearse(artefact)
+        session = self.backend.emulate(artefact)
         assert session is not None
 
         def run(batch: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ class Rehearsed:
 
 @pytest.mark.parametrize(("error", "passed"), [(0.0, True), (0.05, False), (np.nan, False)])
 def test_networks_are_compared_at_every_size(small, monkeypatch, error, passed):
-    monkeypatch.setattr(gpu_check, "get", lambda name: Rehearsed(error))
+    monkeypatch.setattr(gpu_check, "get", lambda name: Emulated(error))
     sizes = ((32, 32), (33, 65))
     found = list(gpu_check.check_network("small", "fp16", sizes, reference_on="cpu"))
     assert [outcome.what for outcome in found[:2]] == ["small fp16: 32x32", "small fp16: 33x65"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from derain_engine.engine import backends
 from derain_engine.engine.backends.base import CompileOptions, RunOptions
-from derain_engine.engine.backends.tensorrt.emulation import TensorRTRehearsal
+from derain_engine.engine.backends.tensorrt.emulation import TensorRTEmulation
 from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
 from derain_engine.models.registry import create, spec_of
@@ -64,7 +64,7 @@ def test_onnx_and_what_tensorrt_makes_of_it_in_fp16(network: nn.Module) -> None:
     # Of either iteration twelve and the gates, of which the first one's state of zeros leaves three.
     assert kinds.count("Conv") == (12 + 3) + (12 + 4) + 2 * 4 + 2 * 3 + 1
     assert kinds.count("ConvTranspose") == 3
-    session = TensorRTRehearsal(to_half(model).model.SerializeToString(), "fp16")
+    session = TensorRTEmulation(to_half(model).model.SerializeToString(), "fp16")
     for size in SIZES:
         images = batch(*size)
         error = session.run(images) - expected(network, images)

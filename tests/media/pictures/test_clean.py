@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from derain_engine.base.errors import InputError, MediaError
-from derain_engine.base.files import whole_file
+from derain_engine.base.files import atomic_write
 from derain_engine.engine.runtime import Engine
 from derain_engine.media.pictures import clean, images
 from derain_engine.media.pictures.clean import clean_pictures
@@ -129,9 +129,9 @@ def test_a_full_disk_ends_the_work_at_once(tmp_path: Path, monkeypatch: pytest.M
         tried.append(path)
         if len(tried) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return whole_file(path)
+        return atomic_write(path)
 
-    monkeypatch.setattr(images, "whole_file", full)
+    monkeypatch.setattr(images, "atomic_write", full)
     with engine() as runs, pytest.raises(MediaError, match="the disk is full"):
         clean_pictures(runs, jobs)
     assert len(tried) == 2

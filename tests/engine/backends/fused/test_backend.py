@@ -16,7 +16,7 @@ from derain_engine.engine import verify
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
 from derain_engine.engine.backends.fused import network as module
 from derain_engine.engine.backends.fused.backend import backend
-from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.engine.backends.gpu_session import GpuSession
 from derain_engine.models.ssid_kd import SSIDKD
 from derain_engine.plan import Plan
@@ -44,13 +44,13 @@ def fp16_of(network: SSIDKD, batch: np.ndarray, clean: np.ndarray, clean_uint8: 
 def test_it_is_the_plan_to_the_bit_and_the_network_within_fp16(
     fused_session: GpuSession, fused_plan: Plan, fused_network: SSIDKD, shape: tuple[int, int, int]
 ) -> None:
-    rehearsal = FusedRehearsal(fused_plan)
+    emulation = FusedEmulation(fused_plan)
     # Steps of 1/255, so that both kinds of pictures are the same ones.
     levels = pictures(*shape, "uint8")
     batch = levels.astype(np.float32) / 255
     clean, clean_uint8 = fused_session.run(batch), fused_session.run(levels)
-    np.testing.assert_array_equal(clean, rehearsal.run(batch))
-    np.testing.assert_array_equal(clean_uint8, rehearsal.run(levels))
+    np.testing.assert_array_equal(clean, emulation.run(batch))
+    np.testing.assert_array_equal(clean_uint8, emulation.run(levels))
     assert fp16_of(fused_network, batch, clean, clean_uint8) == []
     assert np.abs(clean - batch).std() > 0.05, "a network that does nothing shows nothing"
 
@@ -73,13 +73,13 @@ def test_every_launch_of_a_frame_is_counted(fused_session: GpuSession, fused_pla
 def test_a_size_is_captured_once_and_again_after_the_memory_has_moved(
     cuda: StandIn, fused_session: GpuSession, fused_plan: Plan
 ) -> None:
-    rehearsal, expected = FusedRehearsal(fused_plan), {}
+    emulation, expected = FusedEmulation(fused_plan), {}
 
     def run(height: int, width: int) -> int:
         before = cuda.called("cuGraphInstantiate")
         batch = pictures(1, height, width)
         if batch.shape not in expected:
-            expected[batch.shape] = rehearsal.run(batch)
+            expected[batch.shape] = emulation.run(batch)
         np.testing.assert_array_equal(fused_session.run(batch), expected[batch.shape])
         return cuda.called("cuGraphInstantiate") - before
 
@@ -166,9 +166,9 @@ def test_threads_keep_their_frames_apart(fused_artefact: Artefact, fused_plan: P
     with ThreadPoolExecutor(3) as pool:
         cleaned = list(pool.map(clean, batches))
     session.close()
-    rehearsal = FusedRehearsal(fused_plan)
+    emulation = FusedEmulation(fused_plan)
     for i in range(3):
-        expected = rehearsal.run(batches[i])
+        expected = emulation.run(batches[i])
         np.testing.assert_array_equal(cleaned[i], expected)
         np.testing.assert_array_equal(cleaned[i + 3], expected)
 
@@ -225,7 +225,7 @@ def test_a_picture_that_is_too_large_leaves_the_session_usable(
         fused_session.run(pictures(1, 32, 64))
     np.testing.assert_array_equal(fused_session.run(small), expected)
     large = pictures(1, 32, 64)
-    np.testing.assert_array_equal(fused_session.run(large), FusedRehearsal(fused_plan).run(large))
+    np.testing.assert_array_equal(fused_session.run(large), FusedEmulation(fused_plan).run(large))
 
 
 def test_a_capture_that_fails_leaves_the_session_usable(cuda: StandIn, fused_session: GpuSession) -> None:
@@ -253,9 +253,9 @@ def test_an_engine_that_lacks_a_kernel_says_which(fused_artefact: Artefact, name
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_the_rehearsal_keeps_the_bounds_of_other_precisions(fused_network: SSIDKD, precision: str) -> None:
+def test_the_emulation_keeps_the_bounds_of_other_precisions(fused_network: SSIDKD, precision: str) -> None:
     artefact = backend.compile(fused_network, SPEC, CompileOptions(precision))
-    session = backend.rehearse(artefact)
+    session = backend.emulate(artefact)
     assert artefact.precision == precision and artefact.gpus == () and session is not None
     levels = pictures(1, 64, 64, "uint8")
     batch = levels.astype(np.float32) / 255

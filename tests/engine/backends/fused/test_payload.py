@@ -78,7 +78,7 @@ def test_a_plan_tuned_for_a_gpu_stands_beside_the_plan_for_any(fused_plan: Plan)
 
 
 @pytest.mark.parametrize("name", [PLAN, WEIGHTS])
-@pytest.mark.parametrize("open_", [backend.open, lambda artefact, _: backend.rehearse(artefact)])
+@pytest.mark.parametrize("open_", [backend.open, lambda artefact, _: backend.emulate(artefact)])
 def test_a_missing_payload_is_named(fused_artefact: Artefact, name: str, open_: Callable[..., Any]) -> None:
     with pytest.raises(BundleError, match=f"has no {name}; it is not a whole fused engine"):
         open_(without(fused_artefact, name), RunOptions())
@@ -321,11 +321,11 @@ def test_without_triton_the_gpu_that_is_missing_is_named(
     )
 
 
-def test_without_pytorch_there_is_no_rehearsal(
+def test_without_pytorch_there_is_no_emulation(
     fused_artefact: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert backend.rehearse(fused_artefact) is None
+    assert backend.emulate(fused_artefact) is None
 
 
 def test_without_a_gpu_nothing_is_opened(cuda: StandIn, fused_artefact: Artefact) -> None:

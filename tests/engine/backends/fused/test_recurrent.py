@@ -12,7 +12,7 @@ from derain_engine.engine import verify
 from derain_engine.engine.backends.base import CompileOptions, RunOptions
 from derain_engine.engine.backends.fused import kernels
 from derain_engine.engine.backends.fused.backend import backend
-from derain_engine.engine.backends.fused.emulation import FusedRehearsal
+from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.models.registry import create, spec_of
 from derain_engine.plan import lower
 
@@ -37,7 +37,7 @@ def test_frames_of_any_size_are_the_plan_to_the_bit(
         for shape in ((1, 1, 1, 3), (2, 7, 13, 3), (1, 33, 65, 3)):
             batch = np.random.default_rng(0).random(shape, dtype=np.float32)
             clean = session.run(batch)
-            np.testing.assert_array_equal(clean, FusedRehearsal(plan).run(batch))
+            np.testing.assert_array_equal(clean, FusedEmulation(plan).run(batch))
             expected = verify.reference_output(network, batch)
             assert np.abs(clean - expected).max() < verify.HALF_MAX_ABS
             assert session.launches == 2 * 13 + 2

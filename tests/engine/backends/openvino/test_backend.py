@@ -85,7 +85,7 @@ def reference(network: nn.Module, batch: np.ndarray, name: str = "clean") -> np.
 
 
 def assert_close(result: np.ndarray, expected: np.ndarray, precision: str) -> None:
-    """The numbers that the house promises for engines of this precision, on the reference's own range."""
+    """The numbers that are promised for engines of this precision, on the reference's own range."""
     error = np.abs(result - expected)
     extent = max(1.0, float(np.abs(expected).max()))
     if precision == "fp32":

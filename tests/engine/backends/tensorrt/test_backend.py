@@ -130,7 +130,7 @@ def head(artefact: Artefact) -> dict:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_an_engine_computes_what_its_rehearsal_does(
+def test_an_engine_computes_what_its_emulation_does(
     trt: StandInTensorRT,
     backend: TensorRTBackend,
     compile_: Compile,
@@ -140,12 +140,12 @@ def test_an_engine_computes_what_its_rehearsal_does(
 ) -> None:
     artefact = compile_(precision=precision)
     assert (artefact.backend, artefact.backend_version) == (backend.name, VERSION)
-    session, rehearsal = open_(artefact), backend.rehearse(artefact)
-    assert rehearsal is not None and session.precision == rehearsal.precision == precision
+    session, emulation = open_(artefact), backend.emulate(artefact)
+    assert emulation is not None and session.precision == emulation.precision == precision
     for height, width in ((8, 8), (48, 64), (16, 24), (8, 8)):
         batch = frames(height, width, dtype, 2)
         clean = session.run(batch)
-        np.testing.assert_array_equal(clean, rehearsal.run(batch))
+        np.testing.assert_array_equal(clean, emulation.run(batch))
         assert session.launches == 3
         with torch.inference_mode():
             image = torch.tensor(batch / 255 if dtype == "uint8" else batch, dtype=torch.float32)
@@ -153,9 +153,9 @@ def test_an_engine_computes_what_its_rehearsal_does(
         if dtype == "float32":
             error = np.abs(clean - expected).max()
             assert error < 1e-6 if precision == "fp32" else 1e-6 < error < 2e-3
-    rehearsal.close()
+    emulation.close()
     with pytest.raises(InputError, match="closed"):
-        rehearsal.run(batch)
+        emulation.run(batch)
 
 
 def test_sizes_share_memory_and_have_a_graph_each(
@@ -282,10 +282,10 @@ def test_notes_tell_how_the_graph_was_typed(compile_: Compile) -> None:
 def test_overflow_is_repaired_where_that_is_asked(backend: TensorRTBackend, compile_: Compile) -> None:
     judged = Repair(frames(16, 16, "float32", 2).transpose(0, 3, 1, 2).copy(), 50.0, 2e-2)
     batch = frames(16, 16, "float32")
-    broken = backend.rehearse(compile_(gain=1e6))
+    broken = backend.emulate(compile_(gain=1e6))
     assert broken is not None and not np.isfinite(broken.run(batch)).all()
     artefact = compile_(gain=1e6, repair=judged)
-    mended = backend.rehearse(artefact)
+    mended = backend.emulate(artefact)
     assert mended is not None and np.isfinite(mended.run(batch)).all()
     repair = artefact.notes["repair"]
     assert (
@@ -348,10 +348,10 @@ def test_engines_that_are_not_whole(backend: TensorRTBackend, compile_: Compile,
         rest = {name: data for name, data in artefact.payloads.items() if name != missing}
         broken = Artefact(backend.name, VERSION, "fp16", rest)
         with pytest.raises(BundleError, match=f"has no {missing}"):
-            open_(broken) if "plan" in missing else backend.rehearse(broken)
+            open_(broken) if "plan" in missing else backend.emulate(broken)
     junk = Artefact(backend.name, VERSION, "fp16", {**artefact.payloads, "tensorrt/model.onnx": b"\x01junk"})
     with pytest.raises(BundleError, match="graph cannot be read"):
-        backend.rehearse(junk)
+        backend.emulate(junk)
 
 
 def test_options_that_cannot_be(backend: TensorRTBackend, compile_: Compile) -> None:

@@ -1,0 +1,127 @@
+"""From option objects to options of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from ..base.options import Meaning, meaning
+
+
+def with_options(**kinds: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb an option for every field of the option objects that it takes.
+
+    Args:
+        kinds: by the verb's parameter, the dataclass (fields declared by :func:`base.options.option`) that it gets an
+            object of. What the dataclass refuses reaches the user as its InputError.
+    """
+    return _expanding(kinds, lambda kind, given: kind(**given), all_given=True)
+
+
+def with_settings(**kinds: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb an option for every field, and hand it a dict of those that were given, by the fields' names: for
+    verbs whose options go before the settings of a file."""
+    return _expanding(kinds, lambda kind, given: given, all_given=False)
+
+
+def _expanding(
+    kinds: dict[str, type[Any]], make: Callable[[type[Any], dict[str, Any]], Any], all_given: bool
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def expand(verb: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(verb, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in signature.parameters.items():
+            if name in kinds:
+                parameters += _parameters(kinds[name], all_given)
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+        @functools.wraps(verb)
+        def command(**given: Any) -> None:
+            objects = {}
+            for name, kind in kinds.items():
+                values = {each.name: given.pop(each.name) for each in _options(kind)}
+                tuples = {each.name for each in _options(kind) if _many(_hints(kind)[each.name]) is not None}
+                values = {
+                    key: tuple(value or ()) if key in tuples else value
+                    for key, value in values.items()
+                    if all_given or value not in (None, [], ())
+                }
+                objects[name] = make(kind, values)
+            verb(**given, **objects)
+
+        command.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return expand
+
+
+def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [each for each in dataclasses.fields(kind) if meaning(each) is not None]
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _many(hint: Any) -> Any:
+    """Return what a ``tuple[X, ...]`` is of; None for another type."""
+    return get_args(hint)[0] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else None
+
+
+def _parameters(kind: type[Any], all_given: bool) -> list[inspect.Parameter]:
+    parameters = []
+    for field in _options(kind):
+        about, hint = meaning(field), _hints(kind)[field.name]
+        assert about is not None
+        default = field.default if all_given else None
+        if (each := _many(hint)) is not None:
+            hint, default = list[each], None if not all_given else list(field.default) or None
+        if default is None and type(None) not in get_args(hint):
+            hint = hint | None
+        parameters.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[hint, _typer_option(field, about, all_given)],
+            )
+        )
+    return parameters
+
+
+def _typer_option(field: dataclasses.Field[Any], about: Meaning, all_given: bool) -> Any:
+    flags = about.flags or (f"--{field.name.replace('_', '-')}",)
+    shown: Any = about.shown if about.shown is not None else True
+    if not all_given and about.shown is None and field.default not in (None, dataclasses.MISSING, (), False):
+        shown = str(field.default)
+    return typer.Option(
+        *flags,
+        help=about.help,
+        metavar=about.metavar,
+        min=about.least,
+        max=about.most,
+        parser=None if about.parse is None else _parser(about.parse),
+        show_default=shown,
+    )
+
+
+def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(parse)
+    def parsed(text: Any) -> Any:
+        # A default is parsed, too, and is a value already.
+        if not isinstance(text, str):
+            return text
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parsed
