@@ -83,7 +83,7 @@ def _parameters(kind: type[Any], all_given: bool) -> list[inspect.Parameter]:
         assert about is not None
         default = field.default if all_given else None
         if (each := _many(hint)) is not None:
-            hint, default = list[each], None if not all_given else list(field.default) or None
+            hint, default = list[each], (list(default) or None) if default else None
         if default is None and type(None) not in get_args(hint):
             hint = hint | None
         parameters.append(
