@@ -20,7 +20,7 @@ from ..base.version import __version__
 from ..models import onnx_file, weights
 from ..models.checkpoint import Checkpoint, load_checkpoint
 from ..models.sources import find_model, load_model
-from ..samples.photographs import PICTURE_SIZE
+from ..samples import photographs
 from . import backends, verify
 from .backends.base import Artefact, CompileOptions, Repair, RunOptions
 from .bundle import Manifest, open_bundle, write_bundle
@@ -322,7 +322,7 @@ def _compared_size(shape: Size | None, sizes: FrameSizes | None, emulated: bool)
     if sizes is None:
         return shape
     # What emulates has no plan of one size.
-    return None if emulated else sizes.nearest(*PICTURE_SIZE)
+    return None if emulated else sizes.nearest(*photographs.PICTURE_SIZE)
 
 
 def _examine(

@@ -15,13 +15,12 @@ from .program import Plan
 def kernel(name: str) -> Any:
     """The Triton function of a call's kernel name."""
     file, function = name.split(".")
-    return getattr(importlib.import_module(f"...kernels.{file}", __package__), f"{function}_kernel")
+    return getattr(importlib.import_module(f"..kernels.{file}", __package__), f"{function}_kernel")
 
 
 def run_by_triton(plan: Plan, image: Tensor) -> Memory:
     """Every step in order. image: H x W x 3 in [0, 1], on the device to run on; sides are multiples of the
-    plan's granularity. The rain
-    layer is ``memory.map(plan.rain)[0]``.
+    plan's granularity. The rain layer is ``memory.map(plan.rain)[0]``.
 
     Raises:
         InputError: other sides.

@@ -14,18 +14,21 @@ _PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
     ("rocket", "drizzle", 100, 200),
 )
 # In pixels: whole for the SSID-KD family, small enough for the largest network's fp32 reference on a CPU.
-PICTURE_SIZE = _HEIGHT, _WIDTH = 192, 256
+PICTURE_SIZE = (192, 256)
 
 
-def rainy_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.ndarray]:
-    """Four photographs under synthetic rain, by name: height x width x 3 float32 RGB in [0, 1], always the same.
+def rainy_pictures(height: int | None = None, width: int | None = None) -> dict[str, np.ndarray]:
+    """Four photographs under synthetic rain, by name: height x width x 3 (by default PICTURE_SIZE) float32 RGB in
+    [0, 1], always the same.
 
     The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
     """
     return {name: rainy for name, (rainy, _) in rainy_pairs(height, width).items()}
 
 
-def rainy_pairs(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def rainy_pairs(
+    height: int | None = None, width: int | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(rainy, truth) of :func:`rainy_pictures`."""
     pairs = {}
     for seed, (name, photo) in enumerate(clean_pictures(height, width).items()):
@@ -35,10 +38,11 @@ def rainy_pairs(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, tuple[n
     return pairs
 
 
-def clean_pictures(height: int = _HEIGHT, width: int = _WIDTH) -> dict[str, np.ndarray]:
+def clean_pictures(height: int | None = None, width: int | None = None) -> dict[str, np.ndarray]:
     """The same photographs without rain, under the same names."""
     from skimage import data
 
+    height, width = height or PICTURE_SIZE[0], width or PICTURE_SIZE[1]
     pictures = {}
     for name, kind, y, x in _PICTURES:
         photo = getattr(data, name)()[y : y + height, x : x + width].astype(np.float32) / 255

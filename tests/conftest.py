@@ -35,12 +35,11 @@ def shared_data() -> Path:
 def examine_little() -> Callable[[pytest.MonkeyPatch], None]:
     """Has builds compare and time their engines on small pictures, until the given patch is undone: for tests of
     what is built, where the usual pictures would be most of the work."""
-    from derain_engine.engine import build, verify
-
-    rainy_pairs = verify.rainy_pairs
+    from derain_engine.engine import build
+    from derain_engine.samples import photographs
 
     def examine_little(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(build, "_TIMED_SIDE", 64)
-        patch.setattr(verify, "rainy_pairs", lambda height=32, width=64: rainy_pairs(height, width))
+        patch.setattr(photographs, "PICTURE_SIZE", (32, 64))
 
     return examine_little

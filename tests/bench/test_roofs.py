@@ -44,7 +44,7 @@ def test_a_network_that_no_plan_is_made_of_has_no_intensity(contestants, monkeyp
     def refuse(*_):
         raise InputError("no")
 
-    monkeypatch.setattr("derain_engine.plan.lowering.ssid_kd.lower", refuse)
+    monkeypatch.setattr("derain_engine.plan.lowering.lower", refuse)
     (work,) = measure_roofs(contestants, 1, no_progress).work.values()
     assert work.macs_per_pixel > 1e5 and work.flop_per_byte("fp32", 32, 32) is None
 

@@ -101,15 +101,8 @@ def test_the_same_inputs_give_the_same_bytes_wherever_the_package_lies(few, tmp_
     package = tmp_path / "elsewhere" / "derain_engine"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignored)
-    (package / "engine").mkdir()
-    for name in (
-        "__init__.py",
-        "engine/__init__.py",
-        "base/errors.py",
-        "base/files.py",
-        "base/progress.py",
-    ):
-        (package / name).write_text((ROOT / name).read_text("utf-8") if "/" in name else "", "utf-8")
+    shutil.copytree(ROOT / "base", package / "base", ignore=ignored)
+    (package / "__init__.py").touch()
     program = f"""
 import sys
 sys.path.insert(0, {str(package.parent)!r})
