@@ -2,6 +2,7 @@
 # make test      the fast tests
 # make test-all  lint and every test
 # make lint      style, types, and who may import whom
+# make docs      the documentation site, in site/
 # make bench     kernels timed by pytest-benchmark, those for a GPU where there is one
 # make native    the CUDA C++ library, in build/native/: needs CMake and nvcc, no GPU
 # make ptx       kernels/cuda/planar.ptx, a part of the package, from its source: needs nvcc, no GPU
@@ -20,7 +21,7 @@ NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc 2>/dev/null),/usr/local/cuda/bin
 START := $(shell date +%s)
 took = @s=$$(($$(date +%s) - $(START))); echo "make $@ took $$((s / 60)) min $$((s % 60)) s"
 
-.PHONY: demo test test-all lint bench gpu-check native ptx
+.PHONY: demo test test-all lint docs bench gpu-check native ptx
 
 demo: .venv/ready
 	$(BIN)/python -m derain_engine.cli.demo --out demo-out
@@ -39,6 +40,16 @@ lint: .venv/ready
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest --quiet tests/test_imports.py tests/test_style.py
+	$(took)
+
+# Warnings, dead links and missing anchors are errors. The folders are linked into one of their own, since whoever reads
+# the package from the repository's root reads .venv with it, which takes a minute.
+docs: .venv/docs-ready
+	rm -rf .venv/docs-package
+	mkdir -p .venv/docs-package/derain_engine
+	ln -s $(addprefix $(CURDIR)/,__init__.py $(patsubst %/__init__.py,%,$(wildcard */__init__.py))) \
+		.venv/docs-package/derain_engine/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
 	$(took)
 
 bench: .venv/ready
@@ -76,4 +87,8 @@ ptx:
 	$(PIP) --editable '.[dev]'
 	mkdir -p .venv/root-as-package
 	ln -sfn ../.. .venv/root-as-package/derain_engine
+	touch $@
+
+.venv/docs-ready: .venv/ready
+	$(PIP) --editable '.[docs]'
 	touch $@
