@@ -49,7 +49,7 @@ docs: .venv/docs-ready
 	mkdir -p .venv/docs-package/derain_engine
 	ln -s $(addprefix $(CURDIR)/,__init__.py $(patsubst %/__init__.py,%,$(wildcard */__init__.py))) \
 		.venv/docs-package/derain_engine/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 	$(took)
 
 bench: .venv/ready

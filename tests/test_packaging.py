@@ -37,7 +37,9 @@ def test_every_folder_of_modules_is_a_stated_package(monkeypatch: pytest.MonkeyP
         Path(top).parts[0]
         for top in subprocess.check_output(["git", "ls-files", "*/*.py"], cwd=ROOT, text=True).split()
     }
-    folders = {file.parent for top in tops - {"docs", "examples", "tests"} for file in (ROOT / top).rglob("*.py")}
+    folders = {
+        file.parent for top in tops - {"docs", "examples", "tests"} for file in (ROOT / top).rglob("*.py")
+    }
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
     packages = {".".join(("derain_engine", *folder.relative_to(ROOT).parts)) for folder in folders}
     assert set(stated_packages(monkeypatch)) == {"derain_engine", *packages}
@@ -71,7 +73,9 @@ class Installation:
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("distributions")
-    leftovers = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "demo-out", "runs", "site")
+    leftovers = shutil.ignore_patterns(
+        ".*", "*.egg-info", "__pycache__", "build", "dist", "demo-out", "runs", "site"
+    )
     shutil.copytree(ROOT, folder / "checkout", ignore=leftovers)
     done = Installation(Path(sys.executable).parent, folder)(
         "python", "-m", "build", "--outdir", "dist", "checkout"
