@@ -126,3 +126,11 @@ def test_messages_are_the_program_s() -> None:
     for message in messages:
         parts = [re.escape(part) for part in re.split("…", message) if part]
         assert re.search(r"[^\n]*".join(parts), source), f"nothing says {message!r}"
+
+
+def test_pre_commit_runs_what_make_lint_runs() -> None:
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert lint is not None
+    hooks = " ".join((ROOT / ".pre-commit-config.yaml").read_text("utf-8").split())
+    for command in re.findall(r"\$\(BIN\)/(.+)", lint[1]):
+        assert f"entry: .venv/bin/{command}" in hooks
