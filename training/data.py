@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..base.errors import InputError, MediaError
 from ..media.pictures.images import SUFFIXES
 from .distributed import World
+from .options import Phase
 from .pairs import Scene
 from .rain import rainy_pair
-from .run import Phase
 
 #: Decoded pictures that are kept in memory; more are decoded whenever they are drawn.
 _KEPT_BYTES = 1 << 30

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..base.errors import BackendUnavailable, InputError
+from ..base.errors import BackendUnavailable
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,14 @@ def join(device: str) -> Iterator[World]:
     device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        BackendUnavailable: a GPU was asked for and there is none. InputError: no such kind of device.
+        BackendUnavailable: a GPU was asked for and there is none.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise BackendUnavailable(f"{name} was asked for and PyTorch finds no CUDA GPU; train on cpu or auto.")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} is not known; take auto, cpu, cuda or cuda:N.") from error
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(chosen)
+        yield World(torch.device(name))
         return
     rank = int(os.environ["RANK"])
     if name == "cuda":

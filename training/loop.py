@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from ..base.errors import CheckpointError, DerainError, InputError
 from ..base.files import atomic_write
 from ..models.checkpoint import save_checkpoint
-from .config import write_run
 from .data import Batch, Patches, Scenes, batches, find_photos, part_size, split, to_tensor, validation_pairs
 from .distributed import World, join
 from .objective import Objective
+from .options import Phase, TrainingRun
 from .pairs import Scene, find_pairs
-from .run import Phase, Run
-from .trainer import Progress, Trainer, make_network, precision_of
+from .run_file import write_run
+from .trainer import Trainer, TrainingProgress, make_network, precision_of
 from .validation import validate, write_samples
 
 _LOG_EVERY = 50
@@ -55,12 +55,12 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """Where a run stands. best, final: weights, None as long as there are none. complete: all steps are done."""
 
     best: Path | None
     final: Path | None
-    progress: Progress
+    progress: TrainingProgress
 
     @property
     def complete(self) -> bool:
@@ -68,13 +68,13 @@ class Outcome:
 
 
 def train(
-    run: Run,
+    run: TrainingRun,
     recipe: Recipe,
     *,
     resume: bool = False,
     stop_after: float | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> TrainingOutcome:
     """Run (or resume) a training, alone or in each of ``torchrun``'s processes, of which the first one writes.
 
     The output folder gets ``run.toml`` (the effective settings), ``log.csv`` (every 50th step and every validation),
@@ -96,18 +96,18 @@ def train(
     with join(run.device) as world:
         progress = _train(run, recipe, world, last if resume else None, report, started, stop_after)
     best, final = (run.output / name for name in ("best.safetensors", "final.safetensors"))
-    return Outcome(best if best.exists() else None, final if final.exists() else None, progress)
+    return TrainingOutcome(best if best.exists() else None, final if final.exists() else None, progress)
 
 
 def _train(
-    run: Run,
+    run: TrainingRun,
     recipe: Recipe,
     world: World,
     state: Path | None,
-    report: Callable[[Progress], None],
+    report: Callable[[TrainingProgress], None],
     started: float,
     stop_after: float | None,
-) -> Progress:
+) -> TrainingProgress:
     """The part of :func:`train` that one of the world's processes has. state: to resume from."""
     objective = recipe.objective(recipe.make(run), precision_of(run, world.device))
     scenes, pairs = _data(run)
@@ -139,7 +139,7 @@ def _go(
     steps: Iterator[tuple[Phase, list[Batch]]],
     rate_at: Callable[[int, int], float],
     books: _Books | None,
-    report: Callable[[Progress], None],
+    report: Callable[[TrainingProgress], None],
     clock: _Clock,
 ) -> None:
     progress = trainer.progress
@@ -195,7 +195,7 @@ class _Due:
     reading: bool
 
     @classmethod
-    def at(cls, progress: Progress, run: Run, stop: bool) -> _Due:
+    def at(cls, progress: TrainingProgress, run: TrainingRun, stop: bool) -> _Due:
         step, end = progress.step, progress.step == progress.steps
         validation = end or step % run.validate_every == 0
         samples = bool(run.samples_every) and (end or step % run.samples_every == 0)
@@ -283,13 +283,13 @@ def _rows_until(log: Path, step: int) -> list[dict[str, str]]:
         return [dict(row) for row in csv.DictReader(f) if row["step"].isdigit() and int(row["step"]) <= step]
 
 
-def _photos(run: Run, folder: Path, exclude: Path | None) -> list[Scene]:
+def _photos(run: TrainingRun, folder: Path, exclude: Path | None) -> list[Scene]:
     """Without the run's own samples, which may lie below the folder, and would be photographs when it is resumed."""
     own = run.output.resolve()
     return [Scene(path) for path in find_photos(folder, exclude) if own not in path.resolve().parents]
 
 
-def _data(run: Run) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
+def _data(run: TrainingRun) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
     """(scenes to train on, validation pairs)."""
     if run.photos is None and run.pairs is None:
         raise InputError("There is nothing to train on; give photos, pairs or both.")
@@ -307,7 +307,7 @@ def _data(run: Run) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
 
 
 def _steps(
-    run: Run,
+    run: TrainingRun,
     recipe: Recipe,
     phases: Sequence[Phase],
     scenes: Scenes,

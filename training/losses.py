@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,7 @@ from torch import Tensor
 
 from ..base.errors import InputError
 from ..kernels.dark_channel import dark_channel_maximum
-
-KLReduction = Literal["mean", "batchmean", "pixel"]
+from .options import KLReduction
 
 _C1, _C2 = 0.01**2, 0.03**2
 _WINDOW, _SIGMA = 11, 1.5

@@ -25,9 +25,7 @@ import numpy as np
 
 from ..base.errors import InputError, MediaError
 from ..media.pictures.images import SUFFIXES, read_picture
-from ..models.ssid_kd import SMALLEST_SIDE
-
-Layout = Literal["auto", "folders", "clean-left", "rain-left"]
+from .options import SMALLEST_SIDE, Layout
 
 _RAINY = ("rainy", "rain", "rainy_image", "input", "inputs", "real_world")
 _CLEAN = (

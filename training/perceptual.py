@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 
 from ..base.errors import CheckpointError
 from ..models.model_file import read_model_file
-
-Layer = Literal["conv2_2", "relu2_2", "relu3_3"]
+from .options import Layer
 
 #: Of VGG-16's ``features``, the layers that are needed for each.
 _DEPTH: Mapping[Layer, int] = {"conv2_2": 8, "relu2_2": 9, "relu3_3": 16}

@@ -23,11 +23,11 @@ from ..models.ssid_kd import PRESETS, SSIDKD
 from .data import Batch
 from .distributed import World
 from .objective import Objective, Turn
-from .run import MAY_DIFFER, Run
+from .options import MAY_DIFFER, TrainingRun
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """What a caller is told after every step.
 
     loss: of the last step that it was read at. psnr (dB), ssim: the last validation's. validated: at this very step.
@@ -52,7 +52,7 @@ def load_network(path: Path, what: str) -> SSIDKD:
     return network
 
 
-def precision_of(run: Run, device: torch.device) -> torch.autocast:
+def precision_of(run: TrainingRun, device: torch.device) -> torch.autocast:
     """The autocast of a run."""
     enabled = run.precision == "bf16"
     if run.precision == "auto":
@@ -61,7 +61,7 @@ def precision_of(run: Run, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def make_network(run: Run) -> SSIDKD:
+def make_network(run: TrainingRun) -> SSIDKD:
     """The preset's network with the run's first weights.
 
     Raises:
@@ -82,7 +82,7 @@ def make_network(run: Run) -> SSIDKD:
 class Trainer:
     """A run's state. One file holds all of it but the teachers."""
 
-    def __init__(self, run: Run, objective: Objective[Any], steps: int, world: World) -> None:
+    def __init__(self, run: TrainingRun, objective: Objective[Any], steps: int, world: World) -> None:
         self.run, self.objective, self.world = run, objective.to(world.device), world
         # torch's stubs leave this overload out.
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -109,7 +109,7 @@ class Trainer:
             torch.optim.Adam(turn.parameters, betas=turn.betas, weight_decay=turn.weight_decay)
             for turn in self.turns
         ]
-        self.progress = Progress(0, steps, math.nan)
+        self.progress = TrainingProgress(0, steps, math.nan)
 
     def step(self, parts: Sequence[Batch], rate: float) -> Tensor:
         """One step, of one or more turns, on the parts of a batch; returns loss and terms, their means over all
@@ -205,7 +205,7 @@ class Trainer:
             optimisers = [state["optimiser"], *state.get("other optimisers", [])]
             for optimiser, theirs in zip(self.optimisers, optimisers, strict=True):
                 optimiser.load_state_dict(theirs)
-            self.progress = Progress(**state["progress"])
+            self.progress = TrainingProgress(**state["progress"])
         except CheckpointError:
             raise
         except Exception as error:  # torch raises many kinds on damaged files

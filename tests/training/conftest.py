@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
-from derain_engine.training.run import Run
+from derain_engine.training.options import TrainingRun
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def training_state(run: Run) -> dict[str, torch.Tensor]:
+def training_state(run: TrainingRun) -> dict[str, torch.Tensor]:
     """Every number that decides how a run goes on."""
     state = torch.load(run.output / "last.pt", weights_only=True)
     moments = {
@@ -68,7 +68,7 @@ def training_state(run: Run) -> dict[str, torch.Tensor]:
     return {**state["network"], **state["helpers"], **average, **moments}
 
 
-def same_states(one: Run, other: Run) -> None:
+def same_states(one: TrainingRun, other: TrainingRun) -> None:
     """Asserts that two runs stand at the same, bit for bit."""
     expected, found = training_state(one), training_state(other)
     assert expected.keys() == found.keys() and len(expected) > 100

@@ -22,8 +22,8 @@ from derain_engine.training.data import (
     validation_pairs,
 )
 from derain_engine.training.distributed import World
+from derain_engine.training.options import Phase
 from derain_engine.training.pairs import Scene
-from derain_engine.training.run import Phase
 from derain_engine.training.sid import SidRun
 
 

@@ -19,12 +19,12 @@ from derain_engine.base.errors import CheckpointError
 from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, UnitBlock
 from derain_engine.training import loop
-from derain_engine.training.config import read_run
 from derain_engine.training.distributed import World
 from derain_engine.training.losses import code_distance
-from derain_engine.training.run import Phase
-from derain_engine.training.sid import Distilled, SidRun, Supervised, train_sid
-from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
+from derain_engine.training.options import Phase, SidRun, SsidKdRun
+from derain_engine.training.run_file import read_run
+from derain_engine.training.sid import Distilled, Supervised, train_sid
+from derain_engine.training.ssid_kd import train_ssid_kd
 from derain_engine.training.trainer import Trainer, load_network
 
 from .conftest import same_states, training_state
@@ -253,8 +253,9 @@ _ONE_OF_TWO = """
 import sys
 from pathlib import Path
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
-from derain_engine.training.config import read_run
-from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
+from derain_engine.training.run_file import read_run
+from derain_engine.training.options import SsidKdRun
+from derain_engine.training.ssid_kd import train_ssid_kd
 PRESETS["tiny"] = SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb")
 run = read_run(SsidKdRun, Path(sys.argv[1]), {})
 resume = len(sys.argv) > 2

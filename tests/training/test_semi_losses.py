@@ -14,7 +14,6 @@ from torch.autograd import gradcheck
 from derain_engine.base.errors import InputError
 from derain_engine.engine.metrics import ssim as metrics_ssim
 from derain_engine.training.losses import (
-    KLReduction,
     code_distance,
     dark_channel_loss,
     kl_divergence,
@@ -22,6 +21,7 @@ from derain_engine.training.losses import (
     streak_dark_channel_loss,
     total_variation,
 )
+from derain_engine.training.options import KLReduction
 
 SIZES = [(1, 1), (7, 13), (33, 65), (32, 32)]
 

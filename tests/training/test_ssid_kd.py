@@ -23,9 +23,9 @@ from derain_engine.training.losses import (
     streak_dark_channel_loss,
     total_variation,
 )
-from derain_engine.training.run import Phase
+from derain_engine.training.options import Phase, SsidKdRun
 from derain_engine.training.sid import Supervised
-from derain_engine.training.ssid_kd import SemiSupervised, SsidKdRun, learning_rate, phases, train_ssid_kd
+from derain_engine.training.ssid_kd import SemiSupervised, learning_rate, phases, train_ssid_kd
 
 from .conftest import same_states
 

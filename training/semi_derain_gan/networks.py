@@ -14,9 +14,6 @@ from ...base.errors import CheckpointError
 from ...models.model_file import read_model_file
 from ...models.semi_derain_gan import SSRML, SemiDerainGANConfig, UNet
 
-#: Sides in pixels below which a discriminator's last maps have none.
-SMALLEST_PATCH = 61
-
 _SCALES, _SCALE_LAYERS, _PAIR_LAYERS = 3, 4, 6
 _FIRST_DEVIATION = 0.02
 

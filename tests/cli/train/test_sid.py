@@ -11,10 +11,9 @@ from PIL import Image
 from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.models.weights import shipped
-from derain_engine.training.loop import Outcome
-from derain_engine.training.run import Phase
-from derain_engine.training.sid import SidRun
-from derain_engine.training.trainer import Progress
+from derain_engine.training.loop import TrainingOutcome
+from derain_engine.training.options import Phase, SidRun
+from derain_engine.training.trainer import TrainingProgress
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_options_reach_the_run_and_others_keep_the_recipe(cli, photos, tmp_path,
 
     def train_sid(run, *, resume, stop_after, report):
         runs.append((run, resume, stop_after))
-        return Outcome(None, None, Progress(1, 1, math.nan))
+        return TrainingOutcome(None, None, TrainingProgress(1, 1, math.nan))
 
     monkeypatch.setattr(sid, "train_sid", train_sid)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)

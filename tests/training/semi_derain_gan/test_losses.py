@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from derain_engine.base.errors import CheckpointError
 from derain_engine.models.semi_derain_gan import SSRML, SemiDerainGANConfig, UNet
+from derain_engine.training.options import SMALLEST_GAN_PATCH
 from derain_engine.training.perceptual import Features, perceptual_loss
 from derain_engine.training.semi_derain_gan.losses import (
     cycle_loss,
@@ -19,7 +20,6 @@ from derain_engine.training.semi_derain_gan.losses import (
     smoothness_loss,
 )
 from derain_engine.training.semi_derain_gan.networks import (
-    SMALLEST_PATCH,
     Domains,
     MultiScaleDiscriminator,
     PairDiscriminator,
@@ -60,7 +60,7 @@ def test_discriminators_have_the_sizes_of_their_sources() -> None:
 
 def test_the_smallest_patch() -> None:
     judge, pair = MultiScaleDiscriminator(2), PairDiscriminator(2)
-    fits, less = (torch.rand(1, 3, side, side) for side in (SMALLEST_PATCH, SMALLEST_PATCH - 1))
+    fits, less = (torch.rand(1, 3, side, side) for side in (SMALLEST_GAN_PATCH, SMALLEST_GAN_PATCH - 1))
     assert all(each.numel() for each in (*judge(fits), *pair(fits, fits)))
     with pytest.raises(RuntimeError):
         judge(less)

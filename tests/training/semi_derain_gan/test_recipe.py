@@ -17,10 +17,9 @@ from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.semi_derain_gan import PRESETS, SemiDerainGANConfig
 from derain_engine.training.distributed import World
 from derain_engine.training.losses import ssim
-from derain_engine.training.run import Phase
+from derain_engine.training.options import Phase, SemiDerainGanRun
 from derain_engine.training.semi_derain_gan.recipe import (
     BothProcesses,
-    SemiDerainGanRun,
     learning_rate,
     make_domains,
     phases,

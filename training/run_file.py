@@ -19,14 +19,14 @@ import tomli_w
 from ..base.errors import InputError
 from ..base.files import atomic_write
 from ..models import weights
-from .run import Phase, Run
+from .options import Phase, TrainingRun
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-AnyRun = TypeVar("AnyRun", bound=Run)
+AnyRun = TypeVar("AnyRun", bound=TrainingRun)
 
 #: Settings that may also be the name of shipped weights.
 _WEIGHTS = ("start", "teacher")
@@ -60,7 +60,7 @@ def read_run(kind: type[AnyRun], file: Path | None, given: Mapping[str, Any]) ->
     return kind(**values)
 
 
-def write_run(run: Run, path: Path) -> None:
+def write_run(run: TrainingRun, path: Path) -> None:
     """The effective settings of ``run`` as a file for :func:`read_run`, paths absolute."""
     values = {f.name: _plain(getattr(run, f.name)) for f in fields(run)}
     with atomic_write(path) as temporary:
