@@ -80,8 +80,8 @@ class Features(nn.Module):
 
 
 def perceptual_loss(features: nn.Module, target: Tensor, image: Tensor) -> Tensor:
-    """Mean squared difference of features (eq. 7 and 11, whose sum over them is a mean here); gradients go into
-    ``image`` alone. N x 3 x H x W both."""
+    """Compute the mean squared difference of features (eq. 7 and 11, whose sum over them is a mean here); gradients go
+    into ``image`` alone. N x 3 x H x W both."""
     with torch.no_grad():
         wanted = features(target)
     return F.mse_loss(features(image), wanted)

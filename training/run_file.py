@@ -1,7 +1,7 @@
-"""One TOML file a run: its keys are the fields of the recipe's dataclass, ``phases`` lists ``STEPS:PATCH:BATCH``.
+"""Settings files of runs, in TOML: the keys are the fields of the recipe's dataclass.
 
-Paths in a file are relative to the file's folder. What is given beside the file, such as options of the command line,
-goes before it.
+``phases`` lists ``STEPS:PATCH:BATCH``. Paths are relative to the file's folder. What is given beside the file, such as
+options of the command line, goes before it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def read_run(kind: type[AnyRun], file: Path | None, given: Mapping[str, Any]) -> AnyRun:
-    """The run of a file and of ``given``, whose None stand for what is not given.
+    """Make a run of the settings of a file and of ``given``, which go before them.
+
+    Args:
+        given: by the fields' names; None for what is not given.
 
     Raises:
         InputError: the file cannot be read, an unknown key, a value of another kind, a setting that is missing or that
@@ -61,7 +64,7 @@ def read_run(kind: type[AnyRun], file: Path | None, given: Mapping[str, Any]) ->
 
 
 def write_run(run: TrainingRun, path: Path) -> None:
-    """The effective settings of ``run`` as a file for :func:`read_run`, paths absolute."""
+    """Write the effective settings of ``run`` as a file for :func:`read_run`, paths absolute."""
     values = {f.name: _plain(getattr(run, f.name)) for f in fields(run)}
     with atomic_write(path) as temporary:
         temporary.write_text(tomli_w.dumps({k: v for k, v in values.items() if v is not None}), "utf-8")

@@ -23,7 +23,8 @@ from .trainer import TrainingProgress, load_network
 
 
 def learning_rate(run: SidRun, step: int) -> float:
-    """Linear warm-up, then half a cosine from ``learning_rate`` to ``final_learning_rate``."""
+    """Return the rate at a step: a linear warm-up, then half a cosine from ``learning_rate`` to
+    ``final_learning_rate``."""
     if step < run.warmup_steps:
         return run.learning_rate * (step + 1) / run.warmup_steps
     done = (step - run.warmup_steps) / max(1, run.steps - run.warmup_steps)
@@ -44,8 +45,10 @@ class Supervised(Objective[SSIDKD]):
 
 
 class Distilled(Objective[SSIDKD]):
-    """:class:`Supervised`, plus the differences to a teacher's clean picture and code. Told unweighted: ``truth``,
-    ``teacher`` and ``code``."""
+    """The loss of :class:`Supervised`, plus the differences to a teacher's clean picture and code.
+
+    Logged unweighted: ``truth``, ``teacher`` and ``code``.
+    """
 
     names = ("truth", "teacher", "code")
 

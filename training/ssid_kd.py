@@ -24,20 +24,22 @@ from .trainer import TrainingProgress
 
 
 def phases(run: SsidKdRun, scenes: int) -> tuple[Phase, ...]:
-    """The one phase of a run on so many scenes."""
+    """Return the one phase of a run on so many scenes."""
     assert run.epochs and run.patch and run.batch
     return (Phase(run.steps or run.epochs * max(1, scenes // run.batch), run.patch, run.batch),)
 
 
 def learning_rate(run: SsidKdRun, step: int, steps: int) -> float:
-    """The rate at a step, counted from 0: multiplied by ``decay`` at every milestone that is behind."""
+    """Return the rate at a step, counted from 0: multiplied by ``decay`` at every milestone that is behind."""
     assert run.learning_rate and run.decay and run.milestones is not None
     return run.learning_rate * run.decay ** sum(step >= milestone * steps for milestone in run.milestones)
 
 
 class SemiSupervised(Objective[SSIDKD]):
-    """Stage 2 (eq. 7). Told unweighted: ``l1``, ``kl``, ``dark_channel`` and ``tv``, the latter two as sums over the
-    pictures of a batch."""
+    """The loss of stage 2 (eq. 7).
+
+    Logged unweighted: ``l1``, ``kl``, ``dark_channel`` and ``tv``, the latter two as sums over the pictures of a batch.
+    """
 
     names = ("l1", "kl", "dark_channel", "tv")
 

@@ -1,4 +1,4 @@
-"""What all recipes share: stopping, parts of a batch, several processes, the moving average, compiling, samples."""
+"""The loop of all recipes: stopping, parts of a batch, several processes, the moving average, compiling, samples."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_samples_show_rainy_output_and_truth_and_no_package_is_needed_that_the_r
 class TestTeachers:
     @pytest.fixture
     def teacher(self, run, tmp_path):
-        """Weights of a wider code."""
+        """Train weights of a wider code."""
         return train_sid(replace(run, preset="other", output=tmp_path / "teacher")).best
 
     def test_the_projection_learns_and_is_not_part_of_the_weights(self, run, teacher, tmp_path):

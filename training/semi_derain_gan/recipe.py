@@ -36,22 +36,25 @@ _BETAS, _WEIGHT_DECAY = (0.5, 0.999), 1e-4
 
 
 def phases(run: SemiDerainGanRun, scenes: int) -> tuple[Phase, ...]:
-    """The one phase of a run on so many scenes."""
+    """Return the one phase of a run on so many scenes."""
     epoch = max(1, scenes * run.patches_per_picture // run.batch)
     return (Phase(run.steps or run.epochs * epoch, run.patch, run.batch),)
 
 
 def learning_rate(run: SemiDerainGanRun, step: int, steps: int) -> float:
-    """The supervised process's rate at a step, counted from 0: constant for the first half of the epochs, then linear
-    to nearly nothing."""
+    """Return the supervised process's rate at a step, counted from 0: constant for the first half of the epochs, then
+    linear to nearly nothing."""
     epoch, half = run.epochs * step // steps, run.epochs // 2
     return run.learning_rate * (1 - max(0, epoch - half) / (run.epochs - half + 1))
 
 
 class BothProcesses(Objective[Domains]):
-    """Eq. 13. Told unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim_s`` (eq. 6) and ``mask``, ``adv_r``, ``cc``,
-    ``per_r`` and ``tv`` (eq. 9), and what the discriminators ``d_s``, ``d_p`` and ``d_r`` minimise; 0 for a term whose
-    weight is 0."""
+    """The loss of both processes (eq. 13).
+
+    Logged unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim_s`` (eq. 6) and ``mask``, ``adv_r``, ``cc``, ``per_r``
+    and ``tv`` (eq. 9), and what the discriminators ``d_s``, ``d_p`` and ``d_r`` minimise; 0 for a term whose weight is
+    0.
+    """
 
     names = ("adv_s", "adv_p", "per_s", "ssim_s", "mask", "d_s", "d_p", "adv_r", "cc", "per_r", "tv", "d_r")
     blocks = (SSRML, UNet)
@@ -85,7 +88,7 @@ class BothProcesses(Objective[Domains]):
     def forward(
         self, parts: int, turn: str, rainy: Tensor, clean: Tensor, real: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and the terms of one of :meth:`turns`."""
+        """Return the loss and the terms of one of :meth:`turns`."""
         if turn == "supervised":
             return self._supervised(rainy, clean)
         if turn == "judge_supervised":
@@ -172,14 +175,14 @@ def _turn(name: str, rate: float, *modules: nn.Module) -> Turn:
 def _weighted(
     terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float], like: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum and terms; a weight of 0 leaves a term out, and its work."""
+    """Return the weighted sum and the terms; a weight of 0 leaves a term out, and its work."""
     found = {name: term() for name, term in terms.items() if weights[name]}
     loss = 0 * like.sum() + sum(weights[name] * term for name, term in found.items())
     return loss, found
 
 
 def make_domains(run: SemiDerainGanRun) -> Domains:
-    """The preset's networks with the run's first weights.
+    """Make the preset's networks with the run's first weights.
 
     Raises:
         CheckpointError: the weights to start from are another network's, or of one domain alone.
@@ -208,8 +211,11 @@ def train_semi_derain_gan(
     stop_after: float | None = None,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> TrainingOutcome:
-    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`. The weights hold both
-    generators; figures and the best weights are by G_s on held-out pairs, samples of real rain by G_r."""
+    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`.
+
+    The weights hold both generators; figures and the best weights are by G_s on held-out pairs, samples of real rain by
+    G_r.
+    """
     recipe = Recipe(
         phases=lambda scenes: phases(run, scenes),
         rate=lambda step, steps: learning_rate(run, step, steps),

@@ -16,7 +16,7 @@ from derain_engine.training.trainer import TrainingProgress
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """pairs/{rainy,clean}, real/, and a configuration file for networks small enough to be trained on them."""
+    """Make pairs/{rainy,clean}, real/, and a configuration file for networks small enough to be trained on them."""
     monkeypatch.setitem(PRESETS, "tiny", SemiDerainGANConfig(1, 4, 4, 1, residual=True))
     rng = np.random.default_rng(0)
     for folder in ("pairs/rainy", "pairs/clean", "real"):

@@ -18,7 +18,7 @@ from derain_engine.training.trainer import TrainingProgress
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Four photographs, and a preset small enough to be trained on them."""
+    """Save four photographs, and add a preset small enough to be trained on them."""
     monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -29,10 +29,8 @@ def photos(tmp_path, monkeypatch):
 
 
 def arguments(photos, out, *more):
-    return [
-        *("train", "sid", "--photos", str(photos), "-o", str(out), "--preset", "tiny", "--workers", "0"),
-        *("--validation-photos", "1", "--precision", "fp32", "--device", "cpu", *more),
-    ]
+    fixed = "--preset tiny --workers 0 --validation-photos 1 --precision fp32 --device cpu"
+    return ["train", "sid", "--photos", str(photos), "-o", str(out), *fixed.split(), *more]
 
 
 def test_a_run_leaves_weights_that_load_and_can_be_resumed_but_not_overwritten(cli, photos, tmp_path):
