@@ -1,4 +1,4 @@
-"""Eq. 2 to 12 of the Semi-DerainGAN paper, but for the perceptual ones: each loss and each network against its formula."""
+"""Eq. 2 to 12 of the Semi-DerainGAN paper, but for the perceptual ones: losses and networks against their formulas."""
 
 from __future__ import annotations
 
