@@ -101,7 +101,7 @@ class PinnedBuffer(Resource):
         }
 
     def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> np.ndarray:
-        """Return a numpy view from byte ``offset`` on. It keeps the buffer alive; it must not be used once that is closed.
+        """Return a numpy view from byte ``offset`` on. It keeps the buffer alive; unusable once that is closed.
 
         Raises:
             InputError: longer than the buffer, or after :meth:`close`.

@@ -19,7 +19,7 @@ from derain_engine.training.trainer import TrainingProgress
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Save four photographs, and add a preset small enough to be trained on them."""
-    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
+    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -42,7 +42,8 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_two_stages_from_one_file_and_weights_that_build_and_run(cli, data):
+def test_two_stages_from_one_file_and_weights_that_build_and_run(cli, data, examine_little, monkeypatch):
+    examine_little(monkeypatch)
     first = cli("train", "ssid-kd", "--config", data / "run.toml")
     assert first.code == 0 and str(data / "first" / "final.safetensors") in first.out, first.err
     assert "Step 2" in first.err and "0 min left" in first.err
