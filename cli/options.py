@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -68,7 +68,9 @@ def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:
 
 @functools.cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
+    # Typer lets users choose among texts alone: a Literal of numbers is a number, which the object refuses or takes.
+    hints = get_type_hints(kind)
+    return {name: int if int in map(type, get_args(hint)) else hint for name, hint in hints.items()}
 
 
 def _many(hint: Any) -> Any:
@@ -82,9 +84,6 @@ def _parameters(kind: type[Any], all_given: bool) -> list[inspect.Parameter]:
         about, hint = meaning(field), _hints(kind)[field.name]
         assert about is not None
         default = field.default if all_given else None
-        # Only texts can be chosen from; numbers are for the object to refuse.
-        if get_origin(hint) is Literal and not isinstance(get_args(hint)[0], str):
-            hint = type(get_args(hint)[0])
         if (each := _many(hint)) is not None:
             hint, default = list[each], (list(default) or None) if default else None
         if default is None and type(None) not in get_args(hint):

@@ -168,7 +168,7 @@ def _of_their_own(folder: Path, files: Sequence[Path]) -> list[Scene]:
 
 
 def _kind_and_place(path: Path) -> tuple[Literal["rainy", "clean"] | None, tuple[str, ...]]:
-    """Tell what a file is, by its name or the innermost folder that tells, and where it lies without that folder."""
+    """Return what a file is, by its name or the innermost folder that tells, and where it lies without that folder."""
     folders = list(path.parts[:-1])
     # X2 is a folder of Rain200's rainy pictures alone.
     if folders and folders[-1].lower() == "x2":

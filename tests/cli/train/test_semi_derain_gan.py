@@ -45,10 +45,7 @@ def data(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_file_two_pieces_and_weights_that_build_and_run_in_either_domain(
-    cli, data, examine_little, monkeypatch
-):
-    examine_little(monkeypatch)
+def test_one_file_two_pieces_and_weights_that_build_and_run_in_either_domain(cli, data):
     command = ["train", "semi-derain-gan", "--config", data / "run.toml"]
     stopped = cli(*command, "--stop-after", "0")
     assert stopped.code == 0 and "1 of 2" in stopped.out and "--resume" in stopped.err, stopped.err

@@ -42,8 +42,7 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_two_stages_from_one_file_and_weights_that_build_and_run(cli, data, examine_little, monkeypatch):
-    examine_little(monkeypatch)
+def test_two_stages_from_one_file_and_weights_that_build_and_run(cli, data):
     first = cli("train", "ssid-kd", "--config", data / "run.toml")
     assert first.code == 0 and str(data / "first" / "final.safetensors") in first.out, first.err
     assert "Step 2" in first.err and "0 min left" in first.err
