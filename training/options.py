@@ -129,7 +129,7 @@ class TrainingRun:
         "auto", help="auto takes bf16 where the device computes in it."
     )
     device: str = option(
-        "auto", help="auto takes a CUDA GPU where there is one.", metavar="auto|cpu|cuda|cuda:N"
+        "auto", help="auto takes a CUDA GPU where there is one.", metavar="<auto|cpu|cuda|cuda:N>"
     )
     compile: bool = option(False, help="Put the network's blocks through torch.compile; the start is slower.")
 
