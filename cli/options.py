@@ -68,7 +68,9 @@ def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:
 
 @functools.cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
+    # Typer lets users choose among texts alone: a Literal of numbers is a number, which the object refuses or takes.
+    hints = get_type_hints(kind)
+    return {name: int if int in map(type, get_args(hint)) else hint for name, hint in hints.items()}
 
 
 def _many(hint: Any) -> Any:

@@ -40,7 +40,7 @@ class Context:
 
     @property
     def handle(self) -> Any:
-        """cuda-python's CUcontext.
+        """The context as cuda-python's CUcontext.
 
         Raises:
             InputError: after :meth:`close`.
@@ -61,7 +61,7 @@ class Context:
             cuda.cuCtxPopCurrent()
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the GPU."""
+        """Ask for (free, total) bytes of the GPU."""
         with self.current():
             return driver.check(driver.bindings().cuMemGetInfo(), "asking for the GPU's memory")
 
@@ -96,7 +96,7 @@ class Resource:
 
     @property
     def handle(self) -> Any:
-        """What the driver's functions take.
+        """The handle that the driver's functions take.
 
         Raises:
             InputError: after :meth:`close`.
@@ -105,7 +105,7 @@ class Resource:
         return self._handle
 
     def check_open(self) -> None:
-        """Raise an InputError after :meth:`close`."""
+        """Raise InputError after :meth:`close`."""
         if self._closed:
             raise InputError(f"This {type(self).__name__} is closed.")
 

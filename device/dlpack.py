@@ -20,10 +20,10 @@ CUDA, CUDA_MANAGED = 2, 13
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a capsule says.
+    """The tensor that a capsule describes.
 
     pointer: of the first element. strides: in elements. kind: (type code, bits, lanes). device: (type, number).
-    owner: keeps the memory alive; of a tensor that was taken, it gives the memory back to its maker in the end.
+    owner: keeps the memory alive; of a consumed tensor, it gives the memory back to its producer in the end.
     """
 
     pointer: int
@@ -34,11 +34,11 @@ class Tensor:
     owner: Any
 
 
-def take(capsule: Any) -> Tensor:
+def consume(capsule: Any) -> Tensor:
     """Read a capsule and become the owner of its tensor.
 
     Raises:
-        InputError: not a capsule with a tensor that nobody has taken yet.
+        InputError: not a capsule with a tensor that nobody has consumed yet.
     """
     if not _is_valid(capsule, _NAME):
         raise InputError("What was given is not a DLPack capsule, or its tensor was taken already.")
@@ -57,12 +57,12 @@ def take(capsule: Any) -> Tensor:
     )
 
 
-def give(tensor: Tensor) -> Any:
-    """A capsule for ``tensor``, whose owner lives until the taker lets go, or the capsule dies without one."""
+def make_capsule(tensor: Tensor) -> Any:
+    """Make a capsule for ``tensor``, whose owner lives until the consumer lets go, or the capsule dies without one."""
     # numpy makes the capsule, and does not look at the memory: its deleter is compiled, so that it may run at any
     # time, also while an exception is under way or when Python has ended. One written in Python may not.
     code, bits, _ = tensor.kind
-    capsule = np.asarray(_Stretch(tensor, f"<{'f' if code == 2 else 'u'}{bits // 8}")).__dlpack__()
+    capsule = np.asarray(_ArrayInterface(tensor, f"<{'f' if code == 2 else 'u'}{bits // 8}")).__dlpack__()
     made = _Managed.from_address(_get_pointer(capsule, _NAME)).tensor
     made.device_type, made.device_id = tensor.device
     made.code, made.bits, made.lanes = tensor.kind
@@ -70,7 +70,7 @@ def give(tensor: Tensor) -> Any:
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides, in elements, of an array whose last axis runs fastest and which has no gaps."""
+    """Return the strides, in elements, of an array whose last axis runs fastest and which has no gaps."""
     strides, step = [], 1
     for side in reversed(shape):
         strides.append(step)
@@ -98,7 +98,7 @@ class _Managed(ctypes.Structure):
 
 
 class _Owner:
-    """Calls the deleter of a tensor that was taken, once."""
+    """The owner of a consumed tensor: it calls the deleter, once."""
 
     def __init__(self, managed: _Managed) -> None:
         if managed.deleter:
@@ -106,8 +106,8 @@ class _Owner:
             weakref.finalize(self, deleter, ctypes.addressof(managed))
 
 
-class _Stretch:
-    """A tensor's memory, as numpy wants it described."""
+class _ArrayInterface:
+    """A tensor's memory by numpy's array interface."""
 
     def __init__(self, tensor: Tensor, typestr: str) -> None:
         itemsize = tensor.kind[1] // 8
@@ -122,7 +122,7 @@ class _Stretch:
 
 
 def _prototype(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of the interpreter. Made anew: the argument types on ``ctypes.pythonapi`` belong to everybody."""
+    """Make a function of the interpreter anew: the argument types on ``ctypes.pythonapi`` belong to everybody."""
     return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 
 

@@ -41,13 +41,13 @@ class Gpu:
 
     @property
     def target(self) -> str:
-        """What a kernel is compiled for, such as ``sm_90``."""
+        """The architecture that a kernel is compiled for, such as ``sm_90``."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
 
 
 @functools.cache
 def bindings() -> Any:
-    """cuda-python's module of driver functions.
+    """Return cuda-python's module of driver functions.
 
     Raises:
         BackendUnavailable: cuda-python is not installed.
@@ -65,7 +65,7 @@ def initialise() -> None:
     """Start the driver in this process; again costs nothing.
 
     Raises:
-        BackendUnavailable: without cuda-python, a driver or a GPU; says which.
+        BackendUnavailable: cuda-python, a driver or a GPU is missing; the message says which.
     """
     cuda = bindings()
     try:
@@ -89,7 +89,7 @@ def initialise() -> None:
 
 
 def unavailable() -> str | None:
-    """Why this process has no CUDA, or None where it has."""
+    """Say why this process has no CUDA; None where it has."""
     try:
         initialise()
     except BackendUnavailable as error:
@@ -98,9 +98,10 @@ def unavailable() -> str | None:
 
 
 def check(result: tuple, doing: str) -> Any:
-    """What a driver function gave beside its status: None, a value, or a tuple of values.
+    """Return what a driver function gave beside its status: None, a value, or a tuple of values.
 
-    doing: for the message, such as "allocating 3 MiB".
+    Args:
+        doing: for the message, such as "allocating 3 MiB".
 
     Raises:
         DerainError: the status is not success.
@@ -112,7 +113,7 @@ def check(result: tuple, doing: str) -> Any:
 
 
 def failure(status: Any, doing: str) -> DerainError:
-    """The error to raise for a CUresult that is not success."""
+    """Make the error to raise for a CUresult that is not success."""
     name, meaning = _describe(status)
     if name == "CUDA_ERROR_OUT_OF_MEMORY":
         return DerainError(
@@ -126,7 +127,7 @@ def failure(status: Any, doing: str) -> DerainError:
 
 
 def gpus() -> list[Gpu]:
-    """Every GPU that this process sees.
+    """List every GPU that this process sees.
 
     Raises:
         BackendUnavailable: there is none, or no driver.
@@ -137,7 +138,7 @@ def gpus() -> list[Gpu]:
 
 
 def gpu(index: int) -> Gpu:
-    """One GPU.
+    """Return one GPU.
 
     Raises:
         BackendUnavailable: there is none of this number, none at all, or no driver.
@@ -150,7 +151,7 @@ def gpu(index: int) -> Gpu:
 
 
 def driver_version() -> tuple[int, int]:
-    """The newest CUDA (major, minor) that the installed driver speaks.
+    """Return the newest CUDA (major, minor) that the installed driver speaks.
 
     Raises:
         BackendUnavailable: no driver.
@@ -179,7 +180,7 @@ def _read_gpu(index: int) -> Gpu:
 
 
 def _describe(status: Any) -> tuple[str, str]:
-    """(name, meaning) of a CUresult; a driver newer than the bindings may give one that they do not know."""
+    """Return (name, meaning) of a CUresult; a driver newer than the bindings may give one that they do not know."""
     cuda = bindings()
     texts = []
     for ask in (cuda.cuGetErrorName, cuda.cuGetErrorString):
@@ -189,6 +190,7 @@ def _describe(status: Any) -> tuple[str, str]:
 
 
 def _memory_left() -> str:
-    """For the message of an allocation that failed; nothing where the driver does not tell."""
+    """Return what memory is left, for the message of an allocation that failed; nothing where the driver does not
+    tell."""
     status, *memory = bindings().cuMemGetInfo()
     return "" if status else " ({} MiB of {} MiB are free)".format(*(size >> 20 for size in memory))

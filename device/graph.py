@@ -13,7 +13,7 @@ from .stream import Stream
 
 
 class Graph(Resource):
-    """Everything that ``work()`` puts into ``stream``, captured and not run.
+    """The work that ``work()`` puts into ``stream``, captured and not run.
 
     work: called once, from this thread, with the context current. Other streams may take part where
         :meth:`Stream.wait_for` forks them from ``stream`` and joins them again. Arguments and addresses are captured
@@ -57,7 +57,7 @@ def _capture(cuda: Any, stream: Stream, work: Callable[[], object]) -> Any:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Memory that the collector frees in this thread, the GPU's among it, would end a capture."""
+    """Switch garbage collection off: memory that is freed in this thread, the GPU's among it, would end a capture."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

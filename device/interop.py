@@ -36,7 +36,7 @@ _FORMATS = {
 
 @dataclass(frozen=True, eq=False)
 class DeviceArray:
-    """An array in GPU memory, ours or somebody else's.
+    """An array in GPU memory, ours or another library's.
 
     dtype: ``uint8``, ``float16``, ``bfloat16`` or ``float32``. strides: bytes. context: of the GPU that it lies on.
     owner: keeps the memory alive. stream: where the work that writes it was put, None when whoever gave it has
@@ -53,7 +53,7 @@ class DeviceArray:
 
     @classmethod
     def over(cls, memory: DeviceMemory, shape: tuple[int, ...], dtype: str, stream: Stream) -> DeviceArray:
-        """A row-major array at the start of ``memory``, which is kept alive; ``stream`` writes it.
+        """Make a row-major array at the start of ``memory``, which is kept alive; ``stream`` writes it.
 
         Raises:
             InputError: an unknown dtype, or the memory is too short.
@@ -68,7 +68,7 @@ class DeviceArray:
 
     @property
     def contiguous(self) -> bool:
-        """Whether it is row-major without gaps."""
+        """True where it is row-major without gaps."""
         return 0 in self.shape or all(
             side == 1 or step == gapless * _FORMATS[self.dtype].itemsize
             for side, step, gapless in zip(
@@ -78,7 +78,7 @@ class DeviceArray:
 
     @property
     def region(self) -> Region:
-        """Its memory, for copies.
+        """The array's memory, for copies.
 
         Raises:
             InputError: it is not contiguous.
@@ -94,7 +94,7 @@ class DeviceArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         typestr = _FORMATS[self.dtype].typestr
         if typestr is None:
-            # What makes hasattr answer no, so that a taker asks for DLPack.
+            # What makes hasattr answer no, so that a consumer asks for DLPack.
             raise AttributeError(f"__cuda_array_interface__ has no {self.dtype}; use DLPack")
         return {
             "version": 3,
@@ -121,29 +121,30 @@ class DeviceArray:
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError("This array is handed over where it lies; it is not copied.")
         if self.stream is not None and stream != -1:
-            taker = Stream(self.context, LEGACY_DEFAULT if stream is None else stream)
+            consumer = Stream(self.context, LEGACY_DEFAULT if stream is None else stream)
             with self.context.current():
-                taker.wait_for(self.stream)
+                consumer.wait_for(self.stream)
         form = _FORMATS[self.dtype]
         strides = tuple(step // form.itemsize for step in self.strides)
         device = self.__dlpack_device__()
-        return dlpack.give(dlpack.Tensor(self.pointer, self.shape, strides, form.kind, device, self))
+        return dlpack.make_capsule(dlpack.Tensor(self.pointer, self.shape, strides, form.kind, device, self))
 
 
 def on_gpu(array: Any) -> bool:
-    """Whether ``array`` belongs to :func:`view` rather than to numpy."""
+    """Say whether ``array`` belongs to :func:`view` rather than to numpy."""
     if hasattr(array, "__dlpack_device__"):
         return array.__dlpack_device__()[0] in (dlpack.CUDA, dlpack.CUDA_MANAGED)
     return hasattr(array, "__cuda_array_interface__")
 
 
 def view(array: Any, stream: Stream, after: Stream | None = None) -> DeviceArray:
-    """Somebody's array on this GPU, without a copy. It is kept alive.
+    """Take another library's array on this GPU without a copy. It is kept alive.
 
-    stream: where it is going to be read or written: what is put there from now on waits for the work on the array
-        that its library has under way.
-    after: where the caller says that this work is; waited for beside what the array itself tells. Without it, an
-        array that tells nothing is taken to be written in the default stream.
+    Args:
+        stream: where it is going to be read or written: what is put there from now on waits for the work on the array
+            that its library has under way.
+        after: where the caller says that this work is; waited for beside what the array itself tells. Without it, an
+            array that tells nothing is taken to be written in the default stream.
 
     Raises:
         InputError: not an array, not on this stream's GPU, in a context that is not the GPU's primary one, masked, or
@@ -170,7 +171,7 @@ def _from_dlpack(array: Any, stream: Stream) -> DeviceArray:
     # Libraries refuse with whatever they like: PyTorch a BufferError for tensors that require gradients, for one.
     except Exception as error:
         raise InputError(f"The {type(array).__name__} cannot be handed over by DLPack: {error}") from error
-    tensor = dlpack.take(capsule)
+    tensor = dlpack.consume(capsule)
     dtype = next((name for name, form in _FORMATS.items() if form.kind == tensor.kind), None)
     if dtype is None:
         code, bits, lanes = tensor.kind
@@ -212,7 +213,7 @@ def _from_interface(array: Any, stream: Stream, after: Stream | None) -> DeviceA
 
 
 def _check_place(array: DeviceArray) -> None:
-    """The pointer's GPU, and its context where it has one (memory of pools has none)."""
+    """Check the pointer's GPU, and its context where it has one (memory of pools has none)."""
     if 0 in array.shape:
         return
     cuda, context = driver.bindings(), array.context

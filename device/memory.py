@@ -29,7 +29,7 @@ class DeviceMemory(Protocol):
 
 @dataclass(frozen=True)
 class Region:
-    """Part of somebody's memory. owner: kept alive."""
+    """A part of some GPU memory. owner: kept alive."""
 
     pointer: int
     nbytes: int
@@ -37,7 +37,7 @@ class Region:
 
 
 class DeviceBuffer(Resource):
-    """``nbytes`` of GPU memory, aligned to 256 bytes at least and not cleared; none for 0 bytes.
+    """A buffer of ``nbytes`` of GPU memory, aligned to 256 bytes at least and not cleared; none for 0 bytes.
 
     Raises:
         InputError: a negative size.
@@ -65,7 +65,7 @@ class DeviceBuffer(Resource):
         return self._pointer
 
     def part(self, offset: int, nbytes: int) -> Region:
-        """``nbytes`` from ``offset`` on.
+        """Return ``nbytes`` from ``offset`` on.
 
         Raises:
             InputError: not inside this buffer.
@@ -78,7 +78,7 @@ class DeviceBuffer(Resource):
 
 
 class PinnedBuffer(Resource):
-    """``nbytes`` of host memory that the GPU copies from and to at full speed, beside its other work."""
+    """A buffer of ``nbytes`` of host memory that the GPU copies from and to at full speed, beside its other work."""
 
     def __init__(self, context: Context, nbytes: int) -> None:
         cuda = driver.bindings()
@@ -101,7 +101,7 @@ class PinnedBuffer(Resource):
         }
 
     def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> np.ndarray:
-        """A numpy view from byte ``offset`` on. It keeps the buffer alive, but must not be used once it is closed.
+        """Return a numpy view from byte ``offset`` on. It keeps the buffer alive; unusable once that is closed.
 
         Raises:
             InputError: longer than the buffer, or after :meth:`close`.
@@ -117,7 +117,8 @@ class PinnedBuffer(Resource):
 def upload(source: np.ndarray, target: DeviceMemory, stream: Stream) -> None:
     """Put a copy from the host to the GPU into ``stream``.
 
-    source: C-contiguous, as many bytes as ``target``.
+    Args:
+        source: C-contiguous, as many bytes as ``target``.
 
     Raises:
         InputError: it is not.
@@ -132,7 +133,8 @@ def upload(source: np.ndarray, target: DeviceMemory, stream: Stream) -> None:
 def download(source: DeviceMemory, target: np.ndarray, stream: Stream) -> None:
     """Put a copy from the GPU to the host into ``stream``; its bytes are there once that was waited for.
 
-    target: C-contiguous, writeable, as many bytes as ``source``.
+    Args:
+        target: C-contiguous, writeable, as many bytes as ``source``.
 
     Raises:
         InputError: it is not.

@@ -57,9 +57,10 @@ class Module(Resource):
         super().__init__(context, handle, cuda.cuModuleUnload)
 
     def function(self, name: str, shared: int = 0) -> Function:
-        """A kernel of this module.
+        """Find a kernel of this module.
 
-        shared: bytes of dynamic shared memory that each of its blocks gets.
+        Args:
+            shared: bytes of dynamic shared memory that each of its blocks gets.
 
         Raises:
             BundleError: the module has no kernel of this name.
@@ -101,7 +102,7 @@ class Function:
 
     @property
     def handle(self) -> Any:
-        """cuda-python's CUfunction.
+        """The kernel as cuda-python's CUfunction.
 
         Raises:
             InputError: the module is closed.
@@ -152,7 +153,9 @@ def launch(
 ) -> None:
     """Put a kernel into ``stream`` and count it (:attr:`Context.launches`); an empty grid does nothing.
 
-    grid: blocks along x, y, z. threads: of each block.
+    Args:
+        grid: blocks along x, y, z.
+        threads: of each block.
 
     Raises:
         InputError: arguments that do not fit the kernel's parameters, which the driver would read beyond.
@@ -177,7 +180,7 @@ def launch(
 
 
 def cubin_target(cubin: bytes, name: str) -> str:
-    """The GPU that a cubin was compiled for, such as ``sm_90`` (also where that was ``sm_90a``).
+    """Return the GPU that a cubin was compiled for, such as ``sm_90`` (also where that was ``sm_90a``).
 
     Raises:
         BundleError: not a whole cubin. The driver is told no length and would read on.

@@ -16,7 +16,7 @@ LEGACY_DEFAULT = 1
 class Stream(Resource):
     """An ordered queue of GPU work.
 
-    foreign: a stream of somebody else's to use rather than a new one: its number, or a stream object of PyTorch, CuPy,
+    foreign: another library's stream to use rather than a new one: its number, or a stream object of PyTorch, CuPy,
         PyCUDA or Numba or any with ``__cuda_stream__``. It is kept alive and never destroyed here. New streams do not
         wait for the default stream: where others' data comes in, :mod:`.interop` orders them.
 
@@ -50,14 +50,14 @@ class Stream(Resource):
         driver.check(driver.bindings().cuStreamSynchronize(self.handle), "waiting for the GPU")
 
     def wait(self, event: Event) -> None:
-        """What is put into this stream from now on starts when ``event`` has happened."""
+        """Let what is put into this stream from now on start when ``event`` has happened."""
         driver.check(
             driver.bindings().cuStreamWaitEvent(self.handle, event.handle, 0),
             "letting a stream wait for an event",
         )
 
     def wait_for(self, other: Stream) -> None:
-        """What is put into this stream from now on starts when all that is in ``other`` now is done.
+        """Let what is put into this stream from now on start when all that is in ``other`` now is done.
 
         While a graph is captured from one of the two this forks the other from it, or joins it again.
         """
@@ -89,7 +89,7 @@ class Event(Resource):
         driver.check(driver.bindings().cuEventRecord(self.handle, stream.handle), "recording an event")
 
     def happened(self) -> bool:
-        """Whether what was in the stream when it was recorded is done, without waiting.
+        """Say whether what was in the stream when it was recorded is done, without waiting.
 
         Raises:
             DerainError: some of it failed.
@@ -105,7 +105,7 @@ class Event(Resource):
         driver.check(driver.bindings().cuEventSynchronize(self.handle), "waiting for the GPU")
 
     def elapsed_ms(self, since: Event) -> float:
-        """Milliseconds from ``since`` to this event; both were made with ``timing`` and have happened."""
+        """Return the milliseconds from ``since`` to this event; both were made with ``timing`` and have happened."""
         return driver.check(
             driver.bindings().cuEventElapsedTime(since.handle, self.handle), "measuring time between events"
         )

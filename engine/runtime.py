@@ -18,7 +18,7 @@ from ..base import files
 from ..base.errors import BundleError, InputError
 from ..base.limits import available_memory
 from ..base.sizes import words
-from ..device import guests, interop
+from ..device import interop, libraries
 from . import backends
 from . import trust as trusted
 from .backends.base import Artefact, RunOptions, Session
@@ -220,7 +220,7 @@ class Engine:
             )
         with self._slots:
             clean = run(image, self._padded, stream)
-        return guests.give(clean, image)
+        return libraries.array_like(clean, image)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         """What a frame that is run whole is padded to."""

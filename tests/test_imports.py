@@ -48,7 +48,7 @@ LIGHT_MODULES = {
         "models.weights",
         "plan",
     ),
-    *("plan.arena", "plan.program", "plan.stored", "training"),
+    *("plan.arena", "plan.program", "plan.stored", "training", "training.options"),
 }
 #: Third-party packages that light modules may import at module level.
 LIGHT = {"numpy"}

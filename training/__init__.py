@@ -1,1 +1,1 @@
-"""Training: data and rain synthesis, losses, and the recipes that make weights."""
+"""Data, losses and the recipes of the papers, with one loop behind all recipes."""

@@ -19,14 +19,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..base.errors import InputError, MediaError
 from ..media.pictures.images import SUFFIXES
+from ..samples.rain import KINDS, add_rain, sample_rain
 from .distributed import World
+from .options import Phase
 from .pairs import Scene
-from .rain import rainy_pair
-from .run import Phase
 
 #: Decoded pictures that are kept in memory; more are decoded whenever they are drawn.
 _KEPT_BYTES = 1 << 30
 _READERS = 8
+#: Share of each kind of rain in training, in the order of ``KINDS``. Clean frames teach the network to leave dry
+#: pictures alone; downpours are the hardest and get the most.
+TRAINING_SHARES = (0.05, 0.08, 0.15, 0.17, 0.22, 0.20, 0.13)
 
 Batch = dict[str, Any]
 
@@ -34,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def find_photos(folder: Path, exclude_csv: Path | None = None) -> list[Path]:
-    """Every picture below ``folder``, sorted, without those listed in the first column of ``exclude_csv`` (a
+    """Return every picture below ``folder``, sorted, without those listed in the first column of ``exclude_csv`` (a
     table, with or without a header; paths relative to the table's own folder).
 
     Raises:
@@ -65,7 +68,7 @@ def find_photos(folder: Path, exclude_csv: Path | None = None) -> list[Path]:
 
 
 def split(scenes: Sequence[Scene], validation: int, seed: int) -> tuple[list[Scene], list[Scene]]:
-    """(training, validation), disjoint, drawn with ``seed``."""
+    """Split scenes into (training, validation), drawn with ``seed``."""
     order = np.random.default_rng(seed).permutation(len(scenes))
     held_out = set(order[:validation].tolist())
     return (
@@ -107,11 +110,11 @@ class Scenes:
         return len(self._scenes)
 
     def read(self, index: int) -> tuple[np.ndarray, ...]:
-        """(clean,) or (clean, rainy) of a scene, H x W x 3 uint8. Raises MediaError."""
+        """Return (clean,) or (clean, rainy) of a scene, H x W x 3 uint8; raise MediaError where it cannot be read."""
         return self._kept[index] if index < len(self._kept) else self._scenes[index].read()
 
     def draw(self, rng: np.random.Generator, skipped: list[str]) -> tuple[np.ndarray, ...]:
-        """A scene by chance, or the next one that can be read; what cannot is told to ``skipped``."""
+        """Read a scene drawn by chance, or the next one that can be read; add what cannot to ``skipped``."""
         drawn = int(rng.integers(len(self)))
         for index in range(drawn, drawn + len(self)):
             try:
@@ -128,8 +131,16 @@ def _read(scene: Scene) -> tuple[np.ndarray, ...] | MediaError:
         return error
 
 
+def rainy_pair(clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rainy, clean) of an H x W x 3 float32 RGB picture in [0, 1], the rain drawn by ``TRAINING_SHARES`` and
+    the rainy picture in steps of 1/255, as files are."""
+    kind = KINDS[int(rng.choice(len(KINDS), p=TRAINING_SHARES))]
+    rainy, clean = add_rain(clean, sample_rain(kind, rng), rng)
+    return np.round(rainy * 255) / np.float32(255), clean
+
+
 def to_tensor(image: np.ndarray) -> Tensor:
-    """H x W x 3 to 3 x H x W float32."""
+    """Turn H x W x 3 into 3 x H x W float32."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
 
 
@@ -166,14 +177,14 @@ class Patches(Dataset):
         return item
 
     def _cut(self, scene: tuple[np.ndarray, ...], rng: np.random.Generator) -> list[np.ndarray]:
-        """The same patch of every picture of a scene, patch x patch x 3 float32."""
+        """Cut the same patch out of every picture of a scene, patch x patch x 3 float32."""
         return [crop.astype(np.float32) / 255 for crop in _crop(scene, self.patch, self.patch, rng)]
 
 
 def _crop(
     pictures: Sequence[np.ndarray], size: int, patch: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """The same square of ``size`` pixels, or as large as fits, of every picture, resized to ``patch``."""
+    """Cut the same square of ``size`` pixels, or as large as fits, out of every picture, resized to ``patch``."""
     height, width = pictures[0].shape[:2]
     size = min(size, height, width)
     y = int(rng.integers(height - size + 1))
@@ -186,7 +197,7 @@ def _crop(
 
 
 def _augmented_patch(photo: np.ndarray, patch: int, rng: np.random.Generator) -> np.ndarray:
-    """A patch x patch x 3 float32 crop, sometimes reduced, mirrored, turned or exposed differently."""
+    """Cut out patch x patch x 3 float32, sometimes reduced, mirrored, turned or exposed differently."""
     # Reducing sharpens a photograph's spectrum: rain must be told from finer detail than JPEGs of one size have.
     size = int(patch * rng.uniform(1.0, 2.0)) if rng.random() < 0.3 else patch
     (crop,) = _crop([photo], size, patch, rng)
@@ -201,7 +212,8 @@ def _augmented_patch(photo: np.ndarray, patch: int, rng: np.random.Generator) ->
 
 
 def part_size(phase: Phase, world: World, accumulate: int) -> int:
-    """Patches of one of the parts that the processes compute a batch in. Raises InputError where they are not whole."""
+    """Count the patches of one of the parts that the processes compute a batch in; raise InputError where they are not
+    whole."""
     size = phase.batch // (world.size * accumulate)
     if size * world.size * accumulate != phase.batch:
         raise InputError(
@@ -214,7 +226,7 @@ def part_size(phase: Phase, world: World, accumulate: int) -> int:
 def batches(
     patches: Patches, phase: Phase, first: int, world: World, *, accumulate: int, workers: int
 ) -> Iterator[Batch]:
-    """This process's parts of the batches of a phase's steps from ``first`` on, ``accumulate`` parts a step.
+    """Yield this process's parts of the batches of a phase's steps from ``first`` on, ``accumulate`` parts a step.
 
     A step takes the same patches however many processes and parts there are.
     """
@@ -245,7 +257,8 @@ def _collate(items: Sequence[Batch]) -> Batch:
 
 
 def validation_pairs(scenes: Scenes, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """One fixed (rainy, clean) pair a scene, whole, sides cut to multiples of 32; photographs under rain of ``seed``.
+    """Return one fixed (rainy, clean) pair a scene, whole, sides cut to multiples of 32; photographs under rain of
+    ``seed``.
 
     A pair depends on its place among the scenes and not on the others.
 

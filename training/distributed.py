@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..base.errors import BackendUnavailable, InputError
+from ..base.errors import BackendUnavailable
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class World:
     size: int = 1
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, in all of them."""
+        """Return the mean of a tensor over all processes, in all of them."""
         if self.size > 1:
             dist.all_reduce(value)
             value /= self.size
         return value
 
     def first_decides(self, decision: bool) -> bool:
-        """What the first process decided, in all of them."""
+        """Return what the first process decided, in all of them."""
         if self.size == 1:
             return decision
         flag = torch.tensor([decision], dtype=torch.uint8, device=self.device)
@@ -39,34 +39,31 @@ class World:
         return bool(flag.item())
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[World]:
-    """The world that ``torchrun``'s environment tells of, NCCL between GPUs and Gloo between CPUs; a world of one
+    """Join the world that ``torchrun``'s environment describes, NCCL between GPUs and Gloo between CPUs; a world of one
     without it.
 
     Once in a process that ``torchrun`` started: a second world would meet the addresses of the first. What was made of
     the world has to be let go of before it is left.
 
-    device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    Args:
+        device: ``auto`` (a CUDA GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        BackendUnavailable: a GPU was asked for and there is none. InputError: no such kind of device.
+        BackendUnavailable: a GPU was asked for and there is none.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise BackendUnavailable(f"{name} was asked for and PyTorch finds no CUDA GPU; train on cpu or auto.")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} is not known; take auto, cpu, cuda or cuda:N.") from error
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(chosen)
+        yield World(torch.device(name))
         return
     rank = int(os.environ["RANK"])
     if name == "cuda":

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from ..base.errors import CheckpointError, DerainError, InputError
 from ..base.files import atomic_write
 from ..models.checkpoint import save_checkpoint
-from .config import write_run
 from .data import Batch, Patches, Scenes, batches, find_photos, part_size, split, to_tensor, validation_pairs
 from .distributed import World, join
 from .objective import Objective
+from .options import Phase, TrainingRun
 from .pairs import Scene, find_pairs
-from .run import Phase, Run
-from .trainer import Progress, Trainer, make_network, precision_of
+from .run_file import write_run
+from .trainer import Trainer, TrainingProgress, make_network, precision_of
 from .validation import validate, write_samples
 
 _LOG_EVERY = 50
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one recipe does differently from the others.
+    """The part of a training that one recipe does differently from the others.
 
     phases: of a training on so many scenes. rate: the learning rate at a step, counted from 0, of so many.
     objective: around a network. augment: see :class:`Patches`. real: folder of pictures in real rain.
@@ -55,37 +55,42 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Where a run stands. best, final: weights, None as long as there are none. complete: all steps are done."""
+class TrainingOutcome:
+    """The state that a training was left in. best, final: weights, None as long as there are none."""
 
     best: Path | None
     final: Path | None
-    progress: Progress
+    progress: TrainingProgress
 
     @property
     def complete(self) -> bool:
+        """True when all steps are done."""
         return self.progress.step == self.progress.steps
 
 
 def train(
-    run: Run,
+    run: TrainingRun,
     recipe: Recipe,
     *,
     resume: bool = False,
     stop_after: float | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> TrainingOutcome:
     """Run (or resume) a training, alone or in each of ``torchrun``'s processes, of which the first one writes.
 
     The output folder gets ``run.toml`` (the effective settings), ``log.csv`` (every 50th step and every validation),
     ``last.pt`` (the whole state, at every validation and at a stop), ``best.safetensors`` (by PSNR of the moving
     average on held-out pairs), ``final.safetensors`` (after the last step) and ``samples/``.
 
-    stop_after: seconds after which the run is saved and left, to be resumed.
+    Args:
+        stop_after: seconds after which the run is saved and left, to be resumed.
+        report: called after every step.
 
     Raises:
-        InputError, MediaError: the data cannot be used. CheckpointError: nothing to resume from, or weights of another
-        network. BackendUnavailable: the device is not there. DerainError: the loss became NaN or infinite.
+        InputError, MediaError: the data cannot be used.
+        CheckpointError: nothing to resume from, or weights of another network.
+        BackendUnavailable: the device is not there.
+        DerainError: the loss became NaN or infinite.
     """
     started = time.monotonic()
     last = run.output / "last.pt"
@@ -96,19 +101,19 @@ def train(
     with join(run.device) as world:
         progress = _train(run, recipe, world, last if resume else None, report, started, stop_after)
     best, final = (run.output / name for name in ("best.safetensors", "final.safetensors"))
-    return Outcome(best if best.exists() else None, final if final.exists() else None, progress)
+    return TrainingOutcome(best if best.exists() else None, final if final.exists() else None, progress)
 
 
 def _train(
-    run: Run,
+    run: TrainingRun,
     recipe: Recipe,
     world: World,
     state: Path | None,
-    report: Callable[[Progress], None],
+    report: Callable[[TrainingProgress], None],
     started: float,
     stop_after: float | None,
-) -> Progress:
-    """The part of :func:`train` that one of the world's processes has. state: to resume from."""
+) -> TrainingProgress:
+    """Train in one of the world's processes, from ``state`` on where there is one."""
     objective = recipe.objective(recipe.make(run), precision_of(run, world.device))
     scenes, pairs = _data(run)
     real = Scenes(_photos(run, recipe.real, None)) if recipe.real else None
@@ -125,45 +130,45 @@ def _train(
     world.wait()
     steps = _steps(run, recipe, phases, scenes, real, trainer)
     with contextlib.ExitStack() as stack:
-        books = None
+        files = None
         if world.rank == 0:
-            books = _Books(trainer, recipe.architecture, pairs, shown)
-            stack.enter_context(books.opened(resume=state is not None))
-        _go(trainer, steps, recipe.rate, books, report, _Clock(trainer, started, stop_after))
+            files = _RunFiles(trainer, recipe.architecture, pairs, shown)
+            stack.enter_context(files.opened(resume=state is not None))
+        _take_steps(trainer, steps, recipe.rate, files, report, _Clock(trainer, started, stop_after))
     world.wait()
     return trainer.progress
 
 
-def _go(
+def _take_steps(
     trainer: Trainer,
     steps: Iterator[tuple[Phase, list[Batch]]],
     rate_at: Callable[[int, int], float],
-    books: _Books | None,
-    report: Callable[[Progress], None],
+    files: _RunFiles | None,
+    report: Callable[[TrainingProgress], None],
     clock: _Clock,
 ) -> None:
     progress = trainer.progress
     for phase, parts in steps:
         rate = rate_at(progress.step, progress.steps)
-        told = trainer.step(parts, rate)
+        losses = trainer.step(parts, rate)
         stop = clock.stops()
         due = _Due.at(progress, trainer.run, stop)
         progress.validated, progress.seconds_left = due.validation, clock.left()
-        if due.reading or told.device.type == "cpu":
-            progress.loss = float(told[0])
+        if due.reading or losses.device.type == "cpu":
+            progress.loss = float(losses[0])
             if not math.isfinite(progress.loss):
                 raise DerainError(
                     f"The loss became {progress.loss} at step {progress.step}; lower the learning rate."
                 )
-        if books is not None:
-            books.write(due, phase, rate, told, clock.trained())
+        if files is not None:
+            files.write(due, phase, rate, losses, clock.trained())
         report(progress)
         if stop:
             break
 
 
 class _Clock:
-    """Seconds since the call and since its first step began, and what follows from them."""
+    """The seconds since the call and since its first step began, and what follows from them."""
 
     def __init__(self, trainer: Trainer, started: float, stop_after: float | None) -> None:
         self._trainer, self._started, self._limit = trainer, started, stop_after
@@ -173,20 +178,20 @@ class _Clock:
         return time.monotonic() - self._begun
 
     def stops(self) -> bool:
-        """The same in all processes."""
+        """Say whether the time is up, the same in all processes."""
         if self._limit is None:
             return False
         return self._trainer.world.first_decides(time.monotonic() - self._started >= self._limit)
 
     def left(self) -> float:
-        """Of the whole training, at the pace so far."""
+        """Estimate the seconds left of the whole training, at the pace so far."""
         progress = self._trainer.progress
         return self.trained() / (progress.step - self._first) * (progress.steps - progress.step)
 
 
 @dataclass(frozen=True)
 class _Due:
-    """What comes after a step. reading: of the loss, which waits for a GPU."""
+    """The work that comes after a step. reading: of the loss, which waits for a GPU."""
 
     validation: bool
     samples: bool
@@ -195,7 +200,7 @@ class _Due:
     reading: bool
 
     @classmethod
-    def at(cls, progress: Progress, run: Run, stop: bool) -> _Due:
+    def at(cls, progress: TrainingProgress, run: TrainingRun, stop: bool) -> _Due:
         step, end = progress.step, progress.step == progress.steps
         validation = end or step % run.validate_every == 0
         samples = bool(run.samples_every) and (end or step % run.samples_every == 0)
@@ -204,8 +209,8 @@ class _Due:
         return cls(validation, samples, row, saving, reading)
 
 
-class _Books:
-    """What the first process writes: log, weights, state, samples."""
+class _RunFiles:
+    """The files that the first process writes: log, weights, state, samples."""
 
     def __init__(
         self,
@@ -220,7 +225,7 @@ class _Books:
 
     @contextlib.contextmanager
     def opened(self, resume: bool) -> Iterator[None]:
-        """With the log open for rows; one that is resumed keeps those up to the step that was saved."""
+        """Open the log for rows; one that is resumed keeps those up to the step that was saved."""
         path = self._folder / "log.csv"
         rows = _rows_until(path, self._trainer.progress.step) if resume else []
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -230,7 +235,7 @@ class _Books:
         with path.open("a", newline="", encoding="utf-8") as self._file:
             yield
 
-    def write(self, due: _Due, phase: Phase, rate: float, told: Tensor, elapsed: float) -> None:
+    def write(self, due: _Due, phase: Phase, rate: float, losses: Tensor, elapsed: float) -> None:
         trainer, progress = self._trainer, self._trainer.progress
         derain, derain_real = (
             trainer.objective.deraining(trainer.average, real=real) for real in (False, True)
@@ -258,7 +263,7 @@ class _Books:
                 "lr": f"{rate:.3e}",
                 "seconds": f"{elapsed:.1f}",
             }
-            row |= {n: f"{v:.5g}" for n, v in zip(trainer.objective.names, told[1:].tolist(), strict=True)}
+            row |= {n: f"{v:.5g}" for n, v in zip(trainer.objective.names, losses[1:].tolist(), strict=True)}
             if due.validation:
                 row |= {"psnr": f"{progress.psnr:.4f}", "ssim": f"{progress.ssim:.5f}"}
             csv.DictWriter(self._file, self._fields).writerow(row)
@@ -276,21 +281,22 @@ class _Books:
 
 
 def _rows_until(log: Path, step: int) -> list[dict[str, str]]:
-    """The log's rows up to a step: those after it are computed again by the run that resumes there."""
+    """Return the log's rows up to a step: those after it are computed again by the run that resumes there."""
     if not log.exists():
         return []
     with log.open(newline="", encoding="utf-8") as f:
         return [dict(row) for row in csv.DictReader(f) if row["step"].isdigit() and int(row["step"]) <= step]
 
 
-def _photos(run: Run, folder: Path, exclude: Path | None) -> list[Scene]:
-    """Without the run's own samples, which may lie below the folder, and would be photographs when it is resumed."""
+def _photos(run: TrainingRun, folder: Path, exclude: Path | None) -> list[Scene]:
+    """Find photographs without the run's own samples, which may lie below the folder and would be photographs when it
+    is resumed."""
     own = run.output.resolve()
     return [Scene(path) for path in find_photos(folder, exclude) if own not in path.resolve().parents]
 
 
-def _data(run: Run) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
-    """(scenes to train on, validation pairs)."""
+def _data(run: TrainingRun) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
+    """Return (scenes to train on, validation pairs)."""
     if run.photos is None and run.pairs is None:
         raise InputError("There is nothing to train on; give photos, pairs or both.")
     found = [] if run.photos is None else _photos(run, run.photos, run.exclude)
@@ -307,14 +313,14 @@ def _data(run: Run) -> tuple[Scenes, list[tuple[Tensor, Tensor]]]:
 
 
 def _steps(
-    run: Run,
+    run: TrainingRun,
     recipe: Recipe,
     phases: Sequence[Phase],
     scenes: Scenes,
     real: Scenes | None,
     trainer: Trainer,
 ) -> Iterator[tuple[Phase, list[Batch]]]:
-    """Phase and parts of the batch of every step that is left. Files that cannot be read are named once each."""
+    """Yield phase and parts of the batch of every step that is left. Files that cannot be read are named once each."""
     first, done = 0, trainer.progress.step
     named: set[str] = set()
     for number, phase in enumerate(phases):
@@ -332,6 +338,6 @@ def _steps(
 
 
 def _sample(picture: np.ndarray) -> np.ndarray:
-    """In [0, 1], sides cut to multiples of 32, and to 512 pixels at most."""
+    """Scale a picture to [0, 1], its sides cut to multiples of 32, and to 512 pixels at most."""
     height, width = (min(side // 32 * 32, 512) for side in picture.shape[:2])
     return picture[:height, :width].astype(np.float32) / 255

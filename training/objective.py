@@ -1,4 +1,4 @@
-"""What a recipe minimises: the network, what learns beside it, and the loss of a batch."""
+"""The objective that a recipe minimises: the network, what learns beside it, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Turn:
 
     parameters: what learns; the rest has no gradients meanwhile. arguments: of :meth:`Objective.forward`.
     rate: the learning rate in units of the recipe's. betas, weight_decay: of Adam.
-    counts: whether its loss is part of the loss that is told.
+    counts: whether its loss is part of the loss that is reported.
     """
 
     parameters: tuple[nn.Parameter, ...]
@@ -38,7 +38,7 @@ class Objective(nn.Module, ABC, Generic[Network]):
     """A recipe's loss around the network that it trains.
 
     network: what is saved. helpers: what learns with it and is not part of the weights.
-    names: of the terms that :meth:`forward` tells, as columns of the log.
+    names: of the terms that :meth:`forward` returns, as columns of the log.
     blocks: of the modules that ``torch.compile`` gets one by one.
     """
 
@@ -52,20 +52,24 @@ class Objective(nn.Module, ABC, Generic[Network]):
         self._autocast = autocast
 
     def turns(self) -> tuple[Turn, ...]:
-        """What a step consists of, in order: here everything that learns at once."""
+        """Return what a step consists of, in order: here everything that learns at once."""
         return (Turn(tuple(p for p in self.parameters() if p.requires_grad)),)
 
     def deraining(self, network: nn.Module, *, real: bool) -> Callable[[Tensor], Tensor]:
-        """What makes clean pictures of rainy ones with a network like the trained one, of real rain or of the pairs."""
+        """Return what makes clean pictures of rainy ones, of real rain or of the pairs, with a network like the trained
+        one."""
         return lambda rainy: clean_image(network(rainy))
 
     def infer(self, rainy: Tensor) -> Derained:
-        """The network's outputs in fp32; losses are not computed in 16 bits."""
+        """Return the network's outputs in fp32; losses are not computed in 16 bits."""
         with self._autocast:
             outputs = self.network(rainy)
         return Derained(*(output.float() for output in outputs))
 
     @abstractmethod
     def forward(self, parts: int, **batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss, terms by name) of one of ``parts`` equal parts of a batch. The means over all parts are the loss and
-        the terms of the whole: what is a sum over pictures counts ``parts`` times."""
+        """Compute (loss, terms by name) of one of ``parts`` equal parts of a batch.
+
+        The means over all parts are the loss and the terms of the whole: what is a sum over pictures counts ``parts``
+        times.
+        """

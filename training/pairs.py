@@ -25,14 +25,11 @@ import numpy as np
 
 from ..base.errors import InputError, MediaError
 from ..media.pictures.images import SUFFIXES, read_picture
-from ..models.ssid_kd import SMALLEST_SIDE
-
-Layout = Literal["auto", "folders", "clean-left", "rain-left"]
+from .options import SMALLEST_SIDE, Layout
 
 _RAINY = ("rainy", "rain", "rainy_image", "input", "inputs", "real_world")
-_CLEAN = (
-    *("clean", "norain", "ground_truth", "groundtruth", "gt", "target", "targets", "real_world_gt", "label"),
-    *("reference", "clear"),
+_CLEAN = tuple(
+    "clean norain ground_truth groundtruth gt target targets real_world_gt label reference clear".split()
 )
 #: Pictures that are looked at for halves, their least correlation on 16 x 16 thumbnails, and the share of them that has
 #: to agree on which one is rainy.
@@ -52,7 +49,7 @@ class Scene:
     halves: Literal["clean-left", "rain-left"] | None = None
 
     def read(self) -> tuple[np.ndarray, ...]:
-        """(clean,) or (clean, rainy), each H x W x 3 uint8 RGB. 16-bit files keep their upper byte.
+        """Return (clean,) or (clean, rainy), each H x W x 3 uint8 RGB. 16-bit files keep their upper byte.
 
         Raises:
             MediaError: a file cannot be read, has a side below 32 pixels, or the two differ in size.
@@ -93,11 +90,12 @@ def _cut_alike(clean: np.ndarray, rainy: np.ndarray, scene: Scene) -> tuple[np.n
 
 
 def find_pairs(folder: Path, layout: Layout = "auto") -> list[Scene]:
-    """The pairs below ``folder``, or those of a list, sorted by their rainy picture.
+    """Find the pairs below ``folder``, or those of a list, sorted by their rainy picture.
 
-    layout: ``folders`` for pictures of their own, ``clean-left`` and ``rain-left`` for halves of one picture (the
-        published SSID-KD code has the clean one left); ``auto`` recognises it, taking the brighter halves for the
-        rainy ones.
+    Args:
+        layout: ``folders`` for pictures of their own, ``clean-left`` and ``rain-left`` for halves of one picture (the
+            published SSID-KD code has the clean one left); ``auto`` recognises it, taking the brighter halves for the
+            rainy ones.
 
     Raises:
         InputError: nothing there that is laid out in a known way, or rainy pictures without a clean one.
@@ -134,7 +132,7 @@ def find_pairs(folder: Path, layout: Layout = "auto") -> list[Scene]:
 
 
 def _listed(file: Path, folder: Path) -> list[Scene]:
-    """The pairs of a list; none where it is another kind of text."""
+    """Return the pairs of a list; none where it is another kind of text."""
     try:
         lines = [line.split() for line in file.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -170,7 +168,7 @@ def _of_their_own(folder: Path, files: Sequence[Path]) -> list[Scene]:
 
 
 def _kind_and_place(path: Path) -> tuple[Literal["rainy", "clean"] | None, tuple[str, ...]]:
-    """What a file is, by its name or by the innermost folder that tells, and where it lies but for that folder."""
+    """Return what a file is, by its name or the innermost folder that tells, and where it lies without that folder."""
     folders = list(path.parts[:-1])
     # X2 is a folder of Rain200's rainy pictures alone.
     if folders and folders[-1].lower() == "x2":
@@ -187,7 +185,7 @@ def _kind_and_place(path: Path) -> tuple[Literal["rainy", "clean"] | None, tuple
 
 
 def _key(stem: str) -> str:
-    """What a rainy and a clean picture of one scene have in common in their names."""
+    """Return what the names of the rainy and the clean picture of one scene have in common."""
     stem = re.sub(r"^(no)?rain-", "", stem.lower())
     return re.sub(r"(?<=\d)(x2|_?gt)$", "", stem)
 
@@ -201,7 +199,7 @@ def _keys(stem: str) -> Iterator[str]:
 
 
 def _rainy_half(folder: Path, files: Sequence[Path]) -> Literal["clean-left", "rain-left"]:
-    """By brightness, as rain adds light, once it is sure that the halves show the same."""
+    """Decide by brightness, as rain adds light, once it is sure that the halves show the same."""
     brighter, alike = [], []
     for file in files:
         if len(brighter) == _LOOKED_AT:

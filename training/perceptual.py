@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 
 from ..base.errors import CheckpointError
 from ..models.model_file import read_model_file
-
-Layer = Literal["conv2_2", "relu2_2", "relu3_3"]
+from .options import Layer
 
 #: Of VGG-16's ``features``, the layers that are needed for each.
 _DEPTH: Mapping[Layer, int] = {"conv2_2": 8, "relu2_2": 9, "relu3_3": 16}
@@ -82,8 +80,8 @@ class Features(nn.Module):
 
 
 def perceptual_loss(features: nn.Module, target: Tensor, image: Tensor) -> Tensor:
-    """Mean squared difference of features (eq. 7 and 11, whose sum over them is a mean here); gradients go into
-    ``image`` alone. N x 3 x H x W both."""
+    """Compute the mean squared difference of features (eq. 7 and 11, whose sum over them is a mean here); gradients go
+    into ``image`` alone. N x 3 x H x W both."""
     with torch.no_grad():
         wanted = features(target)
     return F.mse_loss(features(image), wanted)

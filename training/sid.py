@@ -9,58 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.errors import InputError
 from ..models.ssid_kd import SSIDKD
-from .loop import Outcome, Recipe, train
+from .loop import Recipe, TrainingOutcome, train
 from .losses import code_distance, negative_ssim_l1
 from .objective import Objective
-from .run import Phase, Run
-from .trainer import Progress, load_network
-
-
-@dataclass(frozen=True, kw_only=True)
-class SidRun(Run):
-    """A run of the supervised recipe.
-
-    phases: small patches first, larger ones at the end.
-    l1_weight: of the mean absolute error beside the negative SSIM (eq. 6).
-    teacher: weights of a trained network, a file or a shipped name. teacher_weight: of the mean absolute difference to
-        its clean picture. code_weight: of the distance to its latent code, see :func:`training.losses.code_distance`.
-    """
-
-    preset: str = "sid-lite"
-    phases: tuple[Phase, ...] = (Phase(12000, 64, 8), Phase(6000, 128, 8))
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    l1_weight: float = 5.0
-    clip_norm: float = 1.0
-    teacher: Path | None = None
-    teacher_weight: float = 5.0
-    code_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.phases:
-            raise InputError("phases are empty; give one STEPS:PATCH:BATCH or more.")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        self._at_least(0, "final_learning_rate", "warmup_steps", "l1_weight", "teacher_weight", "code_weight")
-
-    @property
-    def steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
+from .options import SidRun
+from .trainer import TrainingProgress, load_network
 
 
 def learning_rate(run: SidRun, step: int) -> float:
-    """Linear warm-up, then half a cosine from ``learning_rate`` to ``final_learning_rate``."""
+    """Return the rate at a step: a linear warm-up, then half a cosine from ``learning_rate`` to
+    ``final_learning_rate``."""
     if step < run.warmup_steps:
         return run.learning_rate * (step + 1) / run.warmup_steps
     done = (step - run.warmup_steps) / max(1, run.steps - run.warmup_steps)
@@ -81,8 +45,10 @@ class Supervised(Objective[SSIDKD]):
 
 
 class Distilled(Objective[SSIDKD]):
-    """:class:`Supervised`, plus the differences to a teacher's clean picture and code. Told unweighted: ``truth``,
-    ``teacher`` and ``code``."""
+    """The loss of :class:`Supervised`, plus the differences to a teacher's clean picture and code.
+
+    Logged unweighted: ``truth``, ``teacher`` and ``code``.
+    """
 
     names = ("truth", "teacher", "code")
 
@@ -115,8 +81,8 @@ def train_sid(
     *,
     resume: bool = False,
     stop_after: float | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> TrainingOutcome:
     """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`."""
 
     def objective(network: SSIDKD, autocast: torch.autocast) -> Objective[SSIDKD]:

@@ -8,105 +8,38 @@ pictures alone. The paper's teacher and student share their weights, so here too
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.errors import InputError
 from ..models.ssid_kd import SSIDKD, Derained
-from .loop import Outcome, Recipe, train
-from .losses import KLReduction, dark_channel_loss, kl_divergence, streak_dark_channel_loss, total_variation
+from .loop import Recipe, TrainingOutcome, train
+from .losses import dark_channel_loss, kl_divergence, streak_dark_channel_loss, total_variation
 from .objective import Objective
-from .run import Phase, Run
+from .options import Phase, SsidKdRun
 from .sid import Supervised
-from .trainer import Progress
-
-_FIRST = {"epochs": 520, "patch": 120, "batch": 12, "milestones": (0.6, 0.8), "l1_weight": 0.0}
-_SECOND = {"epochs": 10, "patch": 128, "batch": 2, "learning_rate": 1e-4, "milestones": (), "decay": 1.0}
-#: What stage and recipe decide where a run does not. The paper's Rain200 schedule: milestones are the epochs 312 and
-#: 416 of 520; the published code halves at them, the paper divides by ten.
-DEFAULTS: Mapping[tuple[int, str], Mapping[str, Any]] = MappingProxyType(
-    {
-        (1, "official"): _FIRST | {"learning_rate": 5e-4, "decay": 0.5},
-        (1, "paper"): _FIRST | {"learning_rate": 5e-3, "decay": 0.1},
-        (2, "official"): _SECOND | {"l1_weight": 20.0},
-        (2, "paper"): _SECOND | {"l1_weight": 0.0},
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SsidKdRun(Run):
-    """A run of one stage. What is None becomes the recipe's own, see :data:`DEFAULTS`.
-
-    stage: 1 trains on pairs or photographs; 2 goes on from its weights (``start``) with ``real`` pictures beside them.
-    real: folder of pictures in real rain, for stage 2.
-    steps: instead of ``epochs``, which are as many steps as the scenes fill batches.
-    milestones: fractions of the training after which the rate is multiplied by ``decay``.
-    l1_weight: of the mean absolute error to the truth; in stage 1 beside the negative SSIM.
-    kl_weight, dark_channel_weight, tv_weight: lambda 1 to 3 of eq. 7. kl_reduction: see
-        :func:`training.losses.kl_divergence`; with ``mean`` and 1e-6 the divergence is numerically inert, about seven
-        orders below the L1 loss.
-    """
-
-    preset: str = "sid"
-    stage: Literal[1, 2] = 1
-    recipe: Literal["official", "paper"] = "official"
-    real: Path | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    patch: int | None = None
-    batch: int | None = None
-    learning_rate: float | None = None
-    milestones: tuple[float, ...] | None = None
-    decay: float | None = None
-    l1_weight: float | None = None
-    kl_weight: float = 1e-6
-    kl_reduction: KLReduction = "mean"
-    dark_channel_weight: float = 1e-6
-    tv_weight: float = 1e-6
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in DEFAULTS[self.stage, self.recipe].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        self._at_least(1, "epochs", *(["steps"] if self.steps is not None else []))
-        self._at_least(0, "l1_weight", "kl_weight", "dark_channel_weight", "tv_weight")
-        Phase(1, self.patch or 0, self.batch or 0)
-        if not (self.learning_rate or 0) > 0 or not (self.decay or 0) > 0:
-            raise InputError(
-                f"learning_rate {self.learning_rate} and decay {self.decay} must both be above 0."
-            )
-        if self.stage == 2 and (self.start is None or self.real is None):
-            lacks = "start, the weights of stage 1," if self.start is None else "real, pictures in real rain,"
-            raise InputError(f"Stage 2 needs {lacks} which the run does not name.")
-        if self.stage == 1 and self.real is not None:
-            raise InputError("Stage 1 knows no real rain; leave out real, or set stage to 2.")
+from .trainer import TrainingProgress
 
 
 def phases(run: SsidKdRun, scenes: int) -> tuple[Phase, ...]:
-    """The one phase of a run on so many scenes."""
+    """Return the one phase of a run on so many scenes."""
     assert run.epochs and run.patch and run.batch
     return (Phase(run.steps or run.epochs * max(1, scenes // run.batch), run.patch, run.batch),)
 
 
 def learning_rate(run: SsidKdRun, step: int, steps: int) -> float:
-    """The rate at a step, counted from 0: multiplied by ``decay`` at every milestone that is behind."""
+    """Return the rate at a step, counted from 0: multiplied by ``decay`` at every milestone that is behind."""
     assert run.learning_rate and run.decay and run.milestones is not None
     return run.learning_rate * run.decay ** sum(step >= milestone * steps for milestone in run.milestones)
 
 
 class SemiSupervised(Objective[SSIDKD]):
-    """Stage 2 (eq. 7). Told unweighted: ``l1``, ``kl``, ``dark_channel`` and ``tv``, the latter two as sums over the
-    pictures of a batch."""
+    """The loss of stage 2 (eq. 7).
+
+    Logged unweighted: ``l1``, ``kl``, ``dark_channel`` and ``tv``, the latter two as sums over the pictures of a batch.
+    """
 
     names = ("l1", "kl", "dark_channel", "tv")
 
@@ -144,8 +77,8 @@ def train_ssid_kd(
     *,
     resume: bool = False,
     stop_after: float | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> TrainingOutcome:
     """Run (or resume) one stage; arguments, files and errors as in :func:`training.loop.train`."""
 
     def objective(network: SSIDKD, autocast: torch.autocast) -> Objective[SSIDKD]:

@@ -23,12 +23,12 @@ from ..models.ssid_kd import PRESETS, SSIDKD
 from .data import Batch
 from .distributed import World
 from .objective import Objective, Turn
-from .run import MAY_DIFFER, Run
+from .options import MAY_DIFFER, TrainingRun
 
 
 @dataclass
-class Progress:
-    """What a caller is told after every step.
+class TrainingProgress:
+    """The state of a run that a caller gets after every step.
 
     loss: of the last step that it was read at. psnr (dB), ssim: the last validation's. validated: at this very step.
     seconds_left: estimated; NaN as long as nothing is known.
@@ -45,15 +45,19 @@ class Progress:
 
 
 def load_network(path: Path, what: str) -> SSIDKD:
-    """A SID / SSID-KD network from a file, of any size. Raises CheckpointError where it holds another."""
+    """Load a SID / SSID-KD network of any size from a file.
+
+    Raises:
+        CheckpointError: the file holds another network; ``what`` says in the message who needs one.
+    """
     network = load_checkpoint(path).network
     if not isinstance(network, SSIDKD):
         raise CheckpointError(f"{path} holds no SID / SSID-KD network; {what} needs one.")
     return network
 
 
-def precision_of(run: Run, device: torch.device) -> torch.autocast:
-    """The autocast of a run."""
+def precision_of(run: TrainingRun, device: torch.device) -> torch.autocast:
+    """Return the autocast of a run."""
     enabled = run.precision == "bf16"
     if run.precision == "auto":
         # On a CPU without bf16 arithmetic autocast would emulate it, slower than fp32.
@@ -61,8 +65,8 @@ def precision_of(run: Run, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def make_network(run: Run) -> SSIDKD:
-    """The preset's network with the run's first weights.
+def make_network(run: TrainingRun) -> SSIDKD:
+    """Make the preset's network with the run's first weights.
 
     Raises:
         CheckpointError: the weights to start from are another network's.
@@ -82,7 +86,7 @@ def make_network(run: Run) -> SSIDKD:
 class Trainer:
     """A run's state. One file holds all of it but the teachers."""
 
-    def __init__(self, run: Run, objective: Objective[Any], steps: int, world: World) -> None:
+    def __init__(self, run: TrainingRun, objective: Objective[Any], steps: int, world: World) -> None:
         self.run, self.objective, self.world = run, objective.to(world.device), world
         # torch's stubs leave this overload out.
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -109,20 +113,20 @@ class Trainer:
             torch.optim.Adam(turn.parameters, betas=turn.betas, weight_decay=turn.weight_decay)
             for turn in self.turns
         ]
-        self.progress = Progress(0, steps, math.nan)
+        self.progress = TrainingProgress(0, steps, math.nan)
 
     def step(self, parts: Sequence[Batch], rate: float) -> Tensor:
-        """One step, of one or more turns, on the parts of a batch; returns loss and terms, their means over all
+        """Take one step, of one or more turns, on the parts of a batch; return loss and terms, their means over all
         processes."""
         sent = [self._to_device(part) for part in parts]
-        told = torch.zeros(1 + len(self.objective.names), device=self.world.device)
+        losses = torch.zeros(1 + len(self.objective.names), device=self.world.device)
         for turn, optimiser in zip(self.turns, self.optimisers, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * turn.rate
-            told += self._turn(turn, optimiser, sent)
+            losses += self._turn(turn, optimiser, sent)
         self._update_average()
         self.progress.step += 1
-        return self.world.mean(told)
+        return self.world.mean(losses)
 
     def _turn(
         self, turn: Turn, optimiser: torch.optim.Optimizer, parts: Sequence[dict[str, Tensor]]
@@ -132,7 +136,7 @@ class Trainer:
             for parameter in {each for other in self.turns for each in other.parameters}:
                 parameter.requires_grad_(parameter in learning)
         optimiser.zero_grad(set_to_none=True)
-        told = torch.zeros(1 + len(self.objective.names), device=self.world.device)
+        losses = torch.zeros(1 + len(self.objective.names), device=self.world.device)
         for i, part in enumerate(parts):
             with self._sums_only_here(last=i + 1 == len(parts)):
                 loss, terms = self.forward(len(parts) * self.world.size, **turn.arguments, **part)
@@ -142,16 +146,16 @@ class Trainer:
             values = [loss if turn.counts else torch.where(loss.isfinite(), 0, loss)]
             zero = loss.new_zeros(())
             values += [terms[name].detach() if name in terms else zero for name in self.objective.names]
-            told += torch.stack(values).float() / len(parts)
+            losses += torch.stack(values).float() / len(parts)
         if self.run.clip_norm:
             nn.utils.clip_grad_norm_(turn.parameters, self.run.clip_norm)
         optimiser.step()
-        return told
+        return losses
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Exponential, begun with the weights after the first step. torch's own AveragedModel counts in a tensor that
-        it sends to the GPU, and waits for, at every step."""
+        """Update the exponential average, which begins with the weights after the first step. torch's own AveragedModel
+        counts in a tensor that it sends to the GPU, and waits for, at every step."""
         ours, theirs = (list(each.parameters()) for each in (self.average, self.network))
         if self.progress.step == 0:
             for kept, weight in zip(ours, theirs, strict=True):
@@ -163,7 +167,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _sums_only_here(self, last: bool) -> Iterator[None]:
-        """Processes exchange gradients once a step, at its last part."""
+        """Let processes exchange gradients once a step, at its last part."""
         with contextlib.ExitStack() as stack:
             if isinstance(self.forward, DistributedDataParallel) and not last:
                 stack.enter_context(self.forward.no_sync())
@@ -177,7 +181,7 @@ class Trainer:
         }
 
     def save(self, path: Path) -> None:
-        """Everything that :meth:`resume` needs."""
+        """Write everything that :meth:`resume` needs."""
         state = {
             "run": self.run.texts(),
             "network": self.network.state_dict(),
@@ -194,7 +198,11 @@ class Trainer:
             temporary.write_bytes(buffer.getbuffer())
 
     def resume(self, path: Path) -> None:
-        """Raises CheckpointError: the file is damaged or belongs to a run with other settings."""
+        """Go on from a state that was saved.
+
+        Raises:
+            CheckpointError: the file is damaged or belongs to a run with other settings.
+        """
         try:
             # Adam counts its steps on the CPU: on a GPU each count would be waited for.
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -205,7 +213,7 @@ class Trainer:
             optimisers = [state["optimiser"], *state.get("other optimisers", [])]
             for optimiser, theirs in zip(self.optimisers, optimisers, strict=True):
                 optimiser.load_state_dict(theirs)
-            self.progress = Progress(**state["progress"])
+            self.progress = TrainingProgress(**state["progress"])
         except CheckpointError:
             raise
         except Exception as error:  # torch raises many kinds on damaged files

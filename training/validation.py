@@ -1,4 +1,4 @@
-"""How a network does on held-out pairs, in figures and as a picture."""
+"""The validation of a network on held-out pairs, in figures and as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIDE, _GAP, _ROWS = 192, 4, 4
 
 
 def _untuned() -> AbstractContextManager[None]:
-    """On a GPU training lets cuDNN try its ways for each size; pictures have many sizes and come once."""
+    # On a GPU training lets cuDNN try its ways for each size; pictures have many sizes and come once.
     return torch.backends.cudnn.flags(enabled=True, benchmark=False)
 
 
@@ -25,7 +25,7 @@ def _untuned() -> AbstractContextManager[None]:
 def validate(
     derain: Callable[[Tensor], Tensor], pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device
 ) -> tuple[float, float]:
-    """Mean PSNR (dB) and SSIM, as ``engine.metrics`` has them, of the clamped fp32 output over the pairs."""
+    """Compute the mean PSNR (dB) and SSIM, as ``engine.metrics`` does, of the clamped fp32 output over the pairs."""
     psnrs, ssims = [], []
     for rainy, clean in pairs:
         with _untuned():
@@ -45,8 +45,8 @@ def write_samples(
     real: Sequence[Tensor],
     device: torch.device,
 ) -> None:
-    """A PNG with a row for each of the first few pictures: rainy, output, truth; for real rain, what was taken away in
-    place of the truth. The middle of each is shown, 192 pixels a side at most."""
+    """Write a PNG with a row for each of the first few pictures: rainy, output, truth; for real rain, what was taken
+    away in place of the truth. The middle of each is shown, 192 pixels a side at most."""
     rows = [(rainy, clean) for rainy, clean in pairs[:_ROWS]] + [(rainy, None) for rainy in real[:_ROWS]]
     sheet = np.full((len(rows) * (_SIDE + _GAP) - _GAP, 3 * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
     for i, (rainy, truth) in enumerate(rows):

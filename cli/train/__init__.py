@@ -1,34 +1,14 @@
-"""``train``: weights from photographs, one verb a recipe."""
+"""The verb ``train``: weights from photographs, one verb a recipe, with the options of the recipe's runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
-from .options import (
-    Accumulate,
-    Compile,
-    Config,
-    Device,
-    Exclude,
-    Out,
-    Pairs,
-    Photos,
-    Precision,
-    Resume,
-    SamplesEvery,
-    Seed,
-    Start,
-    StopAfter,
-    Threads,
-    ValidateEvery,
-    ValidationPhotos,
-    Workers,
-)
-from .run import require_training, run_training
-from .semi_derain_gan import EXAMPLES, train_semi_derain_gan
+from ...training.options import SemiDerainGanRun, SidRun, SsidKdRun
+from .run import training_verb
 
 _SID_EXAMPLES = """Examples:
 
@@ -54,145 +34,54 @@ derain-engine train ssid-kd --config run.toml --kl-reduction pixel --kl-weight 1
 derain-engine train ssid-kd --config runs/rescaled/run.toml --resume
 """
 
+_SEMI_DERAIN_GAN_EXAMPLES = """Examples:
+
+\b
+derain-engine train semi-derain-gan --pairs Rain100L/train --real real/ -o runs/gan
+derain-engine train semi-derain-gan --pairs Rain100L/train --real real/ -o runs/gan --vgg16 vgg16.pth
+derain-engine train semi-derain-gan --config run.toml
+derain-engine train semi-derain-gan --config run.toml --resume --stop-after 420
+derain-engine build runs/gan/best.safetensors -o gan.derain --option domain=synthetic
+"""
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Train a network by one of the recipes.", no_args_is_help=True, rich_markup_mode=None
     )
     group.callback()(lambda: None)
-    group.command("sid", epilog=_SID_EXAMPLES)(_train_sid)
-    group.command("ssid-kd", epilog=_SSID_KD_EXAMPLES)(_train_ssid_kd)
-    group.command("semi-derain-gan", epilog=EXAMPLES)(train_semi_derain_gan)
+    group.command("sid", epilog=_SID_EXAMPLES)(_sid)
+    group.command("ssid-kd", epilog=_SSID_KD_EXAMPLES)(_ssid_kd)
+    group.command("semi-derain-gan", epilog=_SEMI_DERAIN_GAN_EXAMPLES)(_semi_derain_gan)
     app.add_typer(group, name="train")
 
 
-def _train_sid(
-    config: Config = None,
-    photos: Photos = None,
-    output: Out = None,
-    exclude: Exclude = None,
-    pairs: Pairs = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Size of the network: sid or sid-lite.", show_default="sid-lite")
-    ] = None,
-    start: Start = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="Weights of a trained network, mostly a larger one, that supervises beside the truth (distillation).",
-        ),
-    ] = None,
-    teacher_weight: Annotated[
-        float | None,
-        typer.Option(min=0, help="Of the difference to the teacher's clean pictures.", show_default="5"),
-    ] = None,
-    code_weight: Annotated[
-        float | None, typer.Option(min=0, help="Of the distance to the teacher's codes.", show_default="0.1")
-    ] = None,
-    phases: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--phase",
-            metavar="STEPS:PATCH:BATCH",
-            help="A stretch of training with square patches of PATCH pixels, BATCH at a time; repeat it for "
-            "several, one after the other.",
-            show_default="12000:64:8, then 6000:128:8",
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Highest rate of the schedule: a warm-up, then half a cosine.", show_default="0.001"
-        ),
-    ] = None,
-    accumulate: Accumulate = None,
-    validation_photos: ValidationPhotos = None,
-    validate_every: ValidateEvery = None,
-    samples_every: SamplesEvery = None,
-    seed: Seed = None,
-    precision: Precision = None,
-    device: Device = None,
-    compile: Compile = False,
-    workers: Workers = None,
-    threads: Threads = None,
-    resume: Resume = False,
-    stop_after: StopAfter = None,
-) -> None:
+@training_verb(SidRun)
+def _sid() -> Callable[..., Any]:
     """Train a SID network on clean photographs under synthetic rain, or on pairs.
 
     The best weights by PSNR on held-out pictures are kept as best.safetensors, which build and eval take.
     """
-    given = locals()
-    require_training()
-    from ...training.sid import SidRun, train_sid
+    from ...training.sid import train_sid
 
-    run_training(SidRun, train_sid, given)
+    return train_sid
 
 
-def _train_ssid_kd(
-    config: Config = None,
-    stage: Annotated[
-        int | None,
-        typer.Option(
-            help="1: on pairs or photographs (eq. 6). 2: from there, with real rain beside them (eq. 7 to 11).",
-            show_default="1",
-        ),
-    ] = None,
-    recipe: Annotated[
-        Literal["official", "paper"] | None,
-        typer.Option(help="What the published code does, or what the paper prints.", show_default="official"),
-    ] = None,
-    pairs: Pairs = None,
-    photos: Photos = None,
-    output: Out = None,
-    exclude: Exclude = None,
-    real: Annotated[
-        Path | None, typer.Option(help="Stage 2: folder of pictures in real rain, without a truth.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Size of the network: sid or sid-lite.", show_default="sid")
-    ] = None,
-    start: Start = None,
-    kl_weight: Annotated[
-        float | None, typer.Option(min=0, help="Of the divergence of the codes, eq. 8.", show_default="1e-06")
-    ] = None,
-    kl_reduction: Annotated[
-        Literal["mean", "batchmean", "pixel"] | None,
-        typer.Option(help="What its sum is divided by: all values, pictures or pixels.", show_default="mean"),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Each as many steps as the pictures fill batches.", show_default="520 or 10"
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of epochs.")] = None,
-    patch: Annotated[
-        int | None, typer.Option(help="Side of the patches in pixels.", show_default="120 or 128")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Patches of a step.", show_default="12 or 2")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of the beginning.", show_default="of stage and recipe")
-    ] = None,
-    accumulate: Accumulate = None,
-    validation_photos: ValidationPhotos = None,
-    validate_every: ValidateEvery = None,
-    samples_every: SamplesEvery = None,
-    seed: Seed = None,
-    precision: Precision = None,
-    device: Device = None,
-    compile: Compile = False,
-    workers: Workers = None,
-    threads: Threads = None,
-    resume: Resume = False,
-    stop_after: StopAfter = None,
-) -> None:
+@training_verb(SsidKdRun)
+def _ssid_kd() -> Callable[..., Any]:
     """Train by the two stages of the SSID-KD paper, one stage a run."""
-    given = locals()
-    require_training()
-    from ...training.ssid_kd import SsidKdRun, train_ssid_kd
+    from ...training.ssid_kd import train_ssid_kd
 
-    run_training(SsidKdRun, train_ssid_kd, given)
+    return train_ssid_kd
+
+
+@training_verb(SemiDerainGanRun)
+def _semi_derain_gan() -> Callable[..., Any]:
+    """Train Semi-DerainGAN's networks on pairs (or photographs under synthetic rain) and on real rain at once.
+
+    The weights hold a network for each domain: build, and eval of the weights' file, take the one for real rain unless
+    they are told --option domain=synthetic.
+    """
+    from ...training.semi_derain_gan.recipe import train_semi_derain_gan
+
+    return train_semi_derain_gan

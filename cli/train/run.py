@@ -1,18 +1,69 @@
-"""What the verbs of ``train`` share: reading the run, showing how it goes, and what came out."""
+"""The part that the verbs of ``train`` share: reading the run, showing how it goes, and what came out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from ...base.errors import BackendUnavailable
+from ...training.options import TrainingRun
+from ..options import with_settings
 from ..progress import progress_bar
 from ..terminal import ERR, note, show_table
 
+Load = Callable[[], Callable[..., Any]]
 
-def require_training() -> None:
-    """Raises BackendUnavailable where a package that training needs is not installed."""
+
+def training_verb(kind: type[TrainingRun]) -> Callable[[Load], Callable[..., None]]:
+    """Make a verb with the options of ``kind`` of a function that loads the recipe's training; its docstring is the
+    verb's help."""
+
+    def make(load: Load) -> Callable[..., None]:
+        @with_settings(settings=kind)
+        def verb(
+            *,
+            config: Annotated[
+                Path | None,
+                typer.Option(
+                    metavar="TOML",
+                    help="Settings of the run; options go before them. Paths in it are relative to it.",
+                ),
+            ] = None,
+            settings: dict[str, Any],
+            threads: Annotated[
+                int | None, typer.Option(min=1, help="CPU threads of the network.", show_default="all cores")
+            ] = None,
+            resume: Annotated[
+                bool, typer.Option("--resume", help="Go on from the last saved state in the output folder.")
+            ] = False,
+            stop_after: Annotated[
+                float | None,
+                typer.Option(min=0, metavar="SECONDS", help="Save and leave after these; --resume goes on."),
+            ] = None,
+        ) -> None:
+            _require_training()
+            import torch
+
+            from ...training.run_file import read_run
+
+            train = load()
+            run = read_run(kind, config, settings)
+            if threads is not None:
+                torch.set_num_threads(threads)
+            _train(train, run, resume=resume, stop_after=stop_after)
+
+        verb.__doc__ = load.__doc__
+        return verb
+
+    return make
+
+
+def _require_training() -> None:
+    """Raise BackendUnavailable where a package that training needs is not installed."""
     try:
         from ...training import loop  # noqa: F401
     except ImportError as error:
@@ -21,21 +72,10 @@ def require_training() -> None:
         ) from error
 
 
-def run_training(kind: type[Any], train: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Train what file and options say; the first of several processes shows how it goes. given: the verb's parameters,
-    which but for those of every verb have the names of the run's settings."""
-    import torch
-
-    from ...training.config import read_run
-
-    settings = {**given, "phases": given.get("phases") or None, "compile": given["compile"] or None}
-    config, threads = settings.pop("config"), settings.pop("threads")
-    resume, stop_after = settings.pop("resume"), settings.pop("stop_after")
-    run = read_run(kind, config, settings)
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _train(train: Callable[..., Any], run: TrainingRun, **how: Any) -> None:
+    """Train; the first of several processes shows how it goes."""
     if os.environ.get("RANK", "0") != "0":
-        train(run, resume=resume, stop_after=stop_after)
+        train(run, **how)
         return
     with progress_bar() as show:
 
@@ -46,7 +86,7 @@ def run_training(kind: type[Any], train: Callable[..., Any], given: Mapping[str,
             if progress.validated and not ERR.is_terminal:
                 note(f"{line}, {_duration(progress.seconds_left)} left.")
 
-        outcome = train(run, resume=resume, stop_after=stop_after, report=report)
+        outcome = train(run, **how, report=report)
     progress = outcome.progress
     rows: list[tuple[str, Any]] = []
     if outcome.best is not None:

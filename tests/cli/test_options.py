@@ -28,6 +28,7 @@ class Options:
     least_side: int | None = option(None, help="In pixels.", flags=("--least",), parse=side, metavar="PIXELS")
     passes: int = option(1, help="How often.", least=1, most=9)
     names: tuple[str, ...] = option((), help="Some.", flags=("--name",))
+    count: Literal[1, 2] = option(1, help="Of layers.")
     loud: bool = option(False, help="Say more.", flags=("--loud",))
     inner: int = 7
 
@@ -100,6 +101,6 @@ def test_settings_are_those_that_are_given() -> None:
         got.append(given)
 
     assert run(verb).exit_code == 0
-    assert run(verb, "--passes", "1", "--name", "a", "--loud").exit_code == 0
-    assert got == [{}, {"passes": 1, "names": ("a",), "loud": True}]
+    assert run(verb, "--passes", "1", "--name", "a", "--count", "3", "--loud").exit_code == 0
+    assert got == [{}, {"passes": 1, "names": ("a",), "count": 3, "loud": True}]
     assert "default: (1)" in run(verb, "--help").output

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @functools.cache
 def assemblers() -> list[str]:
-    """ptxas of a CUDA toolkit and of Triton, whose versions differ; those that are here."""
+    """Find ptxas of a CUDA toolkit and of Triton, whose versions differ; those that are here."""
     found = [shutil.which("ptxas", path="/usr/local/cuda/bin") or shutil.which("ptxas")]
     if (triton := importlib.util.find_spec("triton")) and triton.origin:
         folder = Path(triton.origin).parent / "backends" / "nvidia" / "bin"

@@ -1,5 +1,5 @@
-"""A stand-in for the CUDA driver, so that everything here but GPU code runs on a machine without one. It keeps the
-driver's books (contexts, memory, streams, captures), carries out copies on host memory and runs kernels that tests give
+"""A stand-in for the CUDA driver, so that everything here but GPU code runs on a machine without one. It keeps
+track of contexts, memory, streams and captures, carries out copies on host memory and runs kernels that tests give
 as Python functions; handles, enumerations and status codes are cuda-python's own.
 """
 
@@ -31,7 +31,7 @@ class _Capture:
 
 
 def _function(outputs: int = 0, needs_context: bool = True) -> Callable[..., Any]:
-    """A driver function: its body raises :class:`_Refusal` or gives what comes after the status."""
+    """Make a driver function: its body raises :class:`_Refusal` or gives what comes after the status."""
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(body)
@@ -64,22 +64,22 @@ def _simple(
 
 
 def _answering(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
-    """A driver function that needs no context and gives one thing."""
+    """Make a driver function that needs no context and gives one thing."""
     return _simple(name, answer, 1, needs_context=False)
 
 
 def _idle(name: str, needs_context: bool = True) -> Callable[..., Any]:
-    """A driver function that has nothing to do here."""
+    """Make a driver function that has nothing to do here."""
     return _simple(name, lambda self, *arguments: None, needs_context=needs_context)
 
 
 def _taking(name: str, table: str) -> Callable[..., Any]:
-    """A driver function that takes back what stands in a table."""
+    """Make a driver function that takes back what stands in a table."""
     return _simple(name, lambda self, handle: self._take(getattr(self, table), handle))
 
 
 def _copying(name: str, on_gpu: tuple[int, ...]) -> Callable[..., Any]:
-    """A copy of which the target (0), the source (1) or both are on the GPU."""
+    """Make a copy of which the target (0), the source (1) or both are on the GPU."""
 
     def body(self: StandIn, target: int, source: int, nbytes: int, stream: Any) -> None:
         for side in on_gpu:
@@ -94,7 +94,7 @@ class _Refusal(Exception):
 
 
 class StandIn:
-    """What ``driver.bindings()`` gives in tests.
+    """The object that ``driver.bindings()`` gives in tests.
 
     kernels: name -> (bytes of each argument, function of the grid and the arguments' bytes).
     calls: (name, arguments) of everything that was called.
@@ -137,7 +137,7 @@ class StandIn:
         return sum(call[0] == name for call in self.calls)
 
     def left(self) -> dict[str, Any]:
-        """What was made and not given back."""
+        """Return what was made and not given back."""
         names = ("pinned", "modules", "streams", "events", "graphs", "executables", "captures", "current")
         tables = {name: getattr(self, name) for name in names}
         tables["memory"] = {p: m for p, m in self.allocations.items() if p not in self.contexts_of}
@@ -370,7 +370,7 @@ class StandIn:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The stand-in in the driver's place. When the test is over nothing of it may be left."""
+    """Put the stand-in in the driver's place. When the test is over nothing of it may be left."""
     real = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
     stand_in = StandIn(real)
     monkeypatch.setattr(driver, "bindings", lambda: stand_in)
@@ -382,14 +382,14 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 @pytest.fixture
 def context(cuda: StandIn) -> Iterator[Context]:
-    """An open context on the stand-in, current."""
+    """Open a context on the stand-in and make it current."""
     with Context() as opened, opened.current():
         yield opened
 
 
 @pytest.fixture(scope="session")
 def cubin() -> Callable[..., bytes]:
-    """Makes what counts as a cubin: nothing but the header, for a GPU (such as 90) in the old or new ABI."""
+    """Make what counts as a cubin: nothing but the header, for a GPU (such as 90) in the old or new ABI."""
 
     def make(target: int = 90, abi: int = 65) -> bytes:
         flags = target if abi < 65 else target << 8

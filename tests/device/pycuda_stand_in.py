@@ -1,4 +1,4 @@
-"""As much of PyCUDA as a guest's program uses, over the stand-in for the driver: its names, and the books it keeps."""
+"""The part of PyCUDA that a user's program needs, over the stand-in for the driver: its names and its bookkeeping."""
 
 from __future__ import annotations
 

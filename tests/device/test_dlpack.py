@@ -36,7 +36,7 @@ class Giver:
         owner = Owner()
         self.owners.add(owner)
         strides = tuple(step // self.array.itemsize for step in self.array.strides)
-        return dlpack.give(
+        return dlpack.make_capsule(
             dlpack.Tensor(self.array.ctypes.data, self.array.shape, strides, self.kind, (CPU, 0), owner)
         )
 
@@ -53,7 +53,7 @@ class Giver:
     ],
 )
 def test_tensors_of_pytorch_are_read(tensor, kind):
-    taken = dlpack.take(tensor.__dlpack__())
+    taken = dlpack.consume(tensor.__dlpack__())
     assert (taken.pointer, taken.shape, taken.kind) == (tensor.data_ptr(), tuple(tensor.shape), kind)
     # PyTorch gives axes of one element any stride.
     for side, step, expected in zip(taken.shape, taken.strides, tensor.stride(), strict=True):
@@ -64,7 +64,7 @@ def test_tensors_of_pytorch_are_read(tensor, kind):
 def test_arrays_of_numpy_are_read_with_their_strides():
     array = np.zeros((4, 5), np.float32)
     for each, strides in ((array, (5, 1)), (array[1:, 1:], (5, 1)), (array.T, (1, 5))):
-        taken = dlpack.take(each.__dlpack__())
+        taken = dlpack.consume(each.__dlpack__())
         assert (taken.pointer, taken.shape, taken.strides) == (each.ctypes.data, each.shape, strides)
 
 
@@ -72,13 +72,13 @@ def test_a_tensor_may_start_behind_its_address():
     array = np.zeros(6, np.float32)
     capsule = array.__dlpack__()
     dlpack._Managed.from_address(dlpack._get_pointer(capsule, b"dltensor")).tensor.byte_offset = 8
-    assert dlpack.take(capsule).pointer == array.ctypes.data + 8
+    assert dlpack.consume(capsule).pointer == array.ctypes.data + 8
 
 
-def test_a_tensor_lives_as_long_as_its_taker():
+def test_a_tensor_lives_as_long_as_its_consumer():
     array = np.zeros(3, np.float32)
     alive = weakref.ref(array)
-    taken = dlpack.take(array.__dlpack__())
+    taken = dlpack.consume(array.__dlpack__())
     del array
     assert alive() is not None
     owner = taken.owner
@@ -91,14 +91,14 @@ def test_a_tensor_lives_as_long_as_its_taker():
 @pytest.mark.parametrize("capsule", [None, 3, "dltensor", object()])
 def test_what_is_no_capsule_is_refused(capsule):
     with pytest.raises(InputError, match="not a DLPack capsule"):
-        dlpack.take(capsule)
+        dlpack.consume(capsule)
 
 
 def test_a_capsule_can_be_taken_once():
     capsule = np.zeros(3).__dlpack__()
-    kept = dlpack.take(capsule)
+    kept = dlpack.consume(capsule)
     with pytest.raises(InputError, match="taken already"):
-        dlpack.take(capsule)
+        dlpack.consume(capsule)
     assert kept.shape == (3,)
 
 
@@ -122,8 +122,8 @@ def test_bfloat16_and_nothing_at_all_are_given_too():
 
 
 def test_a_device_is_claimed_without_touching_the_memory():
-    capsule = dlpack.give(dlpack.Tensor(0x1000, (2, 3), (3, 1), FLOAT32, (dlpack.CUDA, 4), None))
-    taken = dlpack.take(capsule)
+    capsule = dlpack.make_capsule(dlpack.Tensor(0x1000, (2, 3), (3, 1), FLOAT32, (dlpack.CUDA, 4), None))
+    taken = dlpack.consume(capsule)
     assert (taken.pointer, taken.device) == (0x1000, (2, 4))
 
 
@@ -151,13 +151,13 @@ from derain_engine.device import dlpack
 memory = numpy.zeros(6, "f4")
 class Giver:
     __dlpack_device__ = lambda self: (1, 0)
-    __dlpack__ = lambda self, **_: dlpack.give(
+    __dlpack__ = lambda self, **_: dlpack.make_capsule(
         dlpack.Tensor(memory.ctypes.data, (6,), (1,), (2, 32, 1), (1, 0), memory)
     )
 # Kept by modules that outlive ours when the process ends.
 for module in (sys, numpy):
     module.given, module.capsule = numpy.from_dlpack(Giver()), Giver().__dlpack__()
-    module.taken = dlpack.take(numpy.ones(3).__dlpack__())
+    module.taken = dlpack.consume(numpy.ones(3).__dlpack__())
 """
 
 

@@ -30,7 +30,7 @@ class Foreign:
 
 
 class WithInterface(Foreign):
-    """As PyCUDA's GPUArray, which says that there is nothing to wait for."""
+    """An array like PyCUDA's GPUArray, which says that there is nothing to wait for."""
 
     changes: Mapping[str, Any] = MappingProxyType({})
 
@@ -48,7 +48,7 @@ class WithInterface(Foreign):
 
 
 class WithDLPack(Foreign):
-    """As CuPy's ndarray or PyTorch's Tensor."""
+    """An array like CuPy's ndarray or PyTorch's Tensor."""
 
     device: tuple[int, int] = (dlpack.CUDA, 0)
     kind: tuple[int, int, int] | None = None
@@ -62,7 +62,9 @@ class WithDLPack(Foreign):
         kind = self.kind or KINDS[self.array.dtype.name]
         strides = tuple(step // self.array.itemsize for step in self.array.strides)
         pointer = self.array.ctypes.data
-        return dlpack.give(dlpack.Tensor(pointer, self.array.shape, strides, kind, self.device, self.array))
+        return dlpack.make_capsule(
+            dlpack.Tensor(pointer, self.array.shape, strides, kind, self.device, self.array)
+        )
 
 
 @pytest.fixture
@@ -256,7 +258,7 @@ def test_results_go_out_by_dlpack_and_come_back(context, stream, dtype, shape):
     ("asked", "waits"),
     [({}, 1), ({"stream": None}, 1), ({"stream": 1}, 1), ({"stream": 2}, 2), ({"stream": -1}, None)],
 )
-def test_the_taker_of_a_result_waits_for_the_stream_that_writes_it(cuda, context, stream, asked, waits):
+def test_the_consumer_of_a_result_waits_for_the_stream_that_writes_it(cuda, context, stream, asked, waits):
     result = DeviceArray.over(DeviceBuffer(context, 12), (3,), "float32", stream)
     result.__dlpack__(max_version=(1, 1), **asked)
     waiting = [int(call[1]) for call in cuda.calls if call[0] == "cuStreamWaitEvent"]
@@ -295,9 +297,9 @@ def test_a_strided_view_says_its_strides_on(cuda, stream):
     assert view(found, stream).strides == array.strides
 
 
-def test_a_result_keeps_its_memory_until_its_taker_is_done(cuda, context, stream):
+def test_a_result_keeps_its_memory_until_its_consumer_is_done(cuda, context, stream):
     result = DeviceArray.over(DeviceBuffer(context, 12), (3,), "float32", stream)
-    taken = dlpack.take(result.__dlpack__())
+    taken = dlpack.consume(result.__dlpack__())
     del result
     assert len(cuda.allocations) == 1
     del taken

@@ -21,7 +21,7 @@ TYPES = ("*fp16", "i32", "i64", "fp32", "*i8", "*i8")
 
 @pytest.fixture
 def seen(cuda):
-    """What the kernel ``scale`` was launched with: (grid, values)."""
+    """Record what the kernel ``scale`` is launched with: (grid, values)."""
     launches = []
 
     def scale(grid, *values):
@@ -129,7 +129,7 @@ def test_a_driver_too_old_to_tell_a_kernels_parameters_launches_all_the_same(
 
 
 def test_a_kernel_is_loaded_before_a_capture_needs_it(cuda, context, cubin, seen, monkeypatch):
-    """The first launch of one that is not loaded is no part of a graph."""
+    # The first launch of one that is not loaded is no part of a graph.
     module, stream = Module(context, cubin(), "m"), Stream(context)
     arguments = Arguments(TYPES, (1, 2, 3, 4.0, 5, 6))
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
-from derain_engine.training.run import Run
+from derain_engine.training.options import TrainingRun
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five smooth pictures in colour."""
+    """Save five smooth pictures in colour."""
     folder = tmp_path_factory.mktemp("photos")
     y, x = np.mgrid[:40, :48] / 10
     for i in range(5):
@@ -32,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pairs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rainy/ and clean/ of the five, under bright streaks straight down."""
+    """Make rainy/ and clean/ of the five, under bright streaks straight down."""
     folder = tmp_path_factory.mktemp("pairs")
     for kind in ("rainy", "clean"):
         (folder / kind).mkdir()
@@ -47,7 +47,7 @@ def pairs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures in rain without a truth."""
+    """Save two pictures in rain without a truth."""
     folder = tmp_path_factory.mktemp("real")
     for i in range(2):
         picture = np.random.default_rng(i).integers(90, 250, (44, 40, 3))
@@ -55,8 +55,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def training_state(run: Run) -> dict[str, torch.Tensor]:
-    """Every number that decides how a run goes on."""
+def training_state(run: TrainingRun) -> dict[str, torch.Tensor]:
+    """Return every number that decides how a run goes on."""
     state = torch.load(run.output / "last.pt", weights_only=True)
     moments = {
         f"{number}.{i}.{k}": torch.as_tensor(v)
@@ -68,8 +68,8 @@ def training_state(run: Run) -> dict[str, torch.Tensor]:
     return {**state["network"], **state["helpers"], **average, **moments}
 
 
-def same_states(one: Run, other: Run) -> None:
-    """Asserts that two runs stand at the same, bit for bit."""
+def same_states(one: TrainingRun, other: TrainingRun) -> None:
+    """Assert that two runs stand at the same, bit for bit."""
     expected, found = training_state(one), training_state(other)
     assert expected.keys() == found.keys() and len(expected) > 100
     for key, tensor in expected.items():

@@ -10,20 +10,23 @@ import torch
 from PIL import Image
 
 from derain_engine.base.errors import InputError, MediaError
+from derain_engine.samples.rain import KINDS
 from derain_engine.training import data, loop
 from derain_engine.training.data import (
+    TRAINING_SHARES,
     Patches,
     Scenes,
     batches,
     find_photos,
     part_size,
+    rainy_pair,
     split,
     to_tensor,
     validation_pairs,
 )
 from derain_engine.training.distributed import World
+from derain_engine.training.options import Phase
 from derain_engine.training.pairs import Scene
-from derain_engine.training.run import Phase
 from derain_engine.training.sid import SidRun
 
 
@@ -50,7 +53,7 @@ def pairs(*sizes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """photos/{a,b/c,b/d}.* and a text file."""
+    """Make photos/{a,b/c,b/d}.* and a text file."""
     root = tmp_path / "photos"
     (root / "b").mkdir(parents=True)
     for name in ("a.png", "b/c.JPG", "b/d.bmp"):
@@ -126,7 +129,7 @@ def test_photographs_are_read_as_8_bit_rgb(tmp_path):
 
 
 def damage(folder):
-    """One of a folder's pictures cut short, one too small."""
+    """Cut one of a folder's pictures short and make one too small."""
     whole = (folder / "b" / "c.JPG").read_bytes()
     (folder / "b" / "c.JPG").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (31, 64)).save(folder / "b" / "d.bmp")
@@ -286,3 +289,15 @@ def test_tensors_are_channels_first_copies():
     assert tensor.shape == (3, 2, 4) and tensor.is_contiguous()
     for y, x, c in itertools.product(range(2), range(4), range(3)):
         assert tensor[c, y, x] == image[y, x, c]
+
+
+def test_training_pairs_come_by_their_shares_in_steps_of_a_file():
+    assert sum(TRAINING_SHARES) == pytest.approx(1) and len(TRAINING_SHARES) == len(KINDS)
+    clean, dry = pictures((24, 24))[0].astype(np.float32) / 255, 0
+    for seed in range(300):
+        rainy, truth = rainy_pair(clean, np.random.default_rng(seed))
+        assert rainy.dtype == np.float32
+        np.testing.assert_allclose(rainy * 255, np.round(rainy * 255), atol=1e-4)
+        dry += bool(np.abs(rainy - truth).max() <= 0.5 / 255 + 1e-6)
+    # Dry by choice (5 %), and some drizzle misses so small a picture.
+    assert 0.02 < dry / 300 < 0.2

@@ -1,4 +1,4 @@
-"""What all recipes share: stopping, parts of a batch, several processes, the moving average, compiling, samples."""
+"""The loop of all recipes: stopping, parts of a batch, several processes, the moving average, compiling, samples."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from derain_engine.base.errors import CheckpointError
 from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, UnitBlock
 from derain_engine.training import loop
-from derain_engine.training.config import read_run
 from derain_engine.training.distributed import World
 from derain_engine.training.losses import code_distance
-from derain_engine.training.run import Phase
-from derain_engine.training.sid import Distilled, SidRun, Supervised, train_sid
-from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
+from derain_engine.training.options import Phase, SidRun, SsidKdRun
+from derain_engine.training.run_file import read_run
+from derain_engine.training.sid import Distilled, Supervised, train_sid
+from derain_engine.training.ssid_kd import train_ssid_kd
 from derain_engine.training.trainer import Trainer, load_network
 
 from .conftest import same_states, training_state
@@ -199,7 +199,7 @@ def test_samples_show_rainy_output_and_truth_and_no_package_is_needed_that_the_r
 class TestTeachers:
     @pytest.fixture
     def teacher(self, run, tmp_path):
-        """Weights of a wider code."""
+        """Train weights of a wider code."""
         return train_sid(replace(run, preset="other", output=tmp_path / "teacher")).best
 
     def test_the_projection_learns_and_is_not_part_of_the_weights(self, run, teacher, tmp_path):
@@ -253,8 +253,9 @@ _ONE_OF_TWO = """
 import sys
 from pathlib import Path
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
-from derain_engine.training.config import read_run
-from derain_engine.training.ssid_kd import SsidKdRun, train_ssid_kd
+from derain_engine.training.run_file import read_run
+from derain_engine.training.options import SsidKdRun
+from derain_engine.training.ssid_kd import train_ssid_kd
 PRESETS["tiny"] = SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb")
 run = read_run(SsidKdRun, Path(sys.argv[1]), {})
 resume = len(sys.argv) > 2

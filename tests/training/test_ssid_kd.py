@@ -23,9 +23,9 @@ from derain_engine.training.losses import (
     streak_dark_channel_loss,
     total_variation,
 )
-from derain_engine.training.run import Phase
+from derain_engine.training.options import Phase, SsidKdRun
 from derain_engine.training.sid import Supervised
-from derain_engine.training.ssid_kd import SemiSupervised, SsidKdRun, learning_rate, phases, train_ssid_kd
+from derain_engine.training.ssid_kd import SemiSupervised, learning_rate, phases, train_ssid_kd
 
 from .conftest import same_states
 
@@ -34,7 +34,7 @@ FP32 = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
 @pytest.fixture
 def first(pairs, tmp_path):
-    """Ten steps of stage 1."""
+    """Return ten steps of stage 1."""
     return SsidKdRun(
         preset="tiny",
         pairs=pairs,
@@ -54,7 +54,7 @@ def first(pairs, tmp_path):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Weights of the tiny network."""
+    """Save weights of the tiny network."""
     from derain_engine.models.checkpoint import save_checkpoint
     from derain_engine.models.ssid_kd import SSIDKDConfig
 
@@ -67,7 +67,7 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def second(first, start, real, tmp_path):
-    """Ten steps of stage 2."""
+    """Return ten steps of stage 2."""
     return replace(
         first, stage=2, output=tmp_path / "second", start=start, real=real, l1_weight=20.0, learning_rate=1e-2
     )

@@ -13,38 +13,47 @@ _EARLIER = 0.8
 
 
 def judging_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """What a discriminator minimises: eq. 4 or 5 with the sign turned, -E[log D(real)] - E[log(1 - D(fake))], summed
-    over scales.
+    """Return what a discriminator minimises: eq. 4 or 5 with the sign turned, -E[log D(real)] - E[log(1 - D(fake))],
+    summed over scales.
 
-    real, fake: logits of each scale; D is their sigmoid.
+    Args:
+        real, fake: logits of each scale; D is their sigmoid.
     """
     losses = [F.softplus(-r).mean() + F.softplus(f).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(losses).sum()
 
 
 def fooling_loss(fake: Sequence[Tensor]) -> Tensor:
-    """What a generator minimises for its part of eq. 4 or 5: -E[log D(fake)] (the non-saturating form) instead of
-    E[log(1 - D(fake))], summed over scales. fake: as for :func:`judging_loss`."""
+    """Return what a generator minimises for its part of eq. 4 or 5: -E[log D(fake)] (the non-saturating form) instead
+    of E[log(1 - D(fake))], summed over scales.
+
+    Args:
+        fake: logits of each scale; D is their sigmoid.
+    """
     return torch.stack([F.softplus(-f).mean() for f in fake]).sum()
 
 
 def cycle_loss(rainy: Tensor, rebuilt: Tensor) -> Tensor:
-    """Eq. 10, as the mean absolute difference."""
+    """Compute eq. 10, as the mean absolute difference."""
     return F.l1_loss(rebuilt, rainy)
 
 
 def smoothness_loss(image: Tensor) -> Tensor:
-    """Eq. 12: the mean squared difference of neighbours, of rows plus of columns. With a weight of 100, as the paper
-    has it, sums or absolute differences would outweigh everything else and leave no texture."""
+    """Compute eq. 12: the mean squared difference of neighbours, of rows plus of columns.
+
+    With a weight of 100, as the paper has it, sums or absolute differences would outweigh everything else and leave no
+    texture.
+    """
     rows, columns = image.diff(dim=-2), image.diff(dim=-1)
     return rows.square().mean() + columns.square().mean()
 
 
 def mask_loss(masks: Sequence[Tensor], rainy: Tensor, clean: Tensor, threshold: float) -> Tensor:
-    """Supervision of the masks of all iterations that the paper does not have and its source does: mean squared
+    """Compute the loss of the masks of all iterations, which the paper does not have and its source does: mean squared
     differences to the map of where rain changes any colour by more than ``threshold``, later ones weighing more.
 
-    masks: N x 1 x H x W each.
+    Args:
+        masks: N x 1 x H x W each.
     """
     where = ((rainy - clean).abs().amax(1, keepdim=True) > threshold).to(rainy.dtype)
     last = len(masks) - 1

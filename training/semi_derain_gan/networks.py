@@ -1,5 +1,5 @@
-"""What Semi-DerainGAN trains: both deraining networks with the mask learner that they share, the generator that puts
-the rain back, and the discriminators (section 3.1 of the paper). Images are N x 3 x H x W, RGB in [0, 1]."""
+"""The networks that Semi-DerainGAN trains: both deraining networks with the mask learner that they share, the generator
+that puts the rain back, and the discriminators (section 3.1 of the paper). Images are N x 3 x H x W, RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ...base.errors import CheckpointError
 from ...models.model_file import read_model_file
 from ...models.semi_derain_gan import SSRML, SemiDerainGANConfig, UNet
-
-#: Sides in pixels below which a discriminator's last maps have none.
-SMALLEST_PATCH = 61
 
 _SCALES, _SCALE_LAYERS, _PAIR_LAYERS = 3, 4, 6
 _FIRST_DEVIATION = 0.02
@@ -32,16 +29,16 @@ class Domains(nn.Module):
         self.g_r = UNet(config.base, config.levels, config.residual)
 
     def synthetic(self, rainy: Tensor) -> Tensor:
-        """G_s(SSRML(x), x)."""
+        """Compute G_s(SSRML(x), x)."""
         return self.g_s(self.ssrml(rainy), rainy)
 
     def real(self, rainy: Tensor) -> Tensor:
-        """G_r(SSRML(x), x)."""
+        """Compute G_r(SSRML(x), x)."""
         return self.g_r(self.ssrml(rainy), rainy)
 
 
 class Rebuilder(nn.Module):
-    """G_r': the rainy picture of the derained one, by a mask learner of its own and a U-Net."""
+    """The generator G_r': the rainy picture of the derained one, by a mask learner of its own and a U-Net."""
 
     def __init__(self, config: SemiDerainGANConfig) -> None:
         super().__init__()
@@ -53,7 +50,7 @@ class Rebuilder(nn.Module):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """D_s and D_r: networks of five convolutions on the picture and on its halves and quarters.
+    """The discriminators D_s and D_r: networks of five convolutions on the picture and on its halves and quarters.
 
     Lee, Tseng, Huang, Singh, Yang, "Diverse Image-to-Image Translation via Disentangled Representations", ECCV 2018.
     """
@@ -63,7 +60,7 @@ class MultiScaleDiscriminator(nn.Module):
         self.scales = nn.ModuleList(_judge(3, width, _SCALE_LAYERS, 4) for _ in range(_SCALES))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Logits, N x 1 x h x w, of each scale from the finest on."""
+        """Return the logits, N x 1 x h x w, of each scale from the finest on."""
         judged = []
         for scale, judge in enumerate(self.scales):
             if scale:
@@ -73,7 +70,7 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 class PairDiscriminator(nn.Module):
-    """D_p: seven spectrally normalised convolutions on a rainy picture and a clean or derained one.
+    """The discriminator D_p: seven spectrally normalised convolutions on a rainy picture and a clean or derained one.
 
     Gu, Wang, Chiu, Tai, Tang, "LADN: Local Adversarial Disentangling Network for Facial Makeup and De-Makeup", ICCV
     2019.
@@ -84,22 +81,22 @@ class PairDiscriminator(nn.Module):
         self.judge = _judge(6, width, _PAIR_LAYERS, 3, normalised=True)
 
     def forward(self, rainy: Tensor, other: Tensor) -> list[Tensor]:
-        """Logits, N x 1 x h x w, of the one scale."""
+        """Return the logits, N x 1 x h x w, of the one scale."""
         return [self.judge(torch.cat([rainy, other], 1))]
 
 
 def _judge(cin: int, width: int, layers: int, side: int, normalised: bool = False) -> nn.Sequential:
-    """Convolutions of stride 2, each twice as wide as the one before it, and a 1x1 to the logits."""
+    """Make convolutions of stride 2, each twice as wide as the one before it, and a 1x1 to the logits."""
     parts: list[nn.Module] = []
     for layer in range(layers):
         cout = width << layer
-        parts += [_begun(nn.Conv2d(cin, cout, side, 2, 1, padding_mode="reflect"), normalised)]
+        parts += [_initialised(nn.Conv2d(cin, cout, side, 2, 1, padding_mode="reflect"), normalised)]
         parts += [nn.LeakyReLU(0.01)]
         cin = cout
-    return nn.Sequential(*parts, _begun(nn.Conv2d(cin, 1, 1), normalised))
+    return nn.Sequential(*parts, _initialised(nn.Conv2d(cin, 1, 1), normalised))
 
 
-def _begun(convolution: nn.Conv2d, normalised: bool) -> nn.Module:
+def _initialised(convolution: nn.Conv2d, normalised: bool) -> nn.Module:
     nn.init.normal_(convolution.weight, 0.0, _FIRST_DEVIATION)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...base.errors import CheckpointError, InputError
+from ...base.errors import CheckpointError
 from ...models.checkpoint import load_checkpoint
 from ...models.semi_derain_gan import PRESETS, SSRML, SemiDerainGAN, UNet
-from ..loop import Outcome, Recipe, train
+from ..loop import Recipe, TrainingOutcome, train
 from ..losses import ssim
 from ..objective import Objective, Turn
-from ..perceptual import Features, Layer, perceptual_loss
-from ..run import Phase, Run
-from ..trainer import Progress
+from ..options import Phase, SemiDerainGanRun
+from ..perceptual import Features, perceptual_loss
+from ..trainer import TrainingProgress
 from .losses import cycle_loss, fooling_loss, judging_loss, mask_loss, smoothness_loss
 from .networks import (
-    SMALLEST_PATCH,
     Domains,
     MultiScaleDiscriminator,
     PairDiscriminator,
@@ -37,92 +33,28 @@ from .networks import (
 
 #: As the networks that the discriminators come from are trained.
 _BETAS, _WEIGHT_DECAY = (0.5, 0.999), 1e-4
-_WEIGHTS = (
-    *("unsup_weight", "adv_super_weight", "pair_weight", "per_super_weight", "ssim_weight", "mask_weight"),
-    *("adv_unsup_weight", "cc_weight", "per_unsup_weight", "tv_weight"),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SemiDerainGanRun(Run):
-    """A run of both processes. Settings and weights are the paper's where it has them.
-
-    real: folder of pictures in real rain, without a truth.
-    epochs: each as many steps as the patches of all pictures fill batches. patches_per_picture: counted for that; 15 is
-        what a stride of 80 cuts from 481x321 pixels. steps: instead of epochs.
-    learning_rate: of the supervised process and its discriminators; unsupervised_learning_rate: of the other's.
-    adv_super_weight, per_super_weight, ssim_weight: of eq. 6; pair_weight: of D_p within the first.
-    unsup_weight: of eq. 13. adv_unsup_weight, cc_weight, per_unsup_weight, tv_weight: of eq. 9.
-    vgg16: weights of VGG-16 for the perceptual losses, see :mod:`training.perceptual`. perceptual_layer: of it.
-    discriminator_width: maps of the discriminators' first layers.
-    mask_start: published raindrop-removal weights to begin the mask learner with. mask_weight: of
-        :func:`training.semi_derain_gan.losses.mask_loss`, which the paper does not have; mask_threshold: of it.
-    """
-
-    preset: str = "semi-derain-gan"
-    real: Path | None = None
-    epochs: int = 200
-    patches_per_picture: int = 15
-    steps: int | None = None
-    patch: int = 100
-    batch: int = 4
-    learning_rate: float = 1e-4
-    unsupervised_learning_rate: float = 1e-3
-    adv_super_weight: float = 1.0
-    pair_weight: float = 1.0
-    per_super_weight: float = 1.0
-    ssim_weight: float = 1.0
-    unsup_weight: float = 1.0
-    adv_unsup_weight: float = 1.5e-5
-    cc_weight: float = 10.0
-    per_unsup_weight: float = 1.0
-    tv_weight: float = 100.0
-    vgg16: Path | None = None
-    perceptual_layer: Layer = "relu2_2"
-    discriminator_width: int = 64
-    mask_start: Path | None = None
-    mask_weight: float = 0.0
-    mask_threshold: float = 30 / 255
-    ema_decay: float = 0.0
-
-    @staticmethod
-    def presets() -> Mapping[str, Any]:
-        return PRESETS
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.real is None:
-            raise InputError(
-                "The unsupervised process needs real, pictures in real rain, which the run does not name."
-            )
-        self._at_least(1, "epochs", "patches_per_picture", "discriminator_width")
-        self._at_least(0, *_WEIGHTS, "mask_threshold")
-        self._at_least(SMALLEST_PATCH, "patch")
-        if self.steps is not None:
-            self._at_least(1, "steps")
-        if not self.learning_rate > 0 or not self.unsupervised_learning_rate > 0:
-            raise InputError("learning_rate and unsupervised_learning_rate must be above 0.")
-        if self.start is not None and self.mask_start is not None:
-            raise InputError("start holds a mask learner already; give start or mask_start, not both.")
 
 
 def phases(run: SemiDerainGanRun, scenes: int) -> tuple[Phase, ...]:
-    """The one phase of a run on so many scenes."""
+    """Return the one phase of a run on so many scenes."""
     epoch = max(1, scenes * run.patches_per_picture // run.batch)
     return (Phase(run.steps or run.epochs * epoch, run.patch, run.batch),)
 
 
 def learning_rate(run: SemiDerainGanRun, step: int, steps: int) -> float:
-    """The supervised process's rate at a step, counted from 0: constant for the first half of the epochs, then linear
-    to nearly nothing."""
+    """Return the supervised process's rate at a step, counted from 0: constant for the first half of the epochs, then
+    linear to nearly nothing."""
     epoch, half = run.epochs * step // steps, run.epochs // 2
     return run.learning_rate * (1 - max(0, epoch - half) / (run.epochs - half + 1))
 
 
 class BothProcesses(Objective[Domains]):
-    """Eq. 13. Told unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim_s`` (eq. 6) and ``mask``, ``adv_r``, ``cc``,
-    ``per_r`` and ``tv`` (eq. 9), and what the discriminators ``d_s``, ``d_p`` and ``d_r`` minimise; 0 for a term whose
-    weight is 0."""
+    """The loss of both processes (eq. 13).
+
+    Logged unweighted: ``adv_s``, ``adv_p``, ``per_s`` and ``ssim_s`` (eq. 6) and ``mask``, ``adv_r``, ``cc``, ``per_r``
+    and ``tv`` (eq. 9), and what the discriminators ``d_s``, ``d_p`` and ``d_r`` minimise; 0 for a term whose weight is
+    0.
+    """
 
     names = ("adv_s", "adv_p", "per_s", "ssim_s", "mask", "d_s", "d_p", "adv_r", "cc", "per_r", "tv", "d_r")
     blocks = (SSRML, UNet)
@@ -156,7 +88,7 @@ class BothProcesses(Objective[Domains]):
     def forward(
         self, parts: int, turn: str, rainy: Tensor, clean: Tensor, real: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and the terms of one of :meth:`turns`."""
+        """Return the loss and the terms of one of :meth:`turns`."""
         if turn == "supervised":
             return self._supervised(rainy, clean)
         if turn == "judge_supervised":
@@ -243,14 +175,14 @@ def _turn(name: str, rate: float, *modules: nn.Module) -> Turn:
 def _weighted(
     terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float], like: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum and terms; a weight of 0 leaves a term out, and its work."""
+    """Return the weighted sum and the terms; a weight of 0 leaves a term out, and its work."""
     found = {name: term() for name, term in terms.items() if weights[name]}
     loss = 0 * like.sum() + sum(weights[name] * term for name, term in found.items())
     return loss, found
 
 
 def make_domains(run: SemiDerainGanRun) -> Domains:
-    """The preset's networks with the run's first weights.
+    """Make the preset's networks with the run's first weights.
 
     Raises:
         CheckpointError: the weights to start from are another network's, or of one domain alone.
@@ -277,10 +209,13 @@ def train_semi_derain_gan(
     *,
     resume: bool = False,
     stop_after: float | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
-    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`. The weights hold both
-    generators; figures and the best weights are by G_s on held-out pairs, samples of real rain by G_r."""
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> TrainingOutcome:
+    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`.
+
+    The weights hold both generators; figures and the best weights are by G_s on held-out pairs, samples of real rain by
+    G_r.
+    """
     recipe = Recipe(
         phases=lambda scenes: phases(run, scenes),
         rate=lambda step, steps: learning_rate(run, step, steps),

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from derain_engine.models.semi_derain_gan import PRESETS, SemiDerainGANConfig
-from derain_engine.training.loop import Outcome
+from derain_engine.training.loop import TrainingOutcome
+from derain_engine.training.options import SemiDerainGanRun
 from derain_engine.training.semi_derain_gan import recipe
-from derain_engine.training.semi_derain_gan.recipe import SemiDerainGanRun
-from derain_engine.training.trainer import Progress
+from derain_engine.training.trainer import TrainingProgress
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """pairs/{rainy,clean}, real/, and a configuration file for networks small enough to be trained on them."""
+    """Make pairs/{rainy,clean}, real/, and a configuration file for networks small enough to be trained on them."""
     monkeypatch.setitem(PRESETS, "tiny", SemiDerainGANConfig(1, 4, 4, 1, residual=True))
     rng = np.random.default_rng(0)
     for folder in ("pairs/rainy", "pairs/clean", "real"):
@@ -70,7 +70,7 @@ def test_options_go_before_the_file(cli, data, monkeypatch):
 
     def train(run, *, resume, stop_after, report):
         runs.append((run, resume, stop_after))
-        return Outcome(None, None, Progress(1, 1, math.nan))
+        return TrainingOutcome(None, None, TrainingProgress(1, 1, math.nan))
 
     monkeypatch.setattr(recipe, "train_semi_derain_gan", train)
     options = {

@@ -11,16 +11,15 @@ from PIL import Image
 from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
 from derain_engine.models.weights import shipped
-from derain_engine.training.loop import Outcome
-from derain_engine.training.run import Phase
-from derain_engine.training.sid import SidRun
-from derain_engine.training.trainer import Progress
+from derain_engine.training.loop import TrainingOutcome
+from derain_engine.training.options import Phase, SidRun
+from derain_engine.training.trainer import TrainingProgress
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Four photographs, and a preset small enough to be trained on them."""
-    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
+    """Save four photographs, and add a preset small enough to be trained on them."""
+    monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -30,10 +29,8 @@ def photos(tmp_path, monkeypatch):
 
 
 def arguments(photos, out, *more):
-    return [
-        *("train", "sid", "--photos", str(photos), "-o", str(out), "--preset", "tiny", "--workers", "0"),
-        *("--validation-photos", "1", "--precision", "fp32", "--device", "cpu", *more),
-    ]
+    fixed = "--preset tiny --workers 0 --validation-photos 1 --precision fp32 --device cpu"
+    return ["train", "sid", "--photos", str(photos), "-o", str(out), *fixed.split(), *more]
 
 
 def test_a_run_leaves_weights_that_load_and_can_be_resumed_but_not_overwritten(cli, photos, tmp_path):
@@ -62,7 +59,7 @@ def test_options_reach_the_run_and_others_keep_the_recipe(cli, photos, tmp_path,
 
     def train_sid(run, *, resume, stop_after, report):
         runs.append((run, resume, stop_after))
-        return Outcome(None, None, Progress(1, 1, math.nan))
+        return TrainingOutcome(None, None, TrainingProgress(1, 1, math.nan))
 
     monkeypatch.setattr(sid, "train_sid", train_sid)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)

@@ -9,14 +9,14 @@ from PIL import Image
 
 from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
-from derain_engine.training.loop import Outcome
-from derain_engine.training.ssid_kd import DEFAULTS, SsidKdRun
-from derain_engine.training.trainer import Progress
+from derain_engine.training.loop import TrainingOutcome
+from derain_engine.training.options import SSID_KD_DEFAULTS, SsidKdRun
+from derain_engine.training.trainer import TrainingProgress
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """pairs/{rainy,clean}, real/, and a configuration file for a network small enough to be trained on them."""
+    """Make pairs/{rainy,clean}, real/, and a configuration file for a network small enough to be trained on them."""
     monkeypatch.setitem(PRESETS, "tiny", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"))
     rng = np.random.default_rng(0)
     for folder in ("pairs/rainy", "pairs/clean", "real"):
@@ -71,7 +71,7 @@ def test_options_go_before_the_file(cli, data, monkeypatch):
 
     def train_ssid_kd(run, *, resume, stop_after, report):
         runs.append((run, resume, stop_after))
-        return Outcome(None, None, Progress(1, 1, math.nan))
+        return TrainingOutcome(None, None, TrainingProgress(1, 1, math.nan))
 
     monkeypatch.setattr(ssid_kd, "train_ssid_kd", train_ssid_kd)
     options = {
@@ -114,7 +114,7 @@ def test_help_tells_the_recipes_own_defaults(cli):
     for value in (run.stage, run.recipe, run.preset, f"{run.kl_weight:g}", run.kl_reduction):
         assert f"default: ({value})" in shown
     for name in ("epochs", "patch", "batch"):
-        first, second = (DEFAULTS[stage, "official"][name] for stage in (1, 2))
+        first, second = (SSID_KD_DEFAULTS[stage, "official"][name] for stage in (1, 2))
         assert f"default: ({first} or {second})" in shown
 
 

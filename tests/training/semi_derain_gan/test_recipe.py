@@ -17,10 +17,9 @@ from derain_engine.models.checkpoint import load_checkpoint
 from derain_engine.models.semi_derain_gan import PRESETS, SemiDerainGANConfig
 from derain_engine.training.distributed import World
 from derain_engine.training.losses import ssim
-from derain_engine.training.run import Phase
+from derain_engine.training.options import Phase, SemiDerainGanRun
 from derain_engine.training.semi_derain_gan.recipe import (
     BothProcesses,
-    SemiDerainGanRun,
     learning_rate,
     make_domains,
     phases,
@@ -42,7 +41,7 @@ def tiny_gan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(pairs: Path, real: Path, tmp_path: Path) -> SemiDerainGanRun:
-    """Two steps without the costly perceptual losses."""
+    """Return two steps without the costly perceptual losses."""
     return SemiDerainGanRun(
         preset="tiny",
         pairs=pairs,
@@ -84,7 +83,7 @@ def snapshot(trained: Trainer) -> dict[str, torch.Tensor]:
 
 
 def moved(trained: Trainer, act: Callable[[], Any]) -> set[str]:
-    """The modules in which parameters change, by the first two parts of their names."""
+    """Return the modules in which parameters change, by the first two parts of their names."""
     before = snapshot(trained)
     act()
     after = snapshot(trained)
@@ -165,7 +164,7 @@ def test_discriminators_judge_what_the_generators_made(run: SemiDerainGanRun) ->
 
 
 def test_ten_steps_lower_the_supervised_loss_and_stay_finite(run: SemiDerainGanRun) -> None:
-    """With the paper's weights of eq. 6, against discriminators that learn as fast."""
+    # The paper's weights of eq. 6, against discriminators that learn as fast.
     trained = trainer(replace(run, learning_rate=1e-2, unsupervised_learning_rate=1e-2, per_super_weight=1.0))
     values = [told(trained, trained.step([pictures()], 1e-2)) for _ in range(10)]
 

@@ -1,3 +1,5 @@
+"""SSIM, and eq. 6 of the SSID-KD paper, against direct formulas."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 
+from derain_engine.engine.metrics import ssim as metrics_ssim
 from derain_engine.training.losses import negative_ssim_l1, ssim
 
 
@@ -19,7 +22,7 @@ def images(seed=0, count=2, height=40, width=33, noise=0.2):
 
 
 def direct_ssim(a, b):
-    """The definition, in float64: one 11x11 window at every pixel, zeros outside the picture."""
+    """Compute the definition in float64: one 11x11 window at every pixel, zeros outside the picture."""
     x = torch.arange(11, dtype=torch.float64) - 5
     window = torch.exp(-(x[:, None] ** 2 + x[None] ** 2) / (2 * 1.5**2))
     window = (window / window.sum()).expand(3, 1, 11, 11)
@@ -41,7 +44,7 @@ def test_ssim_is_the_windowed_formula_with_zero_padding():
 
 
 def test_away_from_the_border_it_is_scikit_images_ssim():
-    """On a picture so large that the border, where padding differs, hardly counts: within its share of the area."""
+    # On a picture so large that the border, where padding differs, hardly counts: within its share of the area.
     a, b = images(count=1, height=300, width=280, noise=0.1)
     first, second = (t[0].permute(1, 2, 0).double().numpy() for t in (a, b))
     theirs: Any = structural_similarity(
@@ -55,6 +58,14 @@ def test_away_from_the_border_it_is_scikit_images_ssim():
     )
     border = 1 - (290 * 270) / (300 * 280)
     assert float(ssim(a, b)) == pytest.approx(float(theirs), abs=border * (1 - float(theirs)) * 1.1)
+
+
+def test_unpadded_ssim_is_that_of_the_metrics():
+    a, b = (each.double() for each in images(count=1, noise=0.1))
+    first, second = (t[0].permute(1, 2, 0).numpy() for t in (a, b))
+    # The window's weights are single precision.
+    assert float(ssim(a, b, padded=False)) == pytest.approx(metrics_ssim(first, second), abs=1e-6)
+    assert float(ssim(a, b)) != pytest.approx(float(ssim(a, b, padded=False)), abs=1e-5)
 
 
 def test_equal_images_give_one_and_worse_ones_less():

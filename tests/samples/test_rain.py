@@ -20,7 +20,6 @@ from derain_engine.samples.rain import (
     render_streaks,
     sample_rain,
 )
-from derain_engine.training.rain import TRAINING_SHARES, rainy_pair
 
 STREAKS = Streaks(length=20, width=1.5, angle=12, density=3, brightness=0.6)
 NOISE = BlurredNoise(length=20, grain=2, angle=12, coverage=0.2, brightness=0.6)
@@ -226,15 +225,3 @@ def test_any_size_gets_rain(size, kind):
 def test_other_shapes_are_refused(shape):
     with pytest.raises(InputError, match="H x W x 3"):
         add_rain(np.zeros(shape, np.float32), Rain((STREAKS,)), rng())
-
-
-def test_training_pairs_come_by_their_shares_in_steps_of_a_file():
-    assert sum(TRAINING_SHARES) == pytest.approx(1) and len(TRAINING_SHARES) == len(KINDS)
-    clean, dry = photo(24, 24), 0
-    for seed in range(300):
-        rainy, truth = rainy_pair(clean, rng(seed))
-        assert rainy.dtype == np.float32
-        np.testing.assert_allclose(rainy * 255, np.round(rainy * 255), atol=1e-4)
-        dry += bool(np.abs(rainy - truth).max() <= 0.5 / 255 + 1e-6)
-    # Dry by choice (5 %), and some drizzle misses so small a picture.
-    assert 0.02 < dry / 300 < 0.2

@@ -6,10 +6,8 @@ import pytest
 
 from derain_engine.base.errors import InputError
 from derain_engine.models.weights import shipped
-from derain_engine.training.config import read_run, write_run
-from derain_engine.training.run import Phase
-from derain_engine.training.sid import SidRun
-from derain_engine.training.ssid_kd import SsidKdRun
+from derain_engine.training.options import Phase, SidRun, SsidKdRun
+from derain_engine.training.run_file import read_run, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 

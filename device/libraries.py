@@ -1,4 +1,4 @@
-"""Results as arrays of the library that a frame came from, without a copy."""
+"""Results as arrays of the library that a frame came from (PyTorch, CuPy, PyCUDA, Numba), without a copy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from .interop import DeviceArray
 
 
-def give(array: DeviceArray, like: Any) -> Any:
-    """``array`` as an array of the library of ``like``, which keeps its memory alive.
+def array_like(array: DeviceArray, like: Any) -> Any:
+    """Return ``array`` as an array of the library of ``like``, which keeps its memory alive.
 
     PyCUDA's GPUArray, Numba's device array, and what a library's ``from_dlpack`` makes (PyTorch, CuPy); ``array``
     itself where the library has none of these. PyCUDA's arrays know no streams: whoever uses one orders that after
@@ -53,7 +53,7 @@ _MAKERS: dict[str, Callable[[DeviceArray, Any], Any]] = {
 @functools.cache
 def _pointer_type(base: type) -> type:
     class Pointer(base):
-        """What PyCUDA takes for an address: in its arrays, its copies and, by the protocol, its kernels' arguments."""
+        """An address for PyCUDA: in its arrays, its copies and, by the protocol, its kernels' arguments."""
 
         def __init__(self, array: DeviceArray) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Eq. 2 to 12 of the Semi-DerainGAN paper: each loss and each network of its training against its formula."""
+"""Eq. 2 to 12 of the Semi-DerainGAN paper, but for the perceptual ones: losses and networks against their formulas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from derain_engine.base.errors import CheckpointError
 from derain_engine.models.semi_derain_gan import SSRML, SemiDerainGANConfig, UNet
-from derain_engine.training.perceptual import Features, perceptual_loss
+from derain_engine.training.options import SMALLEST_GAN_PATCH
 from derain_engine.training.semi_derain_gan.losses import (
     cycle_loss,
     fooling_loss,
@@ -19,7 +19,6 @@ from derain_engine.training.semi_derain_gan.losses import (
     smoothness_loss,
 )
 from derain_engine.training.semi_derain_gan.networks import (
-    SMALLEST_PATCH,
     Domains,
     MultiScaleDiscriminator,
     PairDiscriminator,
@@ -60,7 +59,7 @@ def test_discriminators_have_the_sizes_of_their_sources() -> None:
 
 def test_the_smallest_patch() -> None:
     judge, pair = MultiScaleDiscriminator(2), PairDiscriminator(2)
-    fits, less = (torch.rand(1, 3, side, side) for side in (SMALLEST_PATCH, SMALLEST_PATCH - 1))
+    fits, less = (torch.rand(1, 3, side, side) for side in (SMALLEST_GAN_PATCH, SMALLEST_GAN_PATCH - 1))
     assert all(each.numel() for each in (*judge(fits), *pair(fits, fits)))
     with pytest.raises(RuntimeError):
         judge(less)
@@ -115,63 +114,8 @@ def test_mask_loss_weighs_later_masks_more() -> None:
     assert float(mask_loss([right, wrong], rainy, clean, 0.1)) == pytest.approx(1 / 4)
 
 
-def vgg16(path: Path) -> dict[str, torch.Tensor]:
-    """A file with the names and shapes of torchvision's, scaled-down random weights, and what is beyond the layers."""
-    torch.manual_seed(3)
-    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256)}
-    shapes |= {14: (256, 256), 17: (512, 256)}
-    state = {}
-    for number, (cout, cin) in shapes.items():
-        state[f"features.{number}.weight"] = torch.randn(cout, cin, 3, 3) / (3 * cin**0.5)
-        state[f"features.{number}.bias"] = torch.randn(cout) / 10
-    torch.save(state | {"classifier.0.bias": torch.zeros(2)}, path)
-    return state
-
-
-def test_perceptual_loss_eq_7_and_11(tmp_path: Path) -> None:
-    state = vgg16(tmp_path / "vgg16.pth")
-    x, y = torch.rand(2, 1, 3, 18, 22)
-
-    def conv(number: int, image: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(
-            image, state[f"features.{number}.weight"], state[f"features.{number}.bias"], padding=1
-        )
-
-    def relu2_2(image: torch.Tensor) -> torch.Tensor:
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        image = (image - mean) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        image = F.max_pool2d(conv(2, conv(0, image).relu()).relu(), 2)
-        return conv(7, conv(5, image).relu()).relu()
-
-    features = Features(tmp_path / "vgg16.pth")
-    torch.testing.assert_close(features(x), relu2_2(x))
-    assert features(x).shape == (1, 128, 9, 11)
-    x.requires_grad_()
-    y.requires_grad_()
-    loss = perceptual_loss(features, x, y)
-    torch.testing.assert_close(loss, ((relu2_2(x) - relu2_2(y)) ** 2).mean())
-    loss.backward()
-    assert x.grad is None and y.grad is not None and y.grad.abs().sum() > 0
-    before = Features(tmp_path / "vgg16.pth", "conv2_2")(x)
-    torch.testing.assert_close(before.relu(), relu2_2(x))
-    assert Features(tmp_path / "vgg16.pth", "relu3_3")(x).shape == (1, 256, 4, 5)
-
-
-def test_features_without_weights_are_always_the_same_and_tell_structure() -> None:
-    torch.manual_seed(1)
-    one = Features()
-    torch.manual_seed(2)
-    other = Features()
-    x = torch.rand(1, 3, 32, 32)
-    assert torch.equal(one(x), other(x)) and not any(each.requires_grad for each in one.parameters())
-    blurred = F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
-    assert perceptual_loss(one, x, blurred) > 10 * perceptual_loss(one, x, x + 0.01) > 0
-
-
-def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
+def test_files_of_other_networks_hold_no_mask_learner(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "less.pt")
-    with pytest.raises(CheckpointError, match=r"less\.pt holds no VGG-16: features\.0\.bias"):
-        Features(tmp_path / "less.pt")
     with pytest.raises(CheckpointError, match=r"less\.pt holds no mask learner of 4 maps"):
         load_mask_learner(SSRML(2, 4), tmp_path / "less.pt")
 

@@ -38,7 +38,7 @@ _ADD = """
 
 @pytest.fixture
 def gpu() -> Iterator[Context]:
-    """A context on a real GPU, current."""
+    """Open a context on a real GPU and make it current."""
     if (reason := driver.unavailable()) is not None:
         pytest.skip(reason)
     with Context() as opened, opened.current():
@@ -47,7 +47,7 @@ def gpu() -> Iterator[Context]:
 
 @pytest.fixture
 def assemble(tmp_path):
-    """Makes the cubin of the kernel above."""
+    """Make the cubin of the kernel above."""
 
     def make(target: str) -> bytes:
         if not assemblers():

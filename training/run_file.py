@@ -1,7 +1,7 @@
-"""One TOML file a run: its keys are the fields of the recipe's dataclass, ``phases`` lists ``STEPS:PATCH:BATCH``.
+"""Settings files of runs, in TOML: the keys are the fields of the recipe's dataclass.
 
-Paths in a file are relative to the file's folder. What is given beside the file, such as options of the command line,
-goes before it.
+``phases`` lists ``STEPS:PATCH:BATCH``. Paths are relative to the file's folder. What is given beside the file, such as
+options of the command line, goes before it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import tomli_w
 from ..base.errors import InputError
 from ..base.files import atomic_write
 from ..models import weights
-from .run import Phase, Run
+from .options import Phase, TrainingRun
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-AnyRun = TypeVar("AnyRun", bound=Run)
+AnyRun = TypeVar("AnyRun", bound=TrainingRun)
 
 #: Settings that may also be the name of shipped weights.
 _WEIGHTS = ("start", "teacher")
@@ -34,7 +34,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def read_run(kind: type[AnyRun], file: Path | None, given: Mapping[str, Any]) -> AnyRun:
-    """The run of a file and of ``given``, whose None stand for what is not given.
+    """Make a run of the settings of a file and of ``given``, which go before them.
+
+    Args:
+        given: by the fields' names; None for what is not given.
 
     Raises:
         InputError: the file cannot be read, an unknown key, a value of another kind, a setting that is missing or that
@@ -60,8 +63,8 @@ def read_run(kind: type[AnyRun], file: Path | None, given: Mapping[str, Any]) ->
     return kind(**values)
 
 
-def write_run(run: Run, path: Path) -> None:
-    """The effective settings of ``run`` as a file for :func:`read_run`, paths absolute."""
+def write_run(run: TrainingRun, path: Path) -> None:
+    """Write the effective settings of ``run`` as a file for :func:`read_run`, paths absolute."""
     values = {f.name: _plain(getattr(run, f.name)) for f in fields(run)}
     with atomic_write(path) as temporary:
         temporary.write_text(tomli_w.dumps({k: v for k, v in values.items() if v is not None}), "utf-8")
