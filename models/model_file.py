@@ -40,8 +40,12 @@ _NOT_MODELS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 @dataclass(frozen=True)
 class ModelFile:
-    """format: how the file was written. content: what it holds, as plain Python objects and tensors on the CPU; for
-    safetensors a dict of tensors. metadata: the text that safetensors files may carry."""
+    """The data in a model file.
+
+    format: how the file was written.
+    content: what it holds, as plain Python objects and tensors on the CPU; for safetensors a dict of tensors.
+    metadata: the text that safetensors files may carry.
+    """
 
     format: Literal["torch", "torch-legacy", "safetensors"]
     content: Any
@@ -67,7 +71,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
 
 
 def starts_as_onnx(path: Path) -> bool:
-    """Whether a file that can be read begins as an ONNX model does."""
+    """Tell whether a file that can be read begins as an ONNX model does."""
     with path.open("rb") as file:
         return _ONNX.match(file.read(16)) is not None
 

@@ -12,7 +12,7 @@ from torch import nn
 from derain_engine.base.errors import CheckpointError, InputError
 from derain_engine.models import registry
 from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
-from derain_engine.models.cost import macs_per_pixel
+from derain_engine.models.macs import macs_per_pixel
 from derain_engine.models.prenet import VARIANTS, PReNet, PReNetConfig, VRGNetDerainer, reach
 
 #: Keys, parameters and multiply-adds a pixel of every variant with six stages, as of the published files.

@@ -13,7 +13,7 @@ from torch import nn
 from derain_engine.base.errors import CheckpointError
 from derain_engine.models import registry, semi_derain_gan
 from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
-from derain_engine.models.cost import macs_per_pixel
+from derain_engine.models.macs import macs_per_pixel
 from derain_engine.models.semi_derain_gan import (
     PRESETS,
     SSRML,
