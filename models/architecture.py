@@ -102,21 +102,16 @@ def normalised(kind: type[Any], config: Any) -> dict[str, Any]:
         ValueError: an unknown field, or a value that it cannot have.
     """
     if not isinstance(config, kind):
-        check_names(kind, config)
+        names = [field.name for field in fields(kind)]
+        if unknown := [str(name) for name in config if name not in names]:
+            known = f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+            if not names:
+                known = f"{kind.__name__.removesuffix('Config')} has none"
+            raise ValueError(f"unknown option {', '.join(unknown)}; {known}")
         config = kind(**config)
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()
     }
-
-
-def check_names(kind: type[Any], config: ConfigValues) -> None:
-    """Raise ValueError where a configuration has fields that its dataclass ``kind`` has not."""
-    names = [field.name for field in fields(kind)]
-    if unknown := [str(name) for name in config if name not in names]:
-        known = f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
-        if not names:
-            known = f"{kind.__name__.removesuffix('Config')} has none"
-        raise ValueError(f"unknown option {', '.join(unknown)}; {known}")
 
 
 def check_whole(config: Any, **most: int) -> None:

@@ -324,13 +324,8 @@ def _as_fp32(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
         if not plain or tensor.layout != torch.strided or tensor.dtype not in floats:
-            kind = (
-                "meta"
-                if tensor.is_meta
-                else "sparse"
-                if tensor.is_sparse
-                else str(tensor.dtype).removeprefix("torch.")
-            )
+            kind = str(tensor.dtype).removeprefix("torch.")
+            kind = "meta" if tensor.is_meta else "sparse" if tensor.is_sparse else kind
             raise CheckpointError(f"{path}: {key} is {kind}, not a plain tensor of floating-point numbers.")
         # A tensor may repeat one number over any size; a copy of it would need memory that the file never had.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

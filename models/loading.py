@@ -11,6 +11,7 @@ from ..base.errors import InputError
 from ..base.progress import Progress, no_progress
 from . import onnx_file, weights
 from .checkpoint import Checkpoint, load_checkpoint
+from .model_file import is_onnx
 from .spec import ColourChoice
 
 
@@ -50,7 +51,7 @@ def load_model(
         InputError: a setting that only the other kind of file takes; the rest as :func:`load_checkpoint` and
             :func:`onnx_file.read_onnx` say.
     """
-    if not onnx_file.is_onnx(path):
+    if not is_onnx(path):
         if value_range is not None or granularity is not None:
             raise InputError(
                 f"{path} holds weights of a known network, whose value range and granularity are known, too; leave "

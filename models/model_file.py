@@ -70,8 +70,10 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def starts_as_onnx(path: Path) -> bool:
-    """Tell whether a file that can be read begins as an ONNX model does."""
+def is_onnx(path: Path) -> bool:
+    """Tell whether there is a file that begins as an ONNX model does."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return _ONNX.match(file.read(16)) is not None
 

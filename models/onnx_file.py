@@ -53,13 +53,6 @@ class OnnxFacts:
     granularity: int | None = None
 
 
-def is_onnx(path: Path) -> bool:
-    """Tell whether a file begins as an ONNX model does."""
-    from .model_file import starts_as_onnx
-
-    return path.is_file() and starts_as_onnx(path)
-
-
 def only_size(spec: ModelSpec) -> tuple[int, int] | None:
     """Return (height, width) of the frames that an ONNX model was made for; None where it takes more than one size."""
     size = spec.config.get("size") if spec.architecture == ARCHITECTURE else None

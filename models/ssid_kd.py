@@ -28,7 +28,6 @@ from .architecture import (
     ConfigValues,
     PublishedProtocol,
     StateDict,
-    check_names,
     colour_swap,
     normalised,
 )
@@ -380,7 +379,6 @@ _UNIT_COPY = re.compile(r"(?P<dense>.+\.(?:en|de)Layer_[124])\.units\.[1-9]\d*\.
 
 def _normalise(config: Any) -> dict[str, Any]:
     if not isinstance(config, SSIDKDConfig):
-        check_names(SSIDKDConfig, config)
         for name in ("channels", "units"):
             value = config.get(name, [1, 1, 1])
             if not isinstance(value, list | tuple) or not all(type(v) is int for v in value):
@@ -400,7 +398,6 @@ def _deduce(state: StateDict, hints: ConfigValues) -> dict[str, Any]:
         ValueError: a key that the deduction needs is missing or has an impossible shape, a hint contradicts the
             weights, or the copies of a shared unit differ.
     """
-    check_names(SSIDKDConfig, hints)
     channels = [_shape(state, f"head.convLayer_{scale}.0.weight")[0] for scale in _SCALES]
     units = []
     for number, width in enumerate(channels, start=1):

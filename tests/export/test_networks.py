@@ -10,11 +10,11 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from derain_engine.export.emulation import CpuGraph, fp32_emulation
+from derain_engine.export.exportable import exportable
+from derain_engine.export.free_sizes import drop_zeros
 from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
-from derain_engine.export.rounding import CpuGraph, rounding
-from derain_engine.export.variants import exportable
-from derain_engine.export.zeros import drop_zeros
 from derain_engine.models.prenet import VARIANTS
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.spec import ModelSpec, clean_image
@@ -124,7 +124,7 @@ def test_fp16_of_a_recurrent_network_keeps_the_last_sum_in_fp32() -> None:
     half = to_half(model)
     assert len(half.kept) == 1
     image = np.random.default_rng(3).random((1, 3, 16, 16), dtype=np.float32)
-    found = CpuGraph(rounding(half.model)).run(image)[0]
+    found = CpuGraph(fp32_emulation(half.model)).run(image)[0]
     expected = run(model, image)
     assert 0 < np.abs(found - expected).max() < 5e-3
 

@@ -10,10 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from derain_engine.base.errors import BuildError
+from derain_engine.export.emulation import CpuGraph, SwitchableGraph, fp32_emulation
 from derain_engine.export.half import to_half
 from derain_engine.export.repair import find_fragile
-from derain_engine.export.rounding import CpuGraph, rounding
-from derain_engine.export.trials import Trials
 
 from .graphs import convolution, graph, pictures, residual
 
@@ -47,7 +46,7 @@ def noisy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def halved(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> np.ndarray:
-    return CpuGraph(rounding(to_half(model, keep).model)).run(pictures())[0]
+    return CpuGraph(fp32_emulation(to_half(model, keep).model)).run(pictures())[0]
 
 
 def test_what_is_good_enough_is_left_alone() -> None:
@@ -108,11 +107,11 @@ def test_a_network_that_fails_in_fp32_is_refused() -> None:
 def test_trying_equals_converting(share: float) -> None:
     """One graph with switches computes what the converted and rounding graph does, to the bit."""
     model = noisy(chain(5, {1: 20.0, 2: 1e5, 3: 1e-6}))
-    trials = Trials(model)
+    switchable = SwitchableGraph(model)
     random = np.random.default_rng(int(10 * share))
     for _ in range(3):
-        keep = tuple(name for name in trials.names if random.random() < share)
-        np.testing.assert_array_equal(trials.run(pictures(), keep), halved(model, keep))
+        keep = tuple(name for name in switchable.names if random.random() < share)
+        np.testing.assert_array_equal(switchable.run(pictures(), keep), halved(model, keep))
 
 
 def test_trying_knows_resizes_shared_weights_and_outputs_that_are_read_again() -> None:
@@ -128,8 +127,10 @@ def test_trying_knows_resizes_shared_weights_and_outputs_that_are_read_again() -
         up=np.array([1, 1, 2, 2], np.float32),
         w=convolution(3, 3, 3),
     )
-    trials = Trials(model)
-    for keep in ((), ("Conv_1",), ("Conv_2", "Relu_4"), ("Resize_0", "Resize_3"), tuple(trials.names)):
-        np.testing.assert_array_equal(trials.run(pictures(), keep), halved(model, keep))
+    switchable = SwitchableGraph(model)
+    for keep in ((), ("Conv_1",), ("Conv_2", "Relu_4"), ("Resize_0", "Resize_3"), tuple(switchable.names)):
+        np.testing.assert_array_equal(switchable.run(pictures(), keep), halved(model, keep))
     # With everything kept, only what the library fuses is left.
-    np.testing.assert_allclose(trials.run(pictures(), trials.names), CpuGraph(model).run(pictures())[0])
+    np.testing.assert_allclose(
+        switchable.run(pictures(), switchable.names), CpuGraph(model).run(pictures())[0]
+    )
