@@ -1,4 +1,4 @@
-"""fp32 graphs as fp16 graphs: which tensor has which type, and what the numbers become."""
+"""Graphs in fp32 as graphs in fp16: which tensor has which type, and what the numbers become."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from derain_engine.models.registry import architecture_of
 from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 
 SMALL = SSIDKDConfig(channels=(3, 4, 5), units=(2, 2, 1))
-TINY = SSIDKDConfig(channels=(1, 1, 1), units=(2, 1, 1))
+TINY = SSIDKDConfig(channels=(1, 1, 1), units=(2, 1, 1), blocks="mffb")
 HEAD = "head.convLayer_1.0.weight"
 COPY = "encoder_decoder_1.enLayer_1.units.1.unit.1.confusion.bias"
 

@@ -65,7 +65,7 @@ def test_wrappers_and_prefixes(tmp_path: Path, wrapper: str | None, prefix: str)
 
 
 def test_format_is_recognised_by_content_not_by_name(tmp_path: Path) -> None:
-    network = loud()
+    network = loud(TINY)
     state = dict(network.state_dict())
     legacy = saved(tmp_path / "a.onnx", state, _use_new_zipfile_serialization=False)
     zipped = saved(tmp_path / "b.safetensors", state)

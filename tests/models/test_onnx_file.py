@@ -1,4 +1,4 @@
-"""Somebody's ONNX models: which are taken, what is found out about them, engines of them."""
+"""ONNX models of strangers: which are taken, what is found out about them, engines of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def blur(
     multiple: int = 1,
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Path:
-    """A little smoothing and clipping to [0, top], of which the channels come out times ``gains``; sides must be
+    """Save a little smoothing and clipping to [0, top], of which the channels come out times ``gains``; sides must be
     multiples of ``multiple``."""
     number = np.float16 if kind == HALF else np.float32
     kernel = np.zeros((3, 1, 3, 3), number)
@@ -78,7 +78,7 @@ def blur(
 
 
 def smoothed(image: np.ndarray, gains: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """What the graph does to an H x W x 3 picture in [0, 1]."""
+    """Do what the graph does to an H x W x 3 picture in [0, 1]."""
     wide = np.pad(image, ((0, 0), (1, 1), (0, 0)))
     return (0.1 * wide[:, :-2] + 0.8 * wide[:, 1:-1] + 0.1 * wide[:, 2:]) * np.array(gains, np.float32)
 

@@ -1,4 +1,4 @@
-"""RESCAN: its published size, what it computes, its files."""
+"""RESCAN has its published size, computes its formulas, and reads its files."""
 
 from __future__ import annotations
 
