@@ -141,7 +141,7 @@ class SwitchableGraph:
 
 
 class _Switches:
-    """A graph in the making that holds every tensor beside its rounded self, and before every node the choice between
+    """A builder of the graph that holds every tensor beside its rounded self, and before every node the choice between
     them: exact where the node and the one that the tensor comes from are both kept."""
 
     def __init__(self, model: ModelProto) -> None:

@@ -1,8 +1,8 @@
 """A stranger's ONNX model as a network like any other: which of its ports is the image, and what the file does not say.
 
-Value range, colour order and granularity of a model are in no file. What is not told is tried on photographs under
-synthetic rain, whose truth is known: the range whose images come out as images, the order in which rain is removed
-better, the least granularity at which it runs.
+Value range, colour order and granularity of a model are in no file. What a user does not say is tried on photographs
+under synthetic rain, whose truth is known: the range whose images come out as images, the order in which rain is
+removed better, the least granularity at which it runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LARGEST_CHANGE = 0.25
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """Facts of an ONNX model that a user has told; None for what is to be found out.
+    """Facts of an ONNX model, as a user states them; None for what is to be found out.
 
     value_range: a name of ``RANGES``.
     granularity: in pixels.
@@ -59,10 +59,10 @@ def only_size(spec: ModelSpec) -> tuple[int, int] | None:
     return None if size is None else (size[0], size[1])
 
 
-def read_onnx(path: Path, told: OnnxFacts, progress: Progress = no_progress) -> Checkpoint:
+def read_onnx(path: Path, facts: OnnxFacts, progress: Progress = no_progress) -> Checkpoint:
     """Read a model from one image to one image, N x 3 x H x W or N x H x W x 3 in float32 or float16.
 
-    Its configuration says what it was told and, under ``guessed``, what was found out.
+    Its configuration says what the user stated and, under ``guessed``, what was found out.
 
     Raises:
         CheckpointError: a damaged file, weights outside of it, other inputs and outputs, or no way of running it that
@@ -70,12 +70,12 @@ def read_onnx(path: Path, told: OnnxFacts, progress: Progress = no_progress) -> 
         InputError: an unknown range, or a granularity that is none.
         BackendUnavailable: ONNX or ONNX Runtime is not installed.
     """
-    if told.value_range is not None and told.value_range not in RANGES:
+    if facts.value_range is not None and facts.value_range not in RANGES:
         raise InputError(
-            f"There is no value range {told.value_range!r}; there is {', '.join(map(str, RANGES))}."
+            f"There is no value range {facts.value_range!r}; there is {', '.join(map(str, RANGES))}."
         )
-    if told.granularity is not None and not 1 <= told.granularity <= 1024:
-        raise InputError(f"A granularity is 1 to 1024 pixels, not {told.granularity}.")
+    if facts.granularity is not None and not 1 <= facts.granularity <= 1024:
+        raise InputError(f"A granularity is 1 to 1024 pixels, not {facts.granularity}.")
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -96,13 +96,13 @@ def read_onnx(path: Path, told: OnnxFacts, progress: Progress = no_progress) -> 
         raise CheckpointError(f"{path} is a damaged ONNX model: {reason}.") from error
     image = _image(path, model)
     model = _named(model)
-    tried = _Trial(path, model, image, told, progress)
+    tried = _Trial(path, model, image, facts, progress)
     granularity, colour_order, value_range = tried.best()
     found = {"colour_order": colour_order, "granularity": granularity, "range": value_range}
     given = {
-        "colour_order": told.colour_order,
-        "granularity": told.granularity or image.size,
-        "range": told.value_range,
+        "colour_order": facts.colour_order,
+        "granularity": facts.granularity or image.size,
+        "range": facts.value_range,
     }
     config: dict[str, Any] = {
         **found,
@@ -257,9 +257,9 @@ class _Trial:
     """A model that is tried on photographs under synthetic rain."""
 
     def __init__(
-        self, path: Path, model: onnx.ModelProto, image: _Image, told: OnnxFacts, progress: Progress
+        self, path: Path, model: onnx.ModelProto, image: _Image, facts: OnnxFacts, progress: Progress
     ) -> None:
-        self.path, self.model, self.image, self.told, self.progress = path, model, image, told, progress
+        self.path, self.model, self.image, self.facts, self.progress = path, model, image, facts, progress
         self.made: dict[tuple[ColourOrder, str], OnnxNetwork] = {}
 
     def network(self, colour_order: ColourOrder, value_range: str) -> OnnxNetwork:
@@ -278,10 +278,10 @@ class _Trial:
         return self.made[key]
 
     def best(self) -> tuple[int, ColourOrder, str]:
-        """Return (granularity, colour order, range), as told or as found."""
+        """Return (granularity, colour order, range), as stated or as found."""
         granularity = self._granularity()
-        ranges = [self.told.value_range] if self.told.value_range else list(RANGES)
-        orders: Sequence[ColourOrder] = [self.told.colour_order] if self.told.colour_order else _ORDERS
+        ranges = [self.facts.value_range] if self.facts.value_range else list(RANGES)
+        orders: Sequence[ColourOrder] = [self.facts.colour_order] if self.facts.colour_order else _ORDERS
         pairs = list(itertools.product(ranges, orders))
         errors: dict[tuple[str, ColourOrder], float] = {}
         for i, (value_range, order) in enumerate(pairs):
@@ -310,8 +310,8 @@ class _Trial:
         return sum(errors) / len(errors)
 
     def _granularity(self) -> int:
-        if self.told.granularity is not None:
-            return self.told.granularity
+        if self.facts.granularity is not None:
+            return self.facts.granularity
         if self.image.size is not None:
             return 1
         network = self.network("rgb", "0..1")

@@ -201,14 +201,14 @@ def _deduce(state: StateDict, hints: ConfigValues) -> ConfigValues:
     if domain in DOMAINS and domain not in there:
         raise ValueError(f"it has no generator for {domain} rain, only for {there[0]} rain")
     first = _GENERATOR.get(domain, _GENERATOR[there[0]])
-    told = dict(hints) | {"domain": domain}
+    known = dict(hints) | {"domain": domain}
     for name, key in (("width", "ssrml.det_conv0.0.weight"), ("base", f"{first}.down.0.0.weight")):
         if key in state and state[key].ndim:
-            told[name] = state[key].shape[0]
+            known[name] = state[key].shape[0]
     levels = {key.split(".")[2] for key in state if key.startswith(f"{first}.up.")}
     if levels:
-        told["levels"] = len(levels)
-    return told
+        known["levels"] = len(levels)
+    return known
 
 
 def _of_the_domain(state: StateDict, config: ConfigValues) -> dict[str, Tensor]:

@@ -23,14 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import (
-    Architecture,
-    ConfigValues,
-    PublishedProtocol,
-    StateDict,
-    colour_swap,
-    normalised,
-)
+from .architecture import Architecture, ConfigValues, PublishedProtocol, StateDict, colour_swap, normalised
 
 #: Both sides must be multiples of this for every pool and resize to have an integer ratio (4 * 8).
 GRANULARITY = 32
@@ -368,7 +361,7 @@ class SSIDKD(nn.Module):
         return Derained(image - rain, rain, code)
 
 
-# How these networks lie in files. A state is *full* when every unit position of a dense connection is in it (as
+# The layout of these networks in files. A state is *full* when every unit position of a dense connection is in it (as
 # published: 2204 keys for 554 distinct tensors), and *compact* when shared units are there once, as ``units.0``.
 
 _UNITS = "encoder_decoder_1.enLayer_1.units."

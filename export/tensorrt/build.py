@@ -298,9 +298,11 @@ def _monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def _advice(told: str) -> str:
-    if "workspace limit" in told.lower():
-        return f"{told}. Raise --workspace, or lower the largest frames (--max, --shape)."
-    if any(word in told.lower() for word in ("memory", "alloc")):
-        return f"{told}. Lower the largest frames (--max, --shape) or --workspace, or free memory of the GPU."
-    return f"{told}."
+def _advice(error: str) -> str:
+    if "workspace limit" in error.lower():
+        return f"{error}. Raise --workspace, or lower the largest frames (--max, --shape)."
+    if any(word in error.lower() for word in ("memory", "alloc")):
+        return (
+            f"{error}. Lower the largest frames (--max, --shape) or --workspace, or free memory of the GPU."
+        )
+    return f"{error}."

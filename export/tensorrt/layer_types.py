@@ -45,12 +45,12 @@ def inspected(trt: Any, flavour: Flavour, plan: bytes) -> Types | None:
         return None
     inspector = engine.create_engine_inspector()
     try:
-        told = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     except ValueError:
         return None
     found = [
         (kind, bool(_MULTIPLIES.search(f"{layer.get('LayerType', '')} {layer.get('Name', '')}")))
-        for layer in told.get("Layers", ())
+        for layer in report.get("Layers", ())
         if isinstance(layer, Mapping) and (kind := _kind(layer)) is not None
     ]
     layers, products = _counted(found)
