@@ -64,7 +64,7 @@ def measure_roofs(contestants: Sequence[Contestant], threads: int, progress: Pro
 
 
 def _work(checkpoint: Checkpoint) -> Work:
-    from ..models.cost import macs_per_pixel
+    from ..models.macs import macs_per_pixel
     from ..plan import lower
     from ..plan.program import GRANULARITY
 

@@ -19,7 +19,8 @@ from ..base.sizes import FrameSizes, Size, words
 from ..base.version import __version__
 from ..models import onnx_file, weights
 from ..models.checkpoint import Checkpoint, load_checkpoint
-from ..models.sources import find_model, load_model
+from ..models.loading import find_model, load_model
+from ..models.model_file import is_onnx
 from ..samples import photographs
 from . import backends, verify
 from .backends.base import Artefact, CompileOptions, Repair, RunOptions
@@ -399,9 +400,9 @@ def _manifest(
 def matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint | None:
     """The model with the engine's configuration, in whichever colour order gives the engine's weights; None where
     its weights are others. Raises as :func:`load_model` does."""
-    if onnx_file.is_onnx(path):
+    if is_onnx(path):
         config = manifest.config
-        told = onnx_file.Told(config.get("colour_order"), config.get("range"), config.get("granularity"))
+        told = onnx_file.OnnxFacts(config.get("colour_order"), config.get("range"), config.get("granularity"))
         checkpoint = onnx_file.read_onnx(path, told)
         return checkpoint if checkpoint.weights_sha256 == manifest.weights_sha256 else None
     orders: tuple[Literal["auto", "rgb", "bgr"], ...] = ("auto", "rgb", "bgr")

@@ -48,7 +48,7 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
             return about | asdict(bundle.manifest) | _here(bundle.manifest)
     path, name = find_model(file)
     checkpoint = load_checkpoint(path)
-    from ..models.cost import macs_per_pixel
+    from ..models.macs import macs_per_pixel
     from ..models.registry import architecture_of
 
     architecture = architecture_of(checkpoint.spec.architecture)

@@ -1,2 +1,2 @@
-"""A network in other people's formats. Everything here may import torch and onnx; nothing that only runs
-engine files imports it."""
+"""A network in other people's formats. Everything here but :mod:`.nvinfer` may import torch and onnx; nothing that only
+runs engine files imports the rest."""

@@ -26,8 +26,13 @@ _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 @dataclass(frozen=True)
 class HalfModel:
-    """model: the graph in fp16. kept: nodes that stay fp32, by name, in the graph's order. saturated: how many values
-    of a weight are beyond fp16's range and became the largest number in it, by the weight's name."""
+    """A graph that was converted to fp16.
+
+    model: the graph.
+    kept: nodes that stay fp32, by name, in the graph's order.
+    saturated: how many values of a weight are beyond fp16's range and became the largest number in it, by the
+        weight's name.
+    """
 
     model: ModelProto = field(repr=False)
     kept: tuple[str, ...]
@@ -35,7 +40,7 @@ class HalfModel:
 
 
 def to_half(model: ModelProto, keep: Collection[str] = ()) -> HalfModel:
-    """The graph in fp16, with fp32 inputs and outputs. The model itself is not changed.
+    """Convert a graph to fp16, with fp32 inputs and outputs. The model itself is not changed.
 
     Args:
         model: fp32, checked, its nodes named.
@@ -60,7 +65,7 @@ def to_half(model: ModelProto, keep: Collection[str] = ()) -> HalfModel:
 
 
 def halved(values: np.ndarray) -> np.ndarray:
-    """As fp16; what is beyond its range becomes its largest number."""
+    """Round values to fp16; what is beyond its range becomes its largest number."""
     return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
 
 
@@ -118,7 +123,7 @@ class _Conversion:
         return HalfModel(model, kept, self.saturated)
 
     def read(self, name: str, kind: int) -> str:
-        """The name under which a tensor is there in a type; other than floats are what they are."""
+        """Return the name under which a tensor is there in a type; other than floats are what they are."""
         if name in self.weights:
             return self.weight(name, kind)
         if name not in self.floats:
@@ -149,7 +154,7 @@ class _Conversion:
         return numpy_helper.from_array(halved(values), target)
 
     def set_type(self, node: NodeProto, kind: int) -> None:
-        """The type that a node names itself."""
+        """Change the type that a node names itself."""
         for each in node.attribute:
             if each.name in ("to", "dtype") and each.i == _FLOAT:
                 each.i = kind
@@ -162,7 +167,7 @@ def _cast(source: str, target: str, kind: int) -> NodeProto:
 
 
 def _constants(graph: GraphProto) -> Iterator[TensorProto]:
-    """Floats that nodes of their own hold, as weights."""
+    """Yield the floats that nodes of their own hold, as weights."""
     for node in graph.node:
         if node.op_type == "Constant":
             value = helper.get_attribute_value(node.attribute[0])
@@ -196,7 +201,7 @@ def _require_types(graph: GraphProto, typed: Collection[str]) -> None:
 
 
 def edge_arithmetic(graph: GraphProto) -> Iterator[str]:
-    """Names of additions and the like of a graph's input that give a graph's output; they stay fp32 unasked."""
+    """Yield the names of additions and the like of a graph's input that give its output; they stay fp32 unasked."""
     inputs = {value.name for value in graph.input}
     outputs = {value.name for value in graph.output}
     for node in graph.node:

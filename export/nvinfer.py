@@ -22,7 +22,9 @@ _log = logging.getLogger("derain_engine.tensorrt")
 class Flavour:
     """One of the libraries.
 
-    name: of the backend and of the extra that installs it. module: of the Python bindings. title: for messages.
+    name: of the backend and of the extra that installs it.
+    module: of the Python bindings.
+    title: for messages.
     packages: that bring the bindings, by the names of the registry.
     gpus: what it can be told to build for where no GPU is; empty where it builds for the one at hand alone.
     one_version: whether no version runs the plans of another; else that depends on the plan.
@@ -36,20 +38,20 @@ class Flavour:
     one_version: bool = False
 
     def unavailable(self) -> str | None:
-        """None where the library is installed, else one sentence; it is not loaded."""
+        """Return None where the library is installed, else one sentence; it is not loaded."""
         if importlib.util.find_spec(self.module) is None:
             return f"{self.title} is not installed; {self._advice}."
         return None
 
     def installed(self) -> str | None:
-        """The version that is installed, without loading it; None where the registry's records do not tell."""
+        """Return the installed version without loading it; None where the records of packages do not tell."""
         for package in self.packages:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 return importlib.metadata.version(package)
         return None
 
     def bindings(self) -> Any:
-        """The library's Python module.
+        """Load the library's Python module.
 
         Raises:
             BackendUnavailable: it is not installed, or not whole.
@@ -64,7 +66,7 @@ class Flavour:
 
     @property
     def version(self) -> str:
-        """Raises BackendUnavailable as :meth:`bindings`."""
+        """The version that is loaded. Raises BackendUnavailable as :meth:`bindings` says."""
         return self.bindings().__version__
 
     @property
@@ -107,8 +109,8 @@ _listeners: list[list[str]] = []
 
 @functools.cache
 def logger(flavour: Flavour) -> Any:
-    """The library's logger of this process: the library keeps the first that it is given. Everything goes to Python's
-    ``logging``, and errors to whoever listens (:func:`errors`)."""
+    """Return the library's logger of this process: the library keeps the first that it is given. Everything goes to
+    Python's ``logging``, and errors to whoever listens (:func:`errors`)."""
     trt = flavour.bindings()
     wrong = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
@@ -128,7 +130,7 @@ def logger(flavour: Flavour) -> Any:
 
 @contextlib.contextmanager
 def errors(flavour: Flavour) -> Iterator[list[str]]:
-    """The errors that the libraries log during a block: they return None, or False, and tell the reason there."""
+    """Collect the errors that the libraries log during a block: they return None or False, and log the reason."""
     logger(flavour)
     heard: list[str] = []
     _listeners.append(heard)
@@ -139,7 +141,7 @@ def errors(flavour: Flavour) -> Iterator[list[str]]:
 
 
 def diagnosis(flavour: Flavour, runtime: Any, plan: bytes, heard: list[str]) -> str:
-    """Why a plan cannot be opened here, as the runtime sees it after it refused."""
+    """Say why a plan cannot be opened here, as the runtime sees it after it refused."""
     trt = flavour.bindings()
     found: list[str] = []
     if hasattr(runtime, "get_engine_validity"):
@@ -150,7 +152,7 @@ def diagnosis(flavour: Flavour, runtime: Any, plan: bytes, heard: list[str]) -> 
 
 
 def reason(heard: list[str]) -> str:
-    """The first error in one line, without places in the library's source."""
+    """Return the first error in one line, without places in the library's source."""
     lines = [line.strip() for message in heard for line in message.splitlines() if line.strip()]
     if not lines:
         return "it gave no reason"

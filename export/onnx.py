@@ -14,21 +14,18 @@ import gc
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..base.errors import BackendUnavailable, BuildError, DerainError, InputError
 from ..base.progress import Progress, no_progress
 from ..models.onnx_network import OnnxNetwork
 from ..models.spec import ModelSpec
-from .shapes import free_shapes
-from .variants import exportable
-from .zeros import drop_zeros
+from .exportable import exportable
+from .free_sizes import free_sizes
 
 OPSET = 20
 INPUT = "rainy"
@@ -40,15 +37,13 @@ TOLERANCE = 1e-5
 #: Pixels of a side, for networks that take less.
 _LEAST_TRACED = 8
 
-#: Operators whose named input is a shape; in a trace it may hold the traced size.
-_SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
-
 #: Operators that the exporter would decompose into nothing but themselves.
 _WHOLE_OPERATORS = {
-    *("aten.add.Tensor", "aten.cat.default", "aten.conv2d.default", "aten.leaky_relu.default"),
-    *("aten.max_pool2d.default", "aten.mul.Tensor", "aten.new_zeros.default", "aten.relu.default"),
-    *("aten.sigmoid.default", "aten.sub.Tensor", "aten.tanh.default"),
-    *("aten.upsample_bilinear2d.vec", "aten.upsample_nearest2d.vec"),
+    f"aten.{name}"
+    for name in (
+        "add.Tensor cat.default conv2d.default leaky_relu.default max_pool2d.default mul.Tensor new_zeros.default "
+        "relu.default sigmoid.default sub.Tensor tanh.default upsample_bilinear2d.vec upsample_nearest2d.vec"
+    ).split()
 }
 
 #: The wrapper's attribute for the network; the exporter puts it before every weight's name.
@@ -62,7 +57,7 @@ def export_onnx(
     outputs: Sequence[str] = ("clean",),
     progress: Progress = no_progress,
 ) -> onnx.ModelProto:
-    """The network, weights inside, as a checked ONNX model.
+    """Export the network, weights inside, as a checked ONNX model.
 
     Input ``rainy``: N x 3 x H x W float32, RGB in [0, 1], any N, H and W multiples of ``spec.granularity``
     and at least ``spec.smallest_side``. Outputs: those of ``clean`` (as the input, not clamped), ``rain`` and
@@ -70,9 +65,10 @@ def export_onnx(
     network uses many times is stored once, one that no output depends on is left out. The same network gives
     the same bytes.
 
-    network: in eval mode, fp32; its forward returns the clean image, or a named tuple with the outputs as
-        fields.
-    progress: called with the stage and the fraction done.
+    Args:
+        network: in eval mode, fp32; its forward returns the clean image, or a named tuple with the outputs as
+            fields.
+        progress: called with the stage and the fraction done.
 
     Raises:
         InputError: ``outputs`` names something that the network does not return.
@@ -104,14 +100,14 @@ def export_onnx(
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(outputs),
-                # Half of the translation's time, for what _free_sizes takes out anyway.
+                # Half of the translation's time, for what free_sizes takes out anyway.
                 optimize=False,
                 verbose=False,
             )
         assert exported is not None
         progress("checking the graph", 0.9)
         model = exported.model_proto
-        _free_sizes(model, spec)
+        free_sizes(model, spec)
         _strip(model, spec, network)
         onnx.checker.check_model(model, full_check=True)
     except DerainError:
@@ -126,7 +122,7 @@ def export_onnx(
 
 
 def check_onnx(model: onnx.ModelProto, network: nn.Module, spec: ModelSpec) -> float:
-    """Run ``model`` in ONNX Runtime beside ``network`` at two sizes; the largest absolute error.
+    """Run ``model`` in ONNX Runtime beside ``network`` at two sizes, and return the largest absolute error.
 
     Raises:
         BuildError: an error above ``1e-5 * max(1, max|reference|)``, or ONNX Runtime cannot run the model.
@@ -198,14 +194,14 @@ def _keep_whole(program: torch.export.ExportedProgram) -> None:
 
 
 def _traced_side(spec: ModelSpec) -> int:
-    """The smallest side in pixels that needs no padding and is no number of a batch or of colours."""
+    """Return the smallest side in pixels that needs no padding and is no number of a batch or of colours."""
     return -(-max(_LEAST_TRACED, spec.smallest_side) // spec.granularity) * spec.granularity
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter without its warnings, which speak to the authors of exporters, and without pauses of the
-    garbage collector: a trace makes millions of objects that live to its end (a quarter of the time)."""
+    """Keep back the exporter's warnings, which speak to the authors of exporters, and pauses of the garbage collector:
+    a trace makes millions of objects that live to its end (a quarter of the time)."""
     logger = logging.getLogger("torch.onnx")
     level, collecting = logger.level, gc.isenabled()
     logger.setLevel(logging.ERROR)
@@ -218,93 +214,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
         if collecting:
             gc.enable()
-
-
-def _free_sizes(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Let a graph that was traced at one size run at any, in place."""
-    graph = model.graph
-    known = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*known.input, *known.value_info, *known.output)
-    }
-    for node in graph.node:
-        if node.op_type == "Resize" and len(node.input) == 4 and node.input[3]:
-            scales = _scales(shapes[node.input[0]], shapes[node.output[0]], spec)
-            name = "scales_" + "_".join(f"{scale:g}" for scale in scales)
-            if not any(initializer.name == name for initializer in graph.initializer):
-                graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
-            node.input[:] = [node.input[0], "", name]
-    free_shapes(graph, shapes)
-    drop_zeros(graph, {name: dims[1] for name, dims in shapes.items() if len(dims) == 4})
-    drop_unused(graph)
-    sizeless = _sizeless(graph)
-    for node in graph.node:
-        place = _SHAPE_INPUTS.get(node.op_type)
-        if place is not None and node.input[place] not in sizeless:
-            raise BuildError(
-                f"The {spec.architecture} network cannot be exported for any size: its {node.op_type} "
-                f"({node.name}) holds a size as a constant."
-            )
-    del graph.value_info[:]
-    _, _, height, width = shapes[graph.input[0].name]
-    for value in (*graph.input, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) != 4:
-            raise BuildError(f"The output {value.name!r} is not a batch of images or maps (N x C x H x W).")
-        dims[0].dim_param = "batch"
-        dims[2].dim_param = _side_label("height", dims[2].dim_value, height)
-        dims[3].dim_param = _side_label("width", dims[3].dim_value, width)
-
-
-def drop_unused(graph: onnx.GraphProto) -> None:
-    """Take out nodes and weights that no output depends on, in place."""
-    used = {output.name for output in graph.output}
-    nodes = []
-    for node in reversed(graph.node):
-        if not used.isdisjoint(node.output):
-            nodes.append(node)
-            used.update(node.input)
-    weights = [initializer for initializer in graph.initializer if initializer.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(nodes))
-    graph.initializer.extend(weights)
-
-
-def _sizeless(graph: onnx.GraphProto) -> set[str]:
-    """Names of shapes that say nothing of the traced size: of another tensor, or constants of only -1 (the rest), 0 (as
-    it was) and 1."""
-    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            value = onnx.helper.get_attribute_value(node.attribute[0])
-            whole = isinstance(value, onnx.TensorProto)
-            constants[node.output[0]] = numpy_helper.to_array(value) if whole else np.asarray(value)
-    shapes = {node.output[0] for node in graph.node if node.op_type == "Shape"}
-    return shapes | {
-        name
-        for name, value in constants.items()
-        if value.dtype == np.int64 and np.isin(value, (-1, 0, 1)).all()
-    }
-
-
-def _scales(source: Sequence[int], target: Sequence[int], spec: ModelSpec) -> list[float]:
-    """What a resize multiplies each dimension with. Binary fractions only: with others float32 arithmetic may
-    round the target size down by one pixel."""
-    ratios = [Fraction(t, s) for s, t in zip(source, target, strict=True)]
-    for ratio in ratios:
-        if ratio.denominator & (ratio.denominator - 1):
-            raise BuildError(
-                f"The {spec.architecture} network resizes by {ratio}, which is not exact for every size; "
-                "it cannot be exported for any size."
-            )
-    return [float(ratio) for ratio in ratios]
-
-
-def _side_label(name: str, value: int, whole: int) -> str:
-    ratio = Fraction(value, whole)
-    label = name if ratio.numerator == 1 else f"{ratio.numerator}*{name}"
-    return label if ratio.denominator == 1 else f"{label}/{ratio.denominator}"
 
 
 def _strip(model: onnx.ModelProto, spec: ModelSpec, network: nn.Module) -> None:

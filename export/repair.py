@@ -1,4 +1,4 @@
-"""Which nodes of a graph have to stay in fp32, so that the rest of it can be fp16.
+"""A search for the nodes of a graph that have to stay in fp32, so that the rest of it can be fp16.
 
 fp16 fails in two ways: values beyond 65504 become infinite, and rounding errors add up. What the first one needs is
 read off the graph's own values; for the second, nodes go back to fp32 where that helps most. Then whatever turns out
@@ -17,9 +17,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from ..base.errors import BuildError
 from ..base.progress import Progress, no_progress
+from .emulation import CpuGraph, SwitchableGraph, fp32_emulation
 from .half import LARGEST, to_half
-from .rounding import CpuGraph, rounding
-from .trials import Trials
 
 #: Parts that a graph is looked at in.
 _PARTS = 16
@@ -29,9 +28,13 @@ _STAGE = "Looking for what fp16 breaks"
 
 
 @dataclass(frozen=True)
-class Repair:
-    """keep: nodes to keep in fp32, by name, in the graph's order. before, after: PSNR in dB of the fp16 graph against
-    fp32, without and with them; -inf where it gave NaN or infinity. tried: how many choices were run for it."""
+class FragileNodes:
+    """The nodes that fp16 breaks.
+
+    keep: nodes to keep in fp32, by name, in the graph's order.
+    before, after: PSNR in dB of the fp16 graph against fp32, without and with them; -inf where it gave NaN or infinity.
+    tried: how many choices were run for it.
+    """
 
     keep: tuple[str, ...]
     before: float
@@ -45,8 +48,8 @@ def find_fragile(
     psnr: float,
     max_abs: float,
     progress: Progress = no_progress,
-) -> Repair:
-    """The nodes that keep the fp16 graph from coming close enough to fp32; none where it does.
+) -> FragileNodes:
+    """Find the nodes that keep the fp16 graph from coming close enough to fp32; none where it does.
 
     Args:
         model: in fp32.
@@ -64,31 +67,31 @@ def find_fragile(
     aim = _Aim(expected, psnr, max_abs)
     margin, before = aim.of(_in_half(model, (), batch))
     if margin >= 0:
-        return Repair((), before, before, 1)
-    search = _Search(Trials(model), batch, aim)
+        return FragileNodes((), before, before, 1)
+    choices = _Choices(SwitchableGraph(model), batch, aim)
     keep = set(_out_of_range(model, batch))
-    if search.margin(keep) < 0:
-        keep |= _worst(search, keep, progress)
-    kept = _pruned(search, [name for name in search.names if name in keep], progress)
+    if choices.margin(keep) < 0:
+        keep |= _worst(choices, keep, progress)
+    kept = _pruned(choices, [name for name in choices.names if name in keep], progress)
     _, after = aim.of(_in_half(model, kept, batch))
     progress(_STAGE, 1.0)
-    return Repair(kept, before, after, search.count)
+    return FragileNodes(kept, before, after, len(choices.known))
 
 
 def _in_half(model: ModelProto, keep: Collection[str], batch: np.ndarray) -> np.ndarray:
-    return CpuGraph(rounding(to_half(model, keep).model)).run(batch)[0]
+    return CpuGraph(fp32_emulation(to_half(model, keep).model)).run(batch)[0]
 
 
 @dataclass(frozen=True)
 class _Aim:
-    """What fp16 is to come close to, and how close, as for :func:`find_fragile`."""
+    """The result that fp16 is to come close to, and how close, as for :func:`find_fragile`."""
 
     expected: np.ndarray
     psnr: float
     max_abs: float
 
     def of(self, found: np.ndarray) -> tuple[float, float]:
-        """(margin in dB, negative where it misses; PSNR in dB) of the worst frame."""
+        """Return (margin in dB, negative where it misses; PSNR in dB) of the worst frame."""
         if not np.isfinite(found).all():
             return -math.inf, -math.inf
         error = np.abs(found.astype(np.float64) - self.expected)
@@ -99,55 +102,51 @@ class _Aim:
         return min(psnr - self.psnr, below), psnr
 
 
-class _Search:
-    """Choices of nodes that were tried. count: how many."""
+class _Choices:
+    """The choices of nodes that were tried, and what they gave."""
 
-    def __init__(self, trials: Trials, batch: np.ndarray, aim: _Aim) -> None:
-        self.trials, self.batch, self.aim = trials, batch, aim
-        self.names = trials.names
+    def __init__(self, graph: SwitchableGraph, batch: np.ndarray, aim: _Aim) -> None:
+        self.graph, self.batch, self.aim = graph, batch, aim
+        self.names = graph.names
         self.known: dict[frozenset[str], float] = {}
 
-    @property
-    def count(self) -> int:
-        return len(self.known)
-
     def margin(self, keep: Collection[str]) -> float:
-        """In dB, by which the graph that keeps these nodes is close enough."""
+        """Return the margin in dB by which the graph that keeps these nodes is close enough."""
         key = frozenset(keep)
         if key not in self.known:
-            self.known[key], _ = self.aim.of(self.trials.run(self.batch, key))
+            self.known[key], _ = self.aim.of(self.graph.run(self.batch, key))
         return self.known[key]
 
 
-def _worst(search: _Search, keep: set[str], progress: Progress) -> set[str]:
-    """Parts of the graph, the one that harms most first, until the rest is good enough in fp16."""
-    names = search.names
+def _worst(choices: _Choices, keep: set[str], progress: Progress) -> set[str]:
+    """Take parts of the graph, the one that harms most first, until the rest is good enough in fp16."""
+    names = choices.names
     size = math.ceil(len(names) / _PARTS)
     parts = [set(names[i : i + size]) for i in range(0, len(names), size)]
     harm = []
     for i, part in enumerate(parts):
         progress(_STAGE, 0.5 * i / len(parts))
-        harm.append((search.margin(set(names) - part | keep), i))
+        harm.append((choices.margin(set(names) - part | keep), i))
     added: set[str] = set()
     for _, i in sorted(harm):
         added |= parts[i]
-        if search.margin(keep | added) >= 0:
+        if choices.margin(keep | added) >= 0:
             break
     return added
 
 
-def _pruned(search: _Search, keep: Sequence[str], progress: Progress) -> tuple[str, ...]:
-    """What is left of ``keep`` when stretches of it, from long to short, are given up where the rest suffices."""
+def _pruned(choices: _Choices, keep: Sequence[str], progress: Progress) -> tuple[str, ...]:
+    """Give up stretches of ``keep``, from long to short, where the rest suffices, and return what is left."""
     kept = list(keep)
     length = len(kept)
     while length:
         progress(_STAGE, 1 - 0.5 * length / len(keep))
         at = 0
         while at < len(kept):
-            if search.count >= _MOST_TRIED:
+            if len(choices.known) >= _MOST_TRIED:
                 return tuple(kept)
             rest = kept[:at] + kept[at + length :]
-            if search.margin(rest) >= 0:
+            if choices.margin(rest) >= 0:
                 kept = rest
             else:
                 at += length
@@ -156,7 +155,7 @@ def _pruned(search: _Search, keep: Sequence[str], progress: Progress) -> tuple[s
 
 
 def _out_of_range(model: ModelProto, batch: np.ndarray) -> Iterator[str]:
-    """Nodes that give or take values which fp16 does not have."""
+    """Yield the nodes that give or take values which fp16 does not have."""
     watched = ModelProto()
     watched.CopyFrom(model)
     floats = [

@@ -13,9 +13,12 @@ _BOUNDED = "bounded"
 
 
 def for_vapoursynth(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model with one input and one output, 1 x 3 x H x W float32, planar RGB in [0, 1] as of clips in RGBS.
+    """Return a model with one input and one output, 1 x 3 x H x W float32, planar RGB in [0, 1] as of clips in RGBS.
 
-    model: of ``export_onnx`` with ``clean`` alone. The output is clamped to [0, 1], as other filters expect it.
+    The output is clamped to [0, 1], as other filters expect it.
+
+    Args:
+        model: of ``export_onnx`` with ``clean`` alone.
 
     Raises:
         BuildError: a model with other inputs or outputs.
@@ -26,7 +29,7 @@ def for_vapoursynth(model: onnx.ModelProto) -> onnx.ModelProto:
     if [value.name for value in (*graph.input, *graph.output)] != [INPUT, OUTPUTS[0]]:
         raise BuildError("For VapourSynth a model has one input and gives the clean picture alone.")
     for node in graph.node:
-        node.input[:] = [_NAMES.get(name, name) if name == INPUT else name for name in node.input]
+        node.input[:] = [_NAMES[name] if name == INPUT else name for name in node.input]
     for value in (*graph.input, *graph.output):
         value.name = _NAMES[value.name]
         batch = value.type.tensor_type.shape.dim[0]

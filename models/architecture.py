@@ -1,20 +1,40 @@
-"""What there is to say of one kind of network: how files of it are recognised, and what a runtime must respect."""
+"""The record in which a network says how files of it are recognised, and what a runtime must respect.
+
+A further network is a file beside this one that ends in its record, and one line in :mod:`.registry`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-State = Mapping[str, Tensor]
-Config = Mapping[str, Any]
+from .spec import ColourOrder
+
+StateDict = Mapping[str, Tensor]
+#: Fields of a configuration by name, as values that JSON can hold.
+ConfigValues = Mapping[str, Any]
+
+
+def from_hints(state: StateDict, hints: ConfigValues) -> ConfigValues:
+    """Return the hints: ``deduce`` of networks whose configuration leaves no trace in the weights."""
+    return hints
+
+
+def unchanged(state: StateDict, config: ConfigValues) -> dict[str, Tensor]:
+    """Return the state: ``compact`` and ``expand`` of networks that use no tensor under two names."""
+    return dict(state)
+
+
+def global_reach(config: ConfigValues) -> None:
+    """Return None: ``exact_tiling_halo`` of networks that look at the whole picture."""
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How the authors' own code runs their networks, where figures of papers come from.
+class PublishedProtocol:
+    """The way in which the authors' own code runs their networks, where figures of papers come from.
 
     colour_order, value_range: of the images that the published weights were trained on. A network here takes
         RGB in [0, 1] whatever they are.
@@ -22,10 +42,10 @@ class Protocol:
     rounding: of the result to 8 bits, after clamping: ``nearest`` or ``truncated``.
     """
 
-    colour_order: Literal["bgr", "rgb"]
-    value_range: tuple[int, int]
-    padding: str
-    rounding: Literal["nearest", "truncated"]
+    colour_order: ColourOrder
+    value_range: tuple[int, int] = (0, 1)
+    padding: str = "none"
+    rounding: Literal["nearest", "truncated"] = "truncated"
 
 
 @dataclass(frozen=True)
@@ -36,12 +56,13 @@ class Architecture:
     exact_tiling_halo: as there, of a normalised configuration.
     presets: configuration objects by name.
     protocol: of the authors' own code.
-    normalise: a configuration object or a mapping of some of its fields to all fields as JSON values.
+    normalise: a configuration object or a mapping of some of its fields to all fields as JSON values
+        (:func:`normalised`).
     make: a normalised configuration to a network with fresh weights, for RGB images.
-    matches: whether a state dict is this architecture's, by its keys.
-    deduce: the normalised configuration of a state, with hints for what its shapes do not tell.
+    matches: whether a state dict is this architecture's, by its keys, even where a few of them are missing.
+    deduce: the fields of a state's configuration, from its shapes and from hints for what these do not tell.
     compact, expand: drop and restore the keys that are aliases of one tensor under a configuration.
-    swap_colours: the state of the network for images of the opposite channel order.
+    swap_colours: the state of the network for images of the opposite channel order (:func:`colour_swap`).
     bytes_per_pixel: memory that a frame's activations take in fp32, estimated from a normalised configuration.
     probe: how far a network of trained weights is from what it should do, for architectures whose keys another one
         has, too: the one with the smaller figure is meant.
@@ -51,29 +72,67 @@ class Architecture:
     """
 
     name: str
-    granularity: int
-    smallest_side: int
-    exact_tiling_halo: Callable[[Config], int | None]
-    tile_overlap: int
     presets: Mapping[str, Any]
-    protocol: Protocol
+    protocol: PublishedProtocol
     normalise: Callable[[Any], dict[str, Any]]
-    make: Callable[[Config], nn.Module]
-    matches: Callable[[State], bool]
-    deduce: Callable[[State, Config], dict[str, Any]]
-    compact: Callable[[State, Config], dict[str, Tensor]]
-    expand: Callable[[State, Config], dict[str, Tensor]]
-    swap_colours: Callable[[State], dict[str, Tensor]]
-    bytes_per_pixel: Callable[[Config], int]
+    make: Callable[[ConfigValues], nn.Module]
+    matches: Callable[[StateDict], bool]
+    swap_colours: Callable[[StateDict], dict[str, Tensor]]
+    bytes_per_pixel: Callable[[ConfigValues], int]
+    granularity: int = 1
+    smallest_side: int = 1
+    exact_tiling_halo: Callable[[ConfigValues], int | None] = global_reach
+    tile_overlap: int = 0
+    deduce: Callable[[StateDict, ConfigValues], ConfigValues] = from_hints
+    compact: Callable[[StateDict, ConfigValues], dict[str, Tensor]] = unchanged
+    expand: Callable[[StateDict, ConfigValues], dict[str, Tensor]] = unchanged
     probe: Callable[[nn.Module], float] | None = None
     trained: bool = True
     picks_maxima: bool = False
 
 
-def unchanged(state: State, config: Config) -> dict[str, Tensor]:
-    """``compact`` and ``expand`` of networks that use no tensor under two names."""
-    return dict(state)
+def normalised(kind: type[Any], config: Any) -> dict[str, Any]:
+    """Return all fields of a configuration, as values that JSON can hold.
+
+    Args:
+        kind: the dataclass of the network's configuration.
+        config: an object of it, or a mapping of some of its fields.
+
+    Raises:
+        ValueError: an unknown field, or a value that it cannot have.
+    """
+    if not isinstance(config, kind):
+        names = [field.name for field in fields(kind)]
+        if unknown := [str(name) for name in config if name not in names]:
+            known = f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+            if not names:
+                known = f"{kind.__name__.removesuffix('Config')} has none"
+            raise ValueError(f"unknown option {', '.join(unknown)}; {known}")
+        config = kind(**config)
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()
+    }
 
 
-def global_reach(config: Config) -> None:
-    """``exact_tiling_halo`` of networks that look at the whole picture: None."""
+def check_whole(config: Any, **most: int) -> None:
+    """Raise ValueError where a field of a configuration is no whole number from 1 to the most it may be."""
+    for name, limit in most.items():
+        value = getattr(config, name)
+        if type(value) is not int or not 1 <= value <= limit:
+            raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {value!r}")
+
+
+def colour_swap(inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[StateDict], dict[str, Tensor]]:
+    """Return ``swap_colours`` of a network whose convolutions ``inputs`` read one image each and no more, and whose
+    convolutions ``outputs`` write one."""
+
+    def swap(state: StateDict) -> dict[str, Tensor]:
+        swapped = dict(state)
+        for layer in inputs:
+            swapped[f"{layer}.weight"] = state[f"{layer}.weight"].flip(1)
+        for layer in outputs:
+            for kind in ("weight", "bias"):
+                swapped[f"{layer}.{kind}"] = state[f"{layer}.{kind}"].flip(0)
+        return swapped
+
+    return swap

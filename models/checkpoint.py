@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..base.errors import BackendUnavailable, CheckpointError, InputError
 from ..base.files import atomic_write
 from .model_file import ModelFile, read_model_file
-from .spec import ModelSpec
+from .spec import ColourChoice, ColourOrder, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .architecture import Architecture
-
-ColourOrder = Literal["rgb", "bgr"]
 
 #: Version of derain-engine's own weight files.
 FORMAT = 1
@@ -62,7 +60,7 @@ class Checkpoint:
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,
-    colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    colour_order: ColourChoice = "auto",
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
 ) -> Checkpoint:
@@ -95,7 +93,7 @@ def load_checkpoint(
     state = _state_dict(path, file.content)
     known = _possible(path, state, header, arch)
     state = _as_fp32(path, state)
-    read = [_taken_for(each, path, state, header, colour_order, options or {}) for each in known]
+    read = [_read_as(each, path, state, header, colour_order, options or {}) for each in known]
     found = read[0] if len(read) == 1 else _likelier(path, read)
     return Checkpoint(
         spec=found.spec,
@@ -118,8 +116,10 @@ def save_checkpoint(
     metadata: Mapping[str, str],
     dtype: Literal["fp32", "fp16"] = "fp32",
 ) -> None:
-    """Write an RGB network to derain-engine's own file: safetensors, shared weights once, the configuration and
-    ``metadata`` in the header. The same network and metadata give the same bytes.
+    """Write an RGB network to derain-engine's own file.
+
+    It is safetensors, with shared weights once, and the configuration and ``metadata`` in the header. The same network
+    and metadata give the same bytes.
 
     Raises:
         CheckpointError: a weight is NaN or infinite, in fp16 also where it is beyond 65504.
@@ -129,7 +129,10 @@ def save_checkpoint(
     import safetensors.torch
     import torch
 
-    known, config = _architecture_of(network, architecture)
+    from . import registry
+
+    known = registry.architectures()[architecture]
+    config = known.normalise(network.config)
     target = {"fp32": torch.float32, "fp16": torch.float16}[dtype]
     state = {
         key: tensor.detach().to("cpu", target).contiguous()
@@ -148,35 +151,11 @@ def save_checkpoint(
         temporary.write_bytes(content)
 
 
-def save_official(
-    path: str | os.PathLike[str], network: nn.Module, *, step: int = 0, module_prefix: bool = True
-) -> None:
-    """Write an RGB SSID-KD network as its authors' code does, for use with that code: BGR weights in
-    ``{'net': ..., 'clock_net': step}``, shared units under the key of every position.
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash name, dtype, shape and bytes of every tensor by SHA-256, in the order of the names.
 
     Args:
-        module_prefix: put ``module.`` before every key, as the published files, saved from ``DataParallel``, have it.
-
-    Raises:
-        CheckpointError: a weight is NaN or infinite.
-        InputError: the file cannot be written.
-    """
-    _require_torch()
-    import torch
-
-    known, _ = _architecture_of(network, "ssid-kd")
-    state: dict[str, Tensor] = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
-    _check_finite(path, state)
-    prefix = "module." if module_prefix else ""
-    net = {prefix + key: tensor for key, tensor in known.swap_colours(state).items()}
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save({"net": net, "clock_net": step}, file)
-
-
-def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of the names.
-
-    state: a compact RGB fp32 state dict on the CPU.
+        state: a compact RGB fp32 state dict on the CPU.
     """
     digest = hashlib.sha256()
     for key in sorted(state):
@@ -197,15 +176,8 @@ def _require_torch() -> None:
         ) from error
 
 
-def _architecture_of(network: nn.Module, name: str) -> tuple[Architecture, dict[str, Any]]:
-    from . import registry
-
-    known = registry.architectures()[name]
-    return known, known.normalise(network.config)
-
-
 def _own_header(path: Path, file: ModelFile) -> dict[str, Any]:
-    """What derain-engine wrote into the file, checked; empty for other people's files."""
+    """Return what derain-engine wrote into the file, checked; empty for other people's files."""
     if _METADATA_KEY not in file.metadata:
         return {}
     try:
@@ -232,7 +204,7 @@ def _own_header(path: Path, file: ModelFile) -> dict[str, Any]:
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    """The named tensors in what a file holds, without wrappers and without prefixes of DataParallel and compile."""
+    """Return the named tensors in what a file holds, without wrappers and prefixes of DataParallel and compile."""
     import torch
 
     if isinstance(content, Mapping):
@@ -256,7 +228,7 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Read:
-    """A file's weights taken for an architecture's."""
+    """A file's weights, read as an architecture's."""
 
     architecture: Architecture
     spec: ModelSpec
@@ -267,7 +239,7 @@ class _Read:
 def _possible(
     path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any], arch: str | None
 ) -> list[Architecture]:
-    """The architectures that the file may be of: one, but where several have its keys and nothing says which."""
+    """Return the architectures that the file may be of: one, unless several have its keys and nothing says which."""
     from . import registry
 
     known = registry.architectures()
@@ -288,44 +260,49 @@ def _possible(
     )
 
 
-def _taken_for(
+def _read_as(
     architecture: Architecture,
     path: Path,
     state: Mapping[str, Tensor],
     header: Mapping[str, Any],
-    colour_order: Literal["auto", "rgb", "bgr"],
+    colour_order: ColourChoice,
     options: Mapping[str, Any],
 ) -> _Read:
+    """Make the network of an architecture out of a file's weights.
+
+    Raises:
+        CheckpointError: they do not fit it.
+    """
     import torch
 
     from . import registry
 
     try:
         config = architecture.deduce(state, {**header.get("config", {}), **options})
+        spec = registry.spec_of(architecture.name, config)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit {architecture.name}: {error}.") from error
-    spec = registry.spec_of(architecture.name, config)
     # Without memory or random numbers: the file's tensors become the network's.
     with torch.device("meta"):
         network = registry.create(spec)
-    _compare(path, architecture.name, architecture.expand(state, config), network.state_dict())
+    _compare(path, architecture.name, architecture.expand(state, spec.config), network.state_dict())
     order = colour_order
     if order == "auto":
         order = header.get("colour_order", architecture.protocol.colour_order)
     # Memory of their own, so that the file can go and weights that are not shared can be trained apart.
     weights = {
         key: torch.empty(tensor.shape).copy_(tensor)
-        for key, tensor in architecture.compact(state, config).items()
+        for key, tensor in architecture.compact(state, spec.config).items()
     }
     if order != "rgb":
         weights = architecture.swap_colours(weights)
-    network.load_state_dict(architecture.expand(weights, config), assign=True)
+    network.load_state_dict(architecture.expand(weights, spec.config), assign=True)
     network.requires_grad_(False).eval()
     return _Read(architecture, spec, network, order)
 
 
 def _likelier(path: Path, read: Sequence[_Read]) -> _Read:
-    """Of architectures with the same keys, the one that the weights were trained in, by their probes."""
+    """Return the one of several architectures with the same keys that the weights were trained in, by their probes."""
     errors = [each.architecture.probe(each.network) for each in read if each.architecture.probe is not None]
     best, second = sorted(errors)[:2]
     if not best * _CLEARLY <= second:
@@ -338,7 +315,7 @@ def _likelier(path: Path, read: Sequence[_Read]) -> _Read:
 
 
 def _as_fp32(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state as finite fp32 numbers; keys that are aliases of one tensor get the same tensor object."""
+    """Return the state as finite fp32 numbers; keys that are aliases of one tensor get the same tensor object."""
     import torch
 
     floats = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -347,13 +324,8 @@ def _as_fp32(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
         if not plain or tensor.layout != torch.strided or tensor.dtype not in floats:
-            kind = (
-                "meta"
-                if tensor.is_meta
-                else "sparse"
-                if tensor.is_sparse
-                else str(tensor.dtype).removeprefix("torch.")
-            )
+            kind = str(tensor.dtype).removeprefix("torch.")
+            kind = "meta" if tensor.is_meta else "sparse" if tensor.is_sparse else kind
             raise CheckpointError(f"{path}: {key} is {kind}, not a plain tensor of floating-point numbers.")
         # A tensor may repeat one number over any size; a copy of it would need memory that the file never had.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -389,7 +361,7 @@ def _compare(path: Path, name: str, state: Mapping[str, Tensor], expected: Mappi
 
 
 def _some(keys: Iterable[str]) -> str:
-    """The first keys and the number of all, for a message."""
+    """Name the first keys and the number of all, for a message."""
     keys = list(keys)
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} ({', '.join(keys[:3])}{more})"

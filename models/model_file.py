@@ -40,8 +40,12 @@ _NOT_MODELS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 @dataclass(frozen=True)
 class ModelFile:
-    """format: how the file was written. content: what it holds, as plain Python objects and tensors on the CPU; for
-    safetensors a dict of tensors. metadata: the text that safetensors files may carry."""
+    """The data in a model file.
+
+    format: how the file was written.
+    content: what it holds, as plain Python objects and tensors on the CPU; for safetensors a dict of tensors.
+    metadata: the text that safetensors files may carry.
+    """
 
     format: Literal["torch", "torch-legacy", "safetensors"]
     content: Any
@@ -66,8 +70,10 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def starts_as_onnx(path: Path) -> bool:
-    """Whether a file that can be read begins as an ONNX model does."""
+def is_onnx(path: Path) -> bool:
+    """Tell whether there is a file that begins as an ONNX model does."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return _ONNX.match(file.read(16)) is not None
 

@@ -11,15 +11,15 @@ All tensors are NCHW float, images RGB in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Architecture, Protocol, global_reach, unchanged
+from .architecture import Architecture, PublishedProtocol, colour_swap, normalised
 
 #: With sides that are multiples of this all cells of a grid are alike, and pools within them leave nothing out.
 GRANULARITY = 16
@@ -54,7 +54,7 @@ class NonLocal(nn.Module):
         self.W = _conv(_INNER, _WIDTH, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: N x 64 x H x W, sides of at least 2."""
+        """Attend within a map, N x 64 x H x W, sides of at least 2."""
         theta = self.theta(x)
         queries = theta.flatten(2).transpose(1, 2)
         keys = self.phi(x).flatten(2)
@@ -134,44 +134,26 @@ class NLEDN(nn.Module):
         return rainy - torch.tanh(self.final_conv(fused))
 
     def pool(self, x: Tensor) -> tuple[Tensor, Any]:
-        """The maxima of 2x2 pixels, and where they are."""
+        """Return the maxima of 2x2 pixels, and where they are."""
         return F.max_pool2d(x, 2, return_indices=True)
 
     def unpool(self, x: Tensor, at: Any, like: Tensor) -> Tensor:
-        """Zeros of the size of ``like``, with x where the maxima were."""
+        """Return zeros of the size of ``like``, with x where the maxima were."""
         return F.max_unpool2d(x, at, [2, 2], output_size=like.shape[-2:])
-
-
-def _normalise(config: NLEDNConfig | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(config, NLEDNConfig) and config:
-        raise ValueError(f"unknown option {', '.join(map(str, config))}; NLEDN has none")
-    return {}
-
-
-def _swap_colours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    swapped = dict(state)
-    swapped["conv1.weight"] = state["conv1.weight"].flip(1)
-    for key in ("final_conv.0.weight", "final_conv.0.bias"):
-        swapped[key] = state[key].flip(0)
-    return swapped
 
 
 ARCHITECTURE = Architecture(
     name="nledn",
-    granularity=GRANULARITY,
-    smallest_side=SMALLEST_SIDE,
-    exact_tiling_halo=global_reach,
-    tile_overlap=TILE_OVERLAP,
     presets={"nledn": NLEDNConfig()},
-    protocol=Protocol(colour_order="rgb", value_range=(0, 1), padding="none", rounding="truncated"),
-    normalise=_normalise,
-    make=lambda config: NLEDN(),
+    protocol=PublishedProtocol(colour_order="rgb"),
+    normalise=partial(normalised, NLEDNConfig),
+    make=lambda config: NLEDN(NLEDNConfig(**config)),
     matches=lambda state: "up_1.region_non_local.non_local_block.theta.weight" in state,
-    deduce=lambda state, hints: _normalise(hints),
-    compact=unchanged,
-    expand=unchanged,
-    swap_colours=_swap_colours,
+    swap_colours=colour_swap(["conv1"], ["final_conv.0"]),
     # A block's growing concatenation beside its copy, and the four maps that live to the end, at full resolution.
     bytes_per_pixel=lambda config: 4 * (192 + 160 + 4 * _WIDTH),
+    granularity=GRANULARITY,
+    smallest_side=SMALLEST_SIDE,
+    tile_overlap=TILE_OVERLAP,
     picks_maxima=True,
 )

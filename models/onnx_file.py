@@ -1,8 +1,8 @@
-"""Somebody's ONNX model as a network like any other: which of its ports is the image, and what the file does not say.
+"""A stranger's ONNX model as a network like any other: which of its ports is the image, and what the file does not say.
 
-Value range, colour order and granularity of a model are in no file. What is not told is tried on photographs under
-synthetic rain, whose truth is known: the range whose images come out as images, the order in which rain is removed
-better, the least granularity at which it runs.
+Value range, colour order and granularity of a model are in no file. What a user does not say is tried on photographs
+under synthetic rain, whose truth is known: the range whose images come out as images, the order in which rain is
+removed better, the least granularity at which it runs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..base.errors import BackendUnavailable, CheckpointError, InputError
 from ..base.progress import Progress, no_progress
 from .checkpoint import Checkpoint
-from .spec import ModelSpec
+from .spec import ColourOrder, ModelSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -29,21 +29,23 @@ if TYPE_CHECKING:
 ARCHITECTURE = "onnx"
 #: By name: (factor, summand) from [0, 1].
 RANGES: Mapping[str, tuple[float, float]] = {"0..1": (1, 0), "0..255": (255, 0), "-1..1": (2, -1)}
-ColourOrder = Literal["rgb", "bgr"]
 _ORDERS: tuple[ColourOrder, ...] = ("rgb", "bgr")
 _GRANULARITIES = (1, 2, 4, 8, 16, 32, 64, 128)
 _TRIED_SIDE = 128
 #: In pixels; nobody knows the reach of such a network.
 _OVERLAP = 64
+#: An operator, its inputs beside the image, and its attributes.
+_Step = tuple[str, tuple[str, ...], dict[str, Any]]
 #: Mean absolute change beyond which what comes out is no cleaned image.
 _LARGEST_CHANGE = 0.25
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a user says of an ONNX model; None for what is to be found out.
+class OnnxFacts:
+    """Facts of an ONNX model, as a user states them; None for what is to be found out.
 
-    value_range: a name of ``RANGES``. granularity: pixels.
+    value_range: a name of ``RANGES``.
+    granularity: in pixels.
     """
 
     colour_order: ColourOrder | None = None
@@ -51,23 +53,16 @@ class Told:
     granularity: int | None = None
 
 
-def is_onnx(path: Path) -> bool:
-    """Whether a file begins as an ONNX model does."""
-    from .model_file import starts_as_onnx
-
-    return path.is_file() and starts_as_onnx(path)
-
-
 def only_size(spec: ModelSpec) -> tuple[int, int] | None:
-    """(height, width) of the frames that an ONNX model was made for; None where it takes more than one size."""
+    """Return (height, width) of the frames that an ONNX model was made for; None where it takes more than one size."""
     size = spec.config.get("size") if spec.architecture == ARCHITECTURE else None
     return None if size is None else (size[0], size[1])
 
 
-def read_onnx(path: Path, told: Told, progress: Progress = no_progress) -> Checkpoint:
-    """A model from one image to one image, N x 3 x H x W or N x H x W x 3 in float32 or float16.
+def read_onnx(path: Path, facts: OnnxFacts, progress: Progress = no_progress) -> Checkpoint:
+    """Read a model from one image to one image, N x 3 x H x W or N x H x W x 3 in float32 or float16.
 
-    Its configuration says what it was told and, under ``guessed``, what was found out.
+    Its configuration says what the user stated and, under ``guessed``, what was found out.
 
     Raises:
         CheckpointError: a damaged file, weights outside of it, other inputs and outputs, or no way of running it that
@@ -75,12 +70,12 @@ def read_onnx(path: Path, told: Told, progress: Progress = no_progress) -> Check
         InputError: an unknown range, or a granularity that is none.
         BackendUnavailable: ONNX or ONNX Runtime is not installed.
     """
-    if told.value_range is not None and told.value_range not in RANGES:
+    if facts.value_range is not None and facts.value_range not in RANGES:
         raise InputError(
-            f"There is no value range {told.value_range!r}; there is {', '.join(map(str, RANGES))}."
+            f"There is no value range {facts.value_range!r}; there is {', '.join(map(str, RANGES))}."
         )
-    if told.granularity is not None and not 1 <= told.granularity <= 1024:
-        raise InputError(f"A granularity is 1 to 1024 pixels, not {told.granularity}.")
+    if facts.granularity is not None and not 1 <= facts.granularity <= 1024:
+        raise InputError(f"A granularity is 1 to 1024 pixels, not {facts.granularity}.")
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -101,13 +96,13 @@ def read_onnx(path: Path, told: Told, progress: Progress = no_progress) -> Check
         raise CheckpointError(f"{path} is a damaged ONNX model: {reason}.") from error
     image = _image(path, model)
     model = _named(model)
-    tried = _Trial(path, model, image, told, progress)
+    tried = _Trial(path, model, image, facts, progress)
     granularity, colour_order, value_range = tried.best()
     found = {"colour_order": colour_order, "granularity": granularity, "range": value_range}
     given = {
-        "colour_order": told.colour_order,
-        "granularity": told.granularity or image.size,
-        "range": told.value_range,
+        "colour_order": facts.colour_order,
+        "granularity": facts.granularity or image.size,
+        "range": facts.value_range,
     }
     config: dict[str, Any] = {
         **found,
@@ -134,8 +129,13 @@ def read_onnx(path: Path, told: Told, progress: Progress = no_progress) -> Check
 
 @dataclass(frozen=True)
 class _Image:
-    """input, output: names. last: whether channels are. half: whether it is fp16. size: (height, width) of the only
-    images that the graph takes, where it names them."""
+    """The ports of a graph from one image to one image.
+
+    input, output: their names.
+    last: whether channels come last.
+    half: whether images are fp16.
+    size: (height, width) of the only images that the graph takes, where it names them.
+    """
 
     input: str
     output: str
@@ -183,7 +183,7 @@ def _image(path: Path, model: onnx.ModelProto) -> _Image:
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With names for all nodes, and none of them, nor a tensor's, one of ours."""
+    """Return the model with names for all nodes, of which none, nor a tensor's, is one that is added here."""
     from onnx import compose
 
     named = compose.add_prefix(model, "model/")
@@ -192,10 +192,10 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     return named
 
 
-def house_form(
+def _from_rainy_to_clean(
     model: onnx.ModelProto, image: _Image, colour_order: ColourOrder, value_range: str
 ) -> onnx.ModelProto:
-    """From ``rainy`` to ``clean``, N x 3 x H x W float32, RGB in [0, 1]."""
+    """Return the model from ``rainy`` to ``clean``, both N x 3 x H x W float32, RGB in [0, 1]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -203,14 +203,12 @@ def house_form(
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    first: list[onnx.NodeProto] = []
-    last: list[onnx.NodeProto] = []
     constants = {
         "order": np.array([2, 1, 0], np.int64),
         "factor": np.array(factor, np.float32),
         "summand": np.array(summand, np.float32),
     }
-    steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    steps: list[_Step] = []
     if colour_order == "bgr":
         steps.append(("Gather", ("order",), {"axis": 1}))
     if factor != 1:
@@ -221,25 +219,30 @@ def house_form(
         steps.append(("Transpose", (), {"perm": [0, 2, 3, 1]}))
     if image.half:
         steps.append(("Cast", (), {"to": TensorProto.FLOAT16}))
-    at = "rainy"
-    for i, (kind, more, attributes) in enumerate(steps or [("Identity", (), {})]):
-        to = f"model/{image.input}" if i + 1 >= len(steps) else f"rainy_{i}"
-        first.append(helper.make_node(kind, [at, *more], [to], name=f"image_in_{i}", **attributes))
-        at = to
     undone = {"Add": "Sub", "Mul": "Div"}
-    back: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    back: list[_Step] = []
     for kind, more, attributes in reversed(steps):
         if kind == "Cast":
             attributes = {"to": TensorProto.FLOAT}
         elif kind == "Transpose":
             attributes = {"perm": [0, 3, 1, 2]}
         back.append((undone.get(kind, kind), more, attributes))
-    at = f"model/{image.output}"
-    for i, (kind, more, attributes) in enumerate(back or [("Identity", (), {})]):
-        to = "clean" if i + 1 >= len(back) else f"clean_{i}"
-        last.append(helper.make_node(kind, [at, *more], [to], name=f"image_out_{i}", **attributes))
-        at = to
-    nodes = [*first, *graph.node, *last]
+
+    def chain(
+        name: str, steps: Sequence[_Step], source: str, between: str, target: str
+    ) -> list[onnx.NodeProto]:
+        steps = steps or [("Identity", (), {})]
+        names = [source, *(f"{between}_{i}" for i in range(len(steps) - 1)), target]
+        return [
+            helper.make_node(kind, [names[i], *more], [names[i + 1]], name=f"{name}_{i}", **attributes)
+            for i, (kind, more, attributes) in enumerate(steps)
+        ]
+
+    nodes = [
+        *chain("image_in", steps, "rainy", "rainy", f"model/{image.input}"),
+        *graph.node,
+        *chain("image_out", back, f"model/{image.output}", "clean", "clean"),
+    ]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     used = {name for _, more, _ in steps for name in more}
@@ -251,12 +254,12 @@ def house_form(
 
 
 class _Trial:
-    """What a model does to photographs under synthetic rain."""
+    """A model that is tried on photographs under synthetic rain."""
 
     def __init__(
-        self, path: Path, model: onnx.ModelProto, image: _Image, told: Told, progress: Progress
+        self, path: Path, model: onnx.ModelProto, image: _Image, facts: OnnxFacts, progress: Progress
     ) -> None:
-        self.path, self.model, self.image, self.told, self.progress = path, model, image, told, progress
+        self.path, self.model, self.image, self.facts, self.progress = path, model, image, facts, progress
         self.made: dict[tuple[ColourOrder, str], OnnxNetwork] = {}
 
     def network(self, colour_order: ColourOrder, value_range: str) -> OnnxNetwork:
@@ -265,7 +268,9 @@ class _Trial:
         key = colour_order, value_range
         if key not in self.made:
             try:
-                self.made[key] = OnnxNetwork(house_form(self.model, self.image, colour_order, value_range))
+                self.made[key] = OnnxNetwork(
+                    _from_rainy_to_clean(self.model, self.image, colour_order, value_range)
+                )
             except RuntimeError as error:
                 raise CheckpointError(
                     f"ONNX Runtime does not take {self.path}: {str(error).strip().splitlines()[0]}"
@@ -273,10 +278,10 @@ class _Trial:
         return self.made[key]
 
     def best(self) -> tuple[int, ColourOrder, str]:
-        """(granularity, colour order, range), as told or as found."""
+        """Return (granularity, colour order, range), as stated or as found."""
         granularity = self._granularity()
-        ranges = [self.told.value_range] if self.told.value_range else list(RANGES)
-        orders: Sequence[ColourOrder] = [self.told.colour_order] if self.told.colour_order else _ORDERS
+        ranges = [self.facts.value_range] if self.facts.value_range else list(RANGES)
+        orders: Sequence[ColourOrder] = [self.facts.colour_order] if self.facts.colour_order else _ORDERS
         pairs = list(itertools.product(ranges, orders))
         errors: dict[tuple[str, ColourOrder], float] = {}
         for i, (value_range, order) in enumerate(pairs):
@@ -291,7 +296,7 @@ class _Trial:
         return granularity, order, value_range
 
     def _error(self, network: OnnxNetwork, granularity: int) -> float:
-        """Mean absolute distance from the truth."""
+        """Return the mean absolute distance from the truth."""
         from ..samples.photographs import rainy_pairs
 
         side = -(-_TRIED_SIDE // granularity) * granularity
@@ -305,8 +310,8 @@ class _Trial:
         return sum(errors) / len(errors)
 
     def _granularity(self) -> int:
-        if self.told.granularity is not None:
-            return self.told.granularity
+        if self.facts.granularity is not None:
+            return self.facts.granularity
         if self.image.size is not None:
             return 1
         network = self.network("rgb", "0..1")
@@ -321,7 +326,7 @@ class _Trial:
         )
 
     def _run(self, network: OnnxNetwork, image: np.ndarray) -> np.ndarray | None:
-        """None where it does not run, or gives an image of another size."""
+        """Return the result; None where it does not run, or gives an image of another size."""
         import torch
 
         try:

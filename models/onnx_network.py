@@ -1,4 +1,4 @@
-"""Somebody's ONNX model in the place of a PyTorch network: its reference is ONNX Runtime in fp32."""
+"""A stranger's ONNX model in the place of a PyTorch network: its reference is ONNX Runtime in fp32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class OnnxNetwork(nn.Module):
     """Image N x 3 x H x W, RGB in [0, 1], to the same, on the CPU.
 
-    model: from an input ``rainy`` to an output ``clean`` of that form.
+    Args:
+        model: from an input ``rainy`` to an output ``clean`` of that form.
 
     Raises:
         ImportError: ONNX Runtime is not installed.

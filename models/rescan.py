@@ -10,15 +10,14 @@ All tensors are NCHW float, images RGB in [0, 1], of any size from 1x1 up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Architecture, Protocol, global_reach, unchanged
+from .architecture import Architecture, PublishedProtocol, check_whole, colour_swap, normalised
 
 _WIDTH, _SQUEEZED = 24, 6
 _SLOPE = 0.2
@@ -31,13 +30,15 @@ _TILE_OVERLAP = 64
 
 @dataclass(frozen=True)
 class RESCANConfig:
-    """stages: how often the units are run, which leaves no trace in the weights."""
+    """The hyper-parameters of :class:`RESCAN`.
+
+    stages: how often the units are run, which leaves no trace in the weights.
+    """
 
     stages: int = 4
 
     def __post_init__(self) -> None:
-        if type(self.stages) is not int or not 1 <= self.stages <= _MOST_STAGES:
-            raise ValueError(f"stages must be a whole number from 1 to {_MOST_STAGES}, got {self.stages!r}")
+        check_whole(self, stages=_MOST_STAGES)
 
 
 class SqueezeExcitation(nn.Module):
@@ -65,7 +66,7 @@ class ConvGRU(nn.Module):
         self.se = SqueezeExcitation()
 
     def forward(self, x: Tensor, state: Tensor | None) -> Tensor:
-        """The new state, which is the output too; without a state it is the first stage, which resets nothing."""
+        """Return the new state, the output too. Without a state it is the first stage, which resets nothing."""
         of = self.get_submodule
         if state is None:
             state = torch.sigmoid(of("conv_xz")(x)) * torch.tanh(of("conv_xn")(x))
@@ -104,40 +105,16 @@ class RESCAN(nn.Module):
         return clean
 
 
-def _normalise(config: RESCANConfig | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(config, RESCANConfig):
-        if unknown := [str(name) for name in config if name != "stages"]:
-            raise ValueError(f"unknown option {', '.join(unknown)}; there is stages")
-        config = RESCANConfig(**config)
-    return asdict(config)
-
-
-def _swap_colours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    swapped = dict(state)
-    for gate in "zrn":
-        key = f"rnns.0.conv_x{gate}.weight"
-        swapped[key] = state[key].flip(1)
-    for key in ("dec.3.weight", "dec.3.bias"):
-        swapped[key] = state[key].flip(0)
-    return swapped
-
-
 ARCHITECTURE = Architecture(
     name="rescan",
-    granularity=1,
-    smallest_side=1,
-    exact_tiling_halo=global_reach,
-    tile_overlap=_TILE_OVERLAP,
     presets={"rescan": RESCANConfig()},
-    protocol=Protocol(colour_order="bgr", value_range=(0, 1), padding="none", rounding="truncated"),
-    normalise=_normalise,
-    make=lambda config: RESCAN(RESCANConfig(**_normalise(config))),
+    protocol=PublishedProtocol(colour_order="bgr"),
+    normalise=partial(normalised, RESCANConfig),
+    make=lambda config: RESCAN(RESCANConfig(**config)),
     matches=lambda state: "rnns.0.conv_xz.weight" in state,
-    deduce=lambda state, hints: _normalise(hints),
-    compact=unchanged,
-    expand=unchanged,
-    swap_colours=_swap_colours,
+    swap_colours=colour_swap([f"rnns.0.conv_x{gate}" for gate in "zrn"], ["dec.3"]),
     # Five states, and the gates and sums of one unit.
     bytes_per_pixel=lambda config: 4 * _WIDTH * 12,
+    tile_overlap=_TILE_OVERLAP,
     trained=False,
 )

@@ -11,15 +11,15 @@ All tensors are NCHW float, images RGB in [0, 1]; no layer looks at statistics o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Architecture, Protocol, unchanged
+from .architecture import Architecture, ConfigValues, PublishedProtocol, StateDict, check_whole, normalised
 
 #: Of the deepest U-Net that is allowed, so that frames of this granularity fit every one.
 GRANULARITY = 16
@@ -40,7 +40,10 @@ _MASK_MAPS, _UNET_MAPS = 11, 7
 
 @dataclass(frozen=True)
 class SemiDerainGANConfig:
-    """iterations: of the mask learner, which leave no trace in the weights. width: of its maps.
+    """The hyper-parameters of :class:`SemiDerainGAN`.
+
+    iterations: of the mask learner, which leave no trace in the weights.
+    width: of the mask learner's maps.
     base: maps of the U-Net's first level, twice as many at each of the ``levels`` below it.
     residual: the U-Net's output is the rain, taken away from the picture, instead of the clean picture; no trace.
     domain: which generator is run, ``real`` (G_r) or ``synthetic`` (G_s); files may hold both.
@@ -54,11 +57,7 @@ class SemiDerainGANConfig:
     domain: Literal["real", "synthetic"] = "real"
 
     def __post_init__(self) -> None:
-        limits = {"iterations": _MOST_ITERATIONS, "width": 1024, "base": 1024, "levels": _MOST_LEVELS}
-        for name, most in limits.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ValueError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
+        check_whole(self, iterations=_MOST_ITERATIONS, width=1024, base=1024, levels=_MOST_LEVELS)
         if type(self.residual) is not bool:
             raise ValueError(f"residual must be true or false, got {self.residual!r}")
         if self.domain not in DOMAINS:
@@ -96,11 +95,11 @@ class SSRML(nn.Module):
         self.det_conv_mask = _conv(width, 1)
 
     def units(self) -> list[nn.Module]:
-        """The five residual units in their order."""
+        """Return the five residual units in their order."""
         return [self.get_submodule(f"det_conv{number}") for number in range(1, _UNITS + 1)]
 
     def masks(self, image: Tensor) -> list[Tensor]:
-        """The mask after every iteration, N x 1 x H x W each, of any range."""
+        """Return the mask after every iteration, N x 1 x H x W each, of any range."""
         # A constant map of the picture's size that no exporter takes for one of the traced size.
         mask = 0 * image[:, :1] + _FIRST_MASK
         hidden = cell = image.new_zeros(len(image), self.width, *image.shape[2:])
@@ -118,7 +117,7 @@ class SSRML(nn.Module):
         return masks
 
     def forward(self, image: Tensor) -> Tensor:
-        """The last mask."""
+        """Return the last mask."""
         return self.masks(image)[-1]
 
 
@@ -135,8 +134,13 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(base, 3, 1)
 
     def forward(self, mask: Tensor, image: Tensor) -> Tensor:
-        """mask: N x 1 x H x W; image: N x 3 x H x W, sides of at least 16 (8 with three levels ...), to the clean
-        image, not clamped. Sides that are no multiples of 2**levels are reflected up to one and cut back."""
+        """Return the clean image, not clamped.
+
+        Args:
+            mask: N x 1 x H x W.
+            image: N x 3 x H x W, sides of at least 16 (8 with three levels ...); sides that are no multiples of
+                2**levels are reflected up to one, and the result is cut back.
+        """
         height, width = image.shape[2:]
         step = 1 << len(self.up)
         x = torch.cat([image, mask], 1)
@@ -175,54 +179,45 @@ class SemiDerainGAN(nn.Module):
 
 
 def reach(config: SemiDerainGANConfig) -> int:
-    """Of the receptive field in pixels: 13 convolutions an iteration; of the U-Net two at every level on the way down
-    and up and at the bottom, and what a pixel's place in the cells of the pooling adds at most."""
+    """Return the reach of the receptive field in pixels: 13 convolutions an iteration; of the U-Net two at every level
+    on the way down and up and at the bottom, and what a pixel's place in the cells of the pooling adds at most."""
     cell = 1 << config.levels
     return config.iterations * (2 * _UNITS + 3) + 4 * (cell - 1) + 2 * cell + cell - 1
 
 
-def _normalise(config: SemiDerainGANConfig | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(config, SemiDerainGANConfig):
-        known = [field.name for field in fields(SemiDerainGANConfig)]
-        if unknown := [str(name) for name in config if name not in known]:
-            raise ValueError(f"unknown option {', '.join(unknown)}; there are {', '.join(known)}")
-        config = SemiDerainGANConfig(**config)
-    return asdict(config)
-
-
-def _matches(state: Mapping[str, Tensor]) -> bool:
+def _matches(state: StateDict) -> bool:
     mask = {"ssrml.det_conv0.0.weight", "ssrml.det_conv_mask.0.weight"}
     return mask <= state.keys() and bool(_domains(state))
 
 
-def _domains(state: Mapping[str, Tensor]) -> list[str]:
-    """The domains that a state has a generator for."""
+def _domains(state: StateDict) -> list[str]:
+    """Return the domains that a state has a generator for."""
     return [domain for domain in DOMAINS if any(key.startswith(f"{_GENERATOR[domain]}.") for key in state)]
 
 
-def _deduce(state: Mapping[str, Tensor], hints: Mapping[str, Any]) -> dict[str, Any]:
+def _deduce(state: StateDict, hints: ConfigValues) -> ConfigValues:
     there = _domains(state)
     domain = hints.get("domain", there[0])
     if domain in DOMAINS and domain not in there:
         raise ValueError(f"it has no generator for {domain} rain, only for {there[0]} rain")
     first = _GENERATOR.get(domain, _GENERATOR[there[0]])
-    told = dict(hints) | {"domain": domain}
+    known = dict(hints) | {"domain": domain}
     for name, key in (("width", "ssrml.det_conv0.0.weight"), ("base", f"{first}.down.0.0.weight")):
         if key in state and state[key].ndim:
-            told[name] = state[key].shape[0]
+            known[name] = state[key].shape[0]
     levels = {key.split(".")[2] for key in state if key.startswith(f"{first}.up.")}
     if levels:
-        told["levels"] = len(levels)
-    return _normalise(told)
+        known["levels"] = len(levels)
+    return known
 
 
-def _of_the_domain(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state without the other domain's generator."""
+def _of_the_domain(state: StateDict, config: ConfigValues) -> dict[str, Tensor]:
+    """Return the state without the other domain's generator."""
     other = next(generator for domain, generator in _GENERATOR.items() if domain != config["domain"])
     return {key: tensor for key, tensor in state.items() if not key.startswith(f"{other}.")}
 
 
-def _swap_colours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _swap_colours(state: StateDict) -> dict[str, Tensor]:
     swapped = dict(state)
     for key, tensor in state.items():
         if key.endswith(("ssrml.det_conv0.0.weight", ".down.0.0.weight")):
@@ -235,20 +230,18 @@ def _swap_colours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 ARCHITECTURE = Architecture(
     name="semi-derain-gan",
+    presets=PRESETS,
+    protocol=PublishedProtocol(colour_order="rgb", rounding="nearest"),
+    normalise=partial(normalised, SemiDerainGANConfig),
+    make=lambda config: SemiDerainGAN(SemiDerainGANConfig(**config)),
+    matches=_matches,
+    swap_colours=_swap_colours,
+    bytes_per_pixel=lambda config: 4 * max(_MASK_MAPS * config["width"], _UNET_MAPS * config["base"]),
     granularity=GRANULARITY,
     smallest_side=SMALLEST_SIDE,
     exact_tiling_halo=lambda config: reach(SemiDerainGANConfig(**config)),
-    tile_overlap=0,
-    presets=PRESETS,
-    protocol=Protocol(colour_order="rgb", value_range=(0, 1), padding="none", rounding="nearest"),
-    normalise=_normalise,
-    make=lambda config: SemiDerainGAN(SemiDerainGANConfig(**_normalise(config))),
-    matches=_matches,
     deduce=_deduce,
     # A file keeps both generators, a network one.
-    compact=unchanged,
     expand=_of_the_domain,
-    swap_colours=_swap_colours,
-    bytes_per_pixel=lambda config: 4 * max(_MASK_MAPS * config["width"], _UNET_MAPS * config["base"]),
     trained=False,
 )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+#: Order of an image's three channels.
+ColourOrder = Literal["rgb", "bgr"]
+#: The same as a user may say it: ``auto`` leaves it to what the file or the architecture says.
+ColourChoice = Literal["auto", "rgb", "bgr"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which network, and what a runtime must respect when it feeds it.
+    """A network's name and configuration, and what a runtime must respect when it feeds it.
 
     architecture: registered name, such as ``"ssid-kd"``.
     config: constructor arguments, values that JSON can hold.
@@ -35,5 +40,5 @@ class ModelSpec:
 
 
 def clean_image(result: Any) -> Any:
-    """The clean image (N x 3 x H x W) of what a network returns: that itself, or the field ``clean`` of more."""
+    """Return the clean image (N x 3 x H x W) of what a network returns: that itself, or the field ``clean`` of more."""
     return getattr(result, "clean", result)

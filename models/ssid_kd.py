@@ -11,14 +11,19 @@ All tensors are NCHW float, images RGB in [0, 1]. C1, C2, C4 are the widths at f
 
 from __future__ import annotations
 
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .architecture import Architecture, ConfigValues, PublishedProtocol, StateDict, colour_swap, normalised
 
 #: Both sides must be multiples of this for every pool and resize to have an integer ratio (4 * 8).
 GRANULARITY = 32
@@ -75,7 +80,7 @@ PRESETS: dict[str, SSIDKDConfig] = {
 
 
 class Derained(NamedTuple):
-    """What the network returns: the clean image, the rain layer (both N x 3 x H x W) and the latent code
+    """The network's result: the clean image, the rain layer (both N x 3 x H x W) and the latent code
     (N x C4 x H//4 x W//4)."""
 
     clean: Tensor
@@ -206,9 +211,13 @@ class DenseConnection(nn.Module):
     def forward(
         self, x: Tensor, added: Sequence[Tensor] | None = None, fuse_last: bool = True
     ) -> tuple[list[Tensor], Tensor]:
-        """x: N x C x H x W. added: U+1 maps of x's shape; map i+1 is added to the input of unit i, map 0
-        is not used. Returns the U+1 maps (x, then every unit's output) and the last 1x1's output; with
-        ``fuse_last=False`` that convolution is left out, for callers that only want the maps."""
+        """Return the U+1 maps (x, then every unit's output) and the last 1x1's output.
+
+        Args:
+            x: N x C x H x W.
+            added: U+1 maps of x's shape; map i+1 is added to the input of unit i, map 0 is not used.
+            fuse_last: False leaves the last 1x1 out, for callers that only want the maps.
+        """
         maps, out = [x], x
         for i, unit in enumerate(self.units):
             maps.append(unit(out if added is None else out + added[i + 1]))
@@ -350,3 +359,154 @@ class SSIDKD(nn.Module):
         d1, code = self.encoder_decoder_1(full, half_encoded, half_decoded, half_bottom)
         rain = self.tail(d1, d2, d4)
         return Derained(image - rain, rain, code)
+
+
+# The layout of these networks in files. A state is *full* when every unit position of a dense connection is in it (as
+# published: 2204 keys for 554 distinct tensors), and *compact* when shared units are there once, as ``units.0``.
+
+_UNITS = "encoder_decoder_1.enLayer_1.units."
+_SCALES: tuple[str, ...] = ("1", "2", "4")
+_FIRST_UNIT = re.compile(r"(?P<dense>.+\.(?:en|de)Layer_(?P<scale>[124]))\.units\.0\.(?P<rest>.+)")
+_UNIT_COPY = re.compile(r"(?P<dense>.+\.(?:en|de)Layer_[124])\.units\.[1-9]\d*\.(?P<rest>.+)")
+
+
+def _normalise(config: Any) -> dict[str, Any]:
+    if not isinstance(config, SSIDKDConfig):
+        for name in ("channels", "units"):
+            value = config.get(name, [1, 1, 1])
+            if not isinstance(value, list | tuple) or not all(type(v) is int for v in value):
+                raise ValueError(f"{name} needs three whole numbers, got {value!r}")
+        if type(config.get("shared_units", True)) is not bool:
+            raise ValueError(f"shared_units must be true or false, got {config['shared_units']!r}")
+    return normalised(SSIDKDConfig, config)
+
+
+def _deduce(state: StateDict, hints: ConfigValues) -> dict[str, Any]:
+    """Return the normalised configuration of the network that ``state`` belongs to.
+
+    Widths, unit counts and block kinds follow from the weights; ``hints`` fills in what leaves no trace in them
+    (``pyramid``, ``activation``) and ``shared_units``, which is True unless a hint says otherwise.
+
+    Raises:
+        ValueError: a key that the deduction needs is missing or has an impossible shape, a hint contradicts the
+            weights, or the copies of a shared unit differ.
+    """
+    channels = [_shape(state, f"head.convLayer_{scale}.0.weight")[0] for scale in _SCALES]
+    units = []
+    for number, width in enumerate(channels, start=1):
+        key = f"encoder_decoder_1.catLayer_{number}.0.weight"
+        incoming = _shape(state, key)[1]
+        # A dense connection has keys of its own for every unit, so a count beyond the keys is a lie that
+        # would only cost time to disprove.
+        if incoming == 0 or incoming % width or incoming // width > len(state):
+            raise ValueError(
+                f"{key} has {incoming} input channels, which no number of units of {width} channels makes"
+            )
+        units.append(incoming // width)
+    kinds = [kind for kind, part in (("pffb", "0"), ("mffb", "1")) if _has_part(state, f"unit.{part}.")]
+    if not kinds:
+        raise ValueError(f"{_UNITS}0 holds neither a PFFB (unit.0) nor an MFFB (unit.1)")
+    known: dict[str, Any] = {
+        "channels": channels,
+        "units": units,
+        "blocks": "both" if len(kinds) == 2 else kinds[0],
+        "pffb_entry": "resblock" if _has_part(state, "unit.0.entry.") else "none",
+    }
+    config = _normalise({**known, **hints})
+    for name, value in known.items():
+        if config[name] != value:
+            raise ValueError(
+                f"{name} is {value!r} by the shapes of the weights, not {config[name]!r} as asked"
+            )
+    if config["shared_units"]:
+        _check_copies(state)
+    return config
+
+
+def _compact(state: StateDict, config: ConfigValues) -> dict[str, Tensor]:
+    """Return ``state`` with shared units once; unchanged where ``config`` does not share them."""
+    shared = config["shared_units"]
+    return {key: tensor for key, tensor in state.items() if not (shared and _UNIT_COPY.fullmatch(key))}
+
+
+def _expand(state: StateDict, config: ConfigValues) -> dict[str, Tensor]:
+    """Return a compact ``state`` with every unit position, as aliases of one tensor.
+
+    A state that already holds some copies is returned as it is, so that a copy that it lacks stays missing.
+    """
+    full = dict(state)
+    if not config["shared_units"] or any(_UNIT_COPY.fullmatch(key) for key in state):
+        return full
+    counts = dict(zip(_SCALES, config["units"], strict=True))
+    for key, tensor in state.items():
+        if found := _FIRST_UNIT.fullmatch(key):
+            for position in range(1, counts[found["scale"]]):
+                full[f"{found['dense']}.units.{position}.{found['rest']}"] = tensor
+    return full
+
+
+def _shape(state: StateDict, key: str) -> torch.Size:
+    if key not in state:
+        raise ValueError(f"{key} is missing")
+    shape = state[key].shape
+    if len(shape) != 4 or shape[2:] != (3, 3) or shape[0] == 0:
+        raise ValueError(f"{key} has shape {tuple(shape)}, which is not a 3x3 convolution's")
+    return shape
+
+
+def _has_part(state: StateDict, part: str) -> bool:
+    return any(key.startswith(f"{_UNITS}0.{part}") for key in state)
+
+
+def _check_copies(state: StateDict) -> None:
+    """Raise ValueError where positions that should hold one unit hold different weights.
+
+    Copies of another shape than the first are left to the comparison with the network's own shapes.
+    """
+    differing = []
+    for key, tensor in state.items():
+        if found := _UNIT_COPY.fullmatch(key):
+            first = state.get(f"{found['dense']}.units.0.{found['rest']}")
+            if first is None or first is tensor or first.shape != tensor.shape:
+                continue
+            if not torch.equal(first, tensor):
+                differing.append(key)
+    if differing:
+        raise ValueError(
+            f"the units of a dense connection should be copies of one another, but {differing[0]} differs from "
+            f"units.0 ({len(differing)} such tensors); where they were trained apart, say shared_units=false"
+        )
+
+
+def _bytes_per_pixel(config: ConfigValues) -> int:
+    """Return the bytes of fp32 for a full-resolution pixel that activations take at once.
+
+    The maps of the encoder layers live until their decoder layers have used them; on top comes what one unit
+    works in: the MFFB's 2C and 4C maps or the PFFB's fusion of 4C, with as much again for layout conversion.
+    """
+    maps = sum(
+        2 * (u + 1) * c / area
+        for c, u, area in zip(config["channels"], config["units"], (1, 4, 16), strict=True)
+    )
+    working = 14 * config["channels"][0]
+    return math.ceil(4 * (maps + working))
+
+
+ARCHITECTURE = Architecture(
+    name="ssid-kd",
+    presets=MappingProxyType(PRESETS),
+    protocol=PublishedProtocol(colour_order="bgr"),
+    normalise=_normalise,
+    make=lambda config: SSIDKD(SSIDKDConfig(**config)),
+    # No other network is known to have such keys.
+    matches=lambda state: any(key.startswith(_UNITS) for key in state),
+    # The image enters through the head's three convolutions and leaves, as rain, through the tail's.
+    swap_colours=colour_swap([f"head.convLayer_{scale}.0" for scale in _SCALES], ["tail.catLayer.0"]),
+    bytes_per_pixel=_bytes_per_pixel,
+    granularity=GRANULARITY,
+    smallest_side=SMALLEST_SIDE,
+    tile_overlap=TILE_OVERLAP,
+    deduce=_deduce,
+    compact=_compact,
+    expand=_expand,
+)

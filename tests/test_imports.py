@@ -43,7 +43,7 @@ LIGHT_MODULES = {
         "kernels.launch",
         "models",
         "models.model_file",
-        "models.sources",
+        "models.loading",
         "models.spec",
         "models.weights",
         "plan",

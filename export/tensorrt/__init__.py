@@ -1,1 +1,1 @@
-"""From an ONNX graph to a plan of TensorRT or TensorRT-RTX."""
+"""Plans of TensorRT or TensorRT-RTX, built from ONNX graphs."""

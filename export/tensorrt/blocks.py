@@ -22,7 +22,7 @@ from ...base.progress import Progress, no_progress
 from ...kernels import mffb
 from ...kernels.aot_pool import compile_calls
 from ...kernels.config import heuristic
-from ..onnx import drop_unused
+from ..free_sizes import drop_unused
 from .plugin import NAMESPACE, Plugin, make_plugin
 
 #: The kernels' pointers before the output.
@@ -33,7 +33,12 @@ _PACKED = (("inner1", "outer1", "bias1"), ("inner2", "outer2", "bias2", "last", 
 
 @dataclass(frozen=True)
 class _Block:
-    """x: what goes in. end: the sum. convolutions: by their names in an MFFB."""
+    """An MFFB of the graph.
+
+    x: the tensor that goes in.
+    end: the node of the sum.
+    convolutions: by their names in an MFFB.
+    """
 
     x: str
     end: NodeProto
@@ -44,7 +49,7 @@ class _Block:
 def with_plugins(
     model: ModelProto, target: str, progress: Progress = no_progress
 ) -> tuple[ModelProto, tuple[Plugin, ...]]:
-    """A graph in fp16 with its MFFBs as nodes of ours, and the plugins that these nodes are.
+    """Return a graph in fp16 with its MFFBs as nodes of ours, and the plugins that these nodes are.
 
     Args:
         model: for one frame at a time; it is not changed.
@@ -85,7 +90,7 @@ class _Finder:
         self.weights = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
 
     def block(self, end: NodeProto) -> _Block | None:
-        """The MFFB that ends in a node."""
+        """Return the MFFB that ends in a node."""
         if end.op_type != "Add":
             return None
         for rain, x in (tuple(end.input), tuple(reversed(end.input))):
@@ -93,22 +98,22 @@ class _Finder:
             second = last and self._branches(last.input[0])
             first = second and self._branches(second[0].input[0])
             if last and second and first and first[0].input[0] == x and len({first[2], second[2]}) == 1:
-                parts = dict(
-                    zip(
-                        ("conv_3_1", "conv_5_1", "conv_3_2", "conv_5_2"),
-                        (*first[:2], *second[:2]),
-                        strict=True,
-                    )
-                )
-                return self._checked(_Block(x, end, first[2], {**parts, "confusion": last}))
+                parts = {
+                    "conv_3_1": first[0],
+                    "conv_5_1": first[1],
+                    "conv_3_2": second[0],
+                    "conv_5_2": second[1],
+                    "confusion": last,
+                }
+                return self._checked(_Block(x, end, first[2], parts))
         return None
 
     def kind(self, block: _Block) -> tuple[int, float]:
-        """What blocks with the same plugins have in common: channels and slope."""
+        """Return the channels and the slope, which blocks with the same plugins have in common."""
         return self.weights[block.convolutions["conv_3_1"].input[1]].shape[0], block.slope
 
     def _branches(self, name: str) -> tuple[NodeProto, NodeProto, float] | None:
-        """(3x3, 5x5, slope) of two activated convolutions of one map, side by side."""
+        """Return (3x3, 5x5, slope) of two activated convolutions of one map, side by side."""
         node = self.makers.get(name)
         if (
             node is None
@@ -133,7 +138,7 @@ class _Finder:
         return None if convolution is None else (convolution, slope)
 
     def _convolution(self, name: str, size: int) -> NodeProto | None:
-        """A plain size x size convolution in fp16 that keeps the size of its map."""
+        """Return a plain size x size convolution in fp16 that keeps the size of its map."""
         node = self.makers.get(name)
         if node is None or node.op_type != "Conv" or len(node.input) != 3:
             return None
@@ -179,7 +184,7 @@ def _compile(
 
 
 def _pack(graph: GraphProto, finder: _Finder, block: _Block, name: str) -> list[list[str]]:
-    """The block's weights as the two launches read them, as new weights of the graph: their names."""
+    """Add the block's weights, as the two launches read them, to the graph, and return their names."""
     state = {}
     for part, node in block.convolutions.items():
         for kind, weight in zip(("weight", "bias"), node.input[1:], strict=True):

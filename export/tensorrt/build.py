@@ -22,14 +22,14 @@ from ...base.progress import Progress, no_progress
 from ...base.sizes import FrameSizes, words
 from ..nvinfer import Flavour, errors, logger, reason
 from ..onnx import INPUT, OUTPUTS
-from .layers import inspected, typed
+from .layer_types import inspected, typed
 
 _STAGE = "Building the plan"
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What a builder may be told beside the graph.
+    """Settings of a builder beside the graph.
 
     gpus: for a flavour that names any, some of those; None for this machine's.
     precision: what the layers that multiply have to compute in.
@@ -51,8 +51,13 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """data: what the runtime opens. layers: how many layers give tensors of each type; products: of those that
-    multiply, by type. seconds: the build took."""
+    """A plan that was built.
+
+    data: bytes that the runtime opens.
+    layers: how many layers give tensors of each type.
+    products: of those that multiply, by type.
+    seconds: that the build took.
+    """
 
     data: bytes = field(repr=False)
     layers: Mapping[str, int]
@@ -112,8 +117,12 @@ def build_plan(
 
 
 def require_images(model: ModelProto) -> None:
-    """Raises BuildError for a graph that is not from N x 3 x H x W float32 to the same: another number of inputs,
-    another rank, or a rank that is not known."""
+    """Refuse a graph that is not from one image to one image.
+
+    Raises:
+        BuildError: it is not from N x 3 x H x W float32 to the same: another number of inputs, another rank, or a
+            rank that is not known.
+    """
     graph = model.graph
     weights = {each.name for each in graph.initializer}
     inputs = [each for each in graph.input if each.name not in weights]
@@ -141,13 +150,13 @@ def require_images(model: ModelProto) -> None:
 
 
 def _strongly_typed(trt: Any) -> int:
-    """TensorRT 10 must be told; later ones know no other."""
+    """Return the network's flag, which TensorRT 10 must be told; later ones know no other."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
 def _of_size(model: ModelProto, sizes: FrameSizes) -> ModelProto:
-    """The graph for one frame at a time, and for the only size where there is one."""
+    """Return the graph for one frame at a time, and for the only size where there is one."""
     fitted = ModelProto()
     fitted.CopyFrom(model)
     for value in (*fitted.graph.input, *fitted.graph.output):
@@ -224,7 +233,7 @@ def _write_timing_cache(config: Any, path: Path) -> None:
 
 
 def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress) -> Any:
-    """The serialised plan; None where the library fails."""
+    """Return the serialised plan; None where the library fails."""
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
     # In another thread, since an exception, such as that of Ctrl-C, cannot pass through the library.
@@ -246,7 +255,8 @@ def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):
         """Phases lie in each other. A user sees the way through all of them as one.
 
-        stop: to be set by whoever wants the build to end. failure: what ``progress`` raised.
+        stop: to be set by whoever wants the build to end.
+        failure: what ``progress`` raised.
         """
 
         def __init__(self) -> None:
@@ -278,7 +288,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             return self.failure is None and not self.stop.is_set()
 
         def done(self) -> float:
-            """Of the whole build: of each phase the steps that are done, and of the next step what lies in it."""
+            """Return the share of the build that is done: of each phase the steps, of the next step what lies in it."""
             done, share = 0.0, 1.0
             for steps, finished in self.phases.values():
                 done += share * finished / steps
@@ -288,9 +298,11 @@ def _monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def _advice(told: str) -> str:
-    if "workspace limit" in told.lower():
-        return f"{told}. Raise --workspace, or lower the largest frames (--max, --shape)."
-    if any(word in told.lower() for word in ("memory", "alloc")):
-        return f"{told}. Lower the largest frames (--max, --shape) or --workspace, or free memory of the GPU."
-    return f"{told}."
+def _advice(error: str) -> str:
+    if "workspace limit" in error.lower():
+        return f"{error}. Raise --workspace, or lower the largest frames (--max, --shape)."
+    if any(word in error.lower() for word in ("memory", "alloc")):
+        return (
+            f"{error}. Lower the largest frames (--max, --shape) or --workspace, or free memory of the GPU."
+        )
+    return f"{error}."

@@ -40,9 +40,14 @@ _PTX_VERSIONS = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """call: the launch. inputs: names of its inputs; the kernel's pointers are these, then the output. channels: of
-    the output, which is otherwise as the first input: 1 x height x width x channels. ptx: the kernel, of the plugin's
-    name, for a GPU. shared: bytes a block. warps: of a block."""
+    """A kernel's specialisation as a plugin.
+
+    call: the launch.
+    inputs: names of its inputs; the kernel's pointers are these, then the output.
+    channels: of the output, which is otherwise as the first input: 1 x height x width x channels.
+    ptx: the kernel, of the plugin's name, for a GPU.
+    shared, warps: bytes of shared memory and warps of a block.
+    """
 
     name: str
     call: Call
@@ -54,7 +59,7 @@ class Plugin:
 
 
 def make_plugin(compiled: Compiled, inputs: Sequence[str], channels: int) -> Plugin:
-    """A compiled launch as a plugin; its run-time arguments are the inputs, one output, height and width.
+    """Make a plugin of a compiled launch, whose run-time arguments are the inputs, one output, height and width.
 
     Raises:
         BuildError: the kernel is none that TensorRT can launch.
@@ -75,7 +80,7 @@ def make_plugin(compiled: Compiled, inputs: Sequence[str], channels: int) -> Plu
 
 
 def with_parameters(ptx: str, symbol: str, name: str, order: Sequence[int]) -> str:
-    """PTX whose only kernel, ``symbol``, is called ``name`` and takes the parameters of these numbers in this order.
+    """Rename PTX's only kernel from ``symbol`` to ``name``, with the parameters of these numbers in this order.
 
     Code reads parameters by name, so that only their declarations change places.
 
@@ -98,7 +103,8 @@ def with_parameters(ptx: str, symbol: str, name: str, order: Sequence[int]) -> s
 def register(plugin: Plugin, trt: Any) -> None:
     """Let TensorRT know the plugin, in this process, until it ends; again costs nothing.
 
-    trt: the module ``tensorrt``.
+    Args:
+        trt: the module ``tensorrt``.
 
     Raises:
         BackendUnavailable: this TensorRT has no such plugins.
@@ -134,7 +140,7 @@ def register(plugin: Plugin, trt: Any) -> None:
 
 
 def plugin_module(trt: Any) -> Any:
-    """``tensorrt.plugin``.
+    """Import ``tensorrt.plugin``.
 
     Raises:
         BackendUnavailable: this TensorRT has none, or none that takes compiled kernels.

@@ -4,7 +4,7 @@ import pytest
 
 from derain_engine.bench import published
 from derain_engine.bench.table3 import find_checkpoint
-from derain_engine.models.cost import macs_per_pixel
+from derain_engine.models.macs import macs_per_pixel
 
 
 def test_all_twelve_methods_are_there_with_the_printed_sums():

@@ -160,7 +160,7 @@ def test_what_the_crops_do_not_show_is_found_in_the_pictures(
     def find_fragile(model: Any, batch: np.ndarray, *more: Any) -> Any:
         seen.append(batch.shape)
         if len(seen) == 1:
-            return repair.Repair((), 80.0, 80.0, 1)
+            return repair.FragileNodes((), 80.0, 80.0, 1)
         return find(model, batch, *more)
 
     monkeypatch.setattr(repair, "find_fragile", find_fragile)

@@ -16,8 +16,10 @@ from derain_engine.base.errors import (
     VerificationError,
 )
 from derain_engine.engine import build, bundle, verify
-from derain_engine.models.checkpoint import save_checkpoint, save_official
+from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
+
+from ..models.checkpoints import save_as_published
 
 
 def small_network(seed: int = 0, gain: float = 1.6) -> SSIDKD:
@@ -81,7 +83,7 @@ def test_progress_names_every_stage(model: Path, tmp_path: Path) -> None:
 
 def test_the_built_engine_runs_the_network_in_rgb(tmp_path: Path) -> None:
     network = small_network(3)
-    save_official(tmp_path / "net_latest", network)
+    save_as_published(tmp_path / "net_latest", network)
     report = derain_engine.build(tmp_path / "net_latest", tmp_path / "e.derain", backend="reference")
     image = np.random.default_rng(0).random((64, 96, 3), dtype=np.float32)
     with derain_engine.load(report.path) as engine:
@@ -164,7 +166,7 @@ def test_verify_engine_knows_the_weights(built: build.BuildReport, model: Path, 
 
 
 def test_verify_engine_finds_the_colour_order_again(tmp_path: Path) -> None:
-    save_official(tmp_path / "net_latest", small_network(5))
+    save_as_published(tmp_path / "net_latest", small_network(5))
     path = tmp_path / "e.derain"
     derain_engine.build(tmp_path / "net_latest", path, colour_order="rgb", backend="reference")
     assert build.verify_engine(path, tmp_path / "net_latest").missed() == []

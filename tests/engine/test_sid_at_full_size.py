@@ -17,9 +17,10 @@ from derain_engine.engine.backends.base import Artefact, RunOptions
 from derain_engine.engine.runtime import Engine
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR, reference_output
 from derain_engine.export.onnx import check_onnx, export_onnx
-from derain_engine.models.checkpoint import save_official
 from derain_engine.models.registry import spec_of
 from derain_engine.models.ssid_kd import SSIDKD
+
+from ..models.checkpoints import save_as_published
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def engine_file(
     examine_little: Callable[[pytest.MonkeyPatch], None],
 ) -> Path:
     folder = tmp_path_factory.mktemp("sid")
-    save_official(folder / "net_latest", network)
+    save_as_published(folder / "net_latest", network)
     assert all(
         key.startswith("module.") for key in torch.load(folder / "net_latest", weights_only=True)["net"]
     )

@@ -11,9 +11,9 @@ from derain_engine.base.errors import BackendUnavailable
 from derain_engine.engine import backends, metrics
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
 from derain_engine.engine.frames import to_float
+from derain_engine.export.emulation import CpuGraph, fp32_emulation
 from derain_engine.export.half import to_half
 from derain_engine.export.onnx import export_onnx
-from derain_engine.export.rounding import CpuGraph, rounding
 from derain_engine.media.pictures.images import read_picture
 from derain_engine.models.checkpoint import Checkpoint, load_checkpoint
 from derain_engine.models.spec import clean_image
@@ -69,7 +69,7 @@ def test_fp16_as_tensorrt_computes_it(
     checkpoint: Checkpoint, pairs: list[tuple[np.ndarray, np.ndarray]], exact: list[float]
 ) -> None:
     model = to_half(export_onnx(checkpoint.network, checkpoint.spec)).model
-    graph = CpuGraph(rounding(model))
+    graph = CpuGraph(fp32_emulation(model))
     found = quality(pairs, lambda rainy: graph.run(rainy.transpose(0, 3, 1, 2))[0].transpose(0, 2, 3, 1))
     assert found != exact
     assert np.abs(np.subtract(found, exact)).max() < MOST_LOST["fp16"]

@@ -10,10 +10,11 @@ SHAPE = ("batch", 3, "height", "width")
 
 
 def graph(nodes: str, /, **weights: np.ndarray | np.generic) -> ModelProto:
-    """From ``rainy`` to ``clean``, N x 3 x H x W float.
+    """Parse a graph from ``rainy`` to ``clean``, N x 3 x H x W float.
 
-    nodes: in ONNX's text, one a line; they are named after operator and place: ``Conv_0``, ``Relu_1``.
-    weights: by name; dots are written as two underscores.
+    Args:
+        nodes: in ONNX's text, one a line; they are named after operator and place: ``Conv_0``, ``Relu_1``.
+        weights: by name.
     """
     text = f"""<ir_version: 10, opset_import: ["": 20]>
         hand (float[{",".join(map(str, SHAPE))}] rainy) => (float[{",".join(map(str, SHAPE))}] clean) {{ {nodes} }}"""
@@ -27,13 +28,13 @@ def graph(nodes: str, /, **weights: np.ndarray | np.generic) -> ModelProto:
 
 
 def convolution(outputs: int, inputs: int, seed: int = 0, gain: float = 1.0) -> np.ndarray:
-    """3 x 3 weights that keep the size of values."""
+    """Make 3 x 3 weights that keep the size of values."""
     random = np.random.default_rng(seed).standard_normal((outputs, inputs, 3, 3))
     return (gain * random / np.sqrt(9 * inputs)).astype(np.float32)
 
 
 def residual(first: float = 1.0, second: float = 1.0) -> ModelProto:
-    """``clean = rainy - conv(relu(conv(rainy)))``, the maps ``first`` times as large between the convolutions."""
+    """Make ``clean = rainy - conv(relu(conv(rainy)))``, the maps ``first`` times as large between the convolutions."""
     return graph(
         """
         map = Conv <pads = [1, 1, 1, 1]> (rainy, w1)
@@ -47,12 +48,12 @@ def residual(first: float = 1.0, second: float = 1.0) -> ModelProto:
 
 
 def pictures(count: int = 2, height: int = 16, width: int = 24) -> np.ndarray:
-    """N x 3 x H x W in [0, 1]."""
+    """Make N x 3 x H x W in [0, 1]."""
     return np.random.default_rng(7).random((count, 3, height, width), dtype=np.float32)
 
 
 def types(model: ModelProto) -> dict[str, str]:
-    """Of every tensor that has one: ``fp32``, ``fp16``."""
+    """Return the type of every tensor that has one: ``fp32``, ``fp16``."""
     known = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     names: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
     values = (*known.input, *known.value_info, *known.output)
@@ -61,7 +62,7 @@ def types(model: ModelProto) -> dict[str, str]:
 
 
 def only_cast(model: ModelProto, kind: int) -> int:
-    """How many casts there are to a type."""
+    """Count the casts to a type."""
     return sum(
         node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == kind for node in model.graph.node
     )

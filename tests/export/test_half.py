@@ -1,4 +1,4 @@
-"""fp32 graphs as fp16 graphs: which tensor has which type, and what the numbers become."""
+"""Graphs in fp32 as graphs in fp16: which tensor has which type, and what the numbers become."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from derain_engine.base.errors import BuildError
+from derain_engine.export.emulation import CpuGraph, fp32_emulation
 from derain_engine.export.half import LARGEST, to_half
-from derain_engine.export.rounding import CpuGraph, rounding
 
 from .graphs import convolution, graph, only_cast, pictures, residual, types
 
@@ -32,7 +32,7 @@ def test_maps_and_weights_are_fp16_and_the_edges_fp32() -> None:
     assert {each.name for each in half.model.graph.initializer} == {"w1/fp16", "w2/fp16"}
     assert not half.saturated
     batch = pictures()
-    error = np.abs(run(rounding(half.model), batch) - run(model, batch))
+    error = np.abs(run(fp32_emulation(half.model), batch) - run(model, batch))
     assert 0 < error.max() < 2e-3
 
 
@@ -114,7 +114,7 @@ def test_constants_of_nodes_are_weights_too() -> None:
     assert [node.op_type for node in half.model.graph.node].count("Constant") == 1
     batch = pictures()
     expected = np.float32(2) * batch.astype(np.float16) * np.float32(LARGEST)
-    found = run(rounding(half.model), batch)
+    found = run(fp32_emulation(half.model), batch)
     np.testing.assert_array_equal(np.isinf(found), expected > 65520)
     assert np.isinf(found).any() and not np.isinf(found).all()
 
@@ -176,7 +176,7 @@ def test_rounding_shows_what_fp16_does_to_values() -> None:
     ).model
     batch = np.full((1, 3, 2, 2), 2.0, np.float32)
     batch[..., 0] = 3.0
-    found = run(rounding(model), batch)
+    found = run(fp32_emulation(model), batch)
     assert np.isinf(found[..., 0]).all()
     exact = np.float16(np.float32(np.float16(6e4)) * np.float32(np.float16(1e-4)))
     np.testing.assert_array_equal(found[..., 1], np.float32(exact))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,11 +12,11 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from derain_engine.export.emulation import CpuGraph, fp32_emulation
+from derain_engine.export.exportable import exportable
+from derain_engine.export.free_sizes import drop_zeros
 from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
-from derain_engine.export.rounding import CpuGraph, rounding
-from derain_engine.export.variants import exportable
-from derain_engine.export.zeros import drop_zeros
 from derain_engine.models.prenet import VARIANTS
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.spec import ModelSpec, clean_image
@@ -27,6 +29,14 @@ def strong(spec: ModelSpec, gain: float = 1.6) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             module.weight.mul_(gain)
     return network
+
+
+@functools.cache
+def exported(name: str, stages: int) -> tuple[onnx.ModelProto, nn.Module, ModelSpec]:
+    """Export a recurrent network once for all tests, which leave it as it is."""
+    spec = spec_of(name, {"stages": stages})
+    network = strong(spec)
+    return export_onnx(network, spec), network, spec
 
 
 def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
@@ -51,9 +61,7 @@ def assert_same(model: onnx.ModelProto, network: nn.Module, shape: tuple[int, ..
     "name", ["prenet", pytest.param("prenet-gru", marks=pytest.mark.slow), "prn-r", "vrgnet"]
 )
 def test_recurrent_networks(name: str) -> None:
-    spec = spec_of(name, {"stages": 2})
-    network = strong(spec)
-    model = export_onnx(network, spec)
+    model, network, spec = exported(name, 2)
     assert check_onnx(model, network, spec) <= 1e-5
     for shape in ((1, 3, 1, 1), (2, 3, 7, 13), (1, 3, 33, 65)):
         assert_same(model, network, shape, 0.05)
@@ -79,7 +87,7 @@ def test_rescan() -> None:
 
 
 def test_the_first_state_of_zeros_costs_nothing() -> None:
-    """Of the first stage's gates half of the columns are left, and no forget gate."""
+    """Leave half of the columns of the first stage's gates, and no forget gate."""
     spec = spec_of("prenet", {"stages": 1})
     model = export_onnx(strong(spec), spec)
     weights = {each.name: list(each.dims) for each in model.graph.initializer}
@@ -89,7 +97,7 @@ def test_the_first_state_of_zeros_costs_nothing() -> None:
 
 
 def test_zeros_that_something_else_reads_stay() -> None:
-    """Concatenated behind x for a ReLU, and as a sum that is the graph's output."""
+    """Concatenate them behind x for a ReLU, and give a sum with them as the graph's output."""
     zeros = helper.make_node("ConstantOfShape", ["shape"], ["zeros"], name="z")
     nodes = [
         zeros,
@@ -118,13 +126,11 @@ def test_zeros_that_something_else_reads_stay() -> None:
 
 
 def test_fp16_of_a_recurrent_network_keeps_the_last_sum_in_fp32() -> None:
-    spec = spec_of("prenet", {"stages": 2})
-    network = strong(spec, 1.0)
-    model = export_onnx(network, spec)
+    model = exported("prenet", 2)[0]
     half = to_half(model)
     assert len(half.kept) == 1
     image = np.random.default_rng(3).random((1, 3, 16, 16), dtype=np.float32)
-    found = CpuGraph(rounding(half.model)).run(image)[0]
+    found = CpuGraph(fp32_emulation(half.model)).run(image)[0]
     expected = run(model, image)
     assert 0 < np.abs(found - expected).max() < 5e-3
 

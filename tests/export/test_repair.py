@@ -1,4 +1,4 @@
-"""What fp16 breaks is found, and no more than that is kept in fp32."""
+"""Nodes that fp16 breaks are found, and no more than these are kept in fp32."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from derain_engine.base.errors import BuildError
+from derain_engine.export.emulation import CpuGraph, SwitchableGraph, fp32_emulation
 from derain_engine.export.half import to_half
 from derain_engine.export.repair import find_fragile
-from derain_engine.export.rounding import CpuGraph, rounding
-from derain_engine.export.trials import Trials
 
 from .graphs import convolution, graph, pictures, residual
 
@@ -21,7 +20,7 @@ PSNR, MAX_ABS = 50.0, 2e-2
 
 
 def chain(length: int, gains: dict[int, float] | None = None) -> onnx.ModelProto:
-    """Convolutions of 8 maps after one another, each with an activation, between two edges. gains: of some."""
+    """Chain convolutions of 8 maps, each with an activation, between two edges; ``gains`` are of some of them."""
     gains = gains or {}
     weights = {"w0": convolution(8, 3, 0, gains.get(0, 1.4))}
     lines = ["a0 = Conv <pads = [1, 1, 1, 1]> (rainy, w0)"]
@@ -34,7 +33,7 @@ def chain(length: int, gains: dict[int, float] | None = None) -> onnx.ModelProto
 
 
 def noisy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A large constant is added after the first convolution and taken away again, which leaves fp16 few digits."""
+    """Add a large constant after the first convolution and take it away again, which leaves fp16 few digits."""
     model.graph.initializer.append(numpy_helper.from_array(np.array(3000, np.float32), "much"))
     first = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Relu")
     source = model.graph.node[first].input[0]
@@ -47,7 +46,7 @@ def noisy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def halved(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> np.ndarray:
-    return CpuGraph(rounding(to_half(model, keep).model)).run(pictures())[0]
+    return CpuGraph(fp32_emulation(to_half(model, keep).model)).run(pictures())[0]
 
 
 def test_what_is_good_enough_is_left_alone() -> None:
@@ -90,7 +89,7 @@ def test_lost_digits_are_mended_where_they_are_lost() -> None:
 
 
 def test_the_largest_error_counts_too() -> None:
-    """One pixel that is wrong is lost in the mean."""
+    """Count one pixel that is wrong, though it is lost in the mean."""
     good = find_fragile(chain(4), pictures(), 20, MAX_ABS)
     assert good.keep == ()
     reference = CpuGraph(chain(4)).run(pictures())[0]
@@ -106,13 +105,13 @@ def test_a_network_that_fails_in_fp32_is_refused() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
 def test_trying_equals_converting(share: float) -> None:
-    """One graph with switches computes what the converted and rounding graph does, to the bit."""
+    """Compute by one graph with switches what the converted and emulated graph computes, to the bit."""
     model = noisy(chain(5, {1: 20.0, 2: 1e5, 3: 1e-6}))
-    trials = Trials(model)
+    switchable = SwitchableGraph(model)
     random = np.random.default_rng(int(10 * share))
     for _ in range(3):
-        keep = tuple(name for name in trials.names if random.random() < share)
-        np.testing.assert_array_equal(trials.run(pictures(), keep), halved(model, keep))
+        keep = tuple(name for name in switchable.names if random.random() < share)
+        np.testing.assert_array_equal(switchable.run(pictures(), keep), halved(model, keep))
 
 
 def test_trying_knows_resizes_shared_weights_and_outputs_that_are_read_again() -> None:
@@ -128,8 +127,10 @@ def test_trying_knows_resizes_shared_weights_and_outputs_that_are_read_again() -
         up=np.array([1, 1, 2, 2], np.float32),
         w=convolution(3, 3, 3),
     )
-    trials = Trials(model)
-    for keep in ((), ("Conv_1",), ("Conv_2", "Relu_4"), ("Resize_0", "Resize_3"), tuple(trials.names)):
-        np.testing.assert_array_equal(trials.run(pictures(), keep), halved(model, keep))
+    switchable = SwitchableGraph(model)
+    for keep in ((), ("Conv_1",), ("Conv_2", "Relu_4"), ("Resize_0", "Resize_3"), tuple(switchable.names)):
+        np.testing.assert_array_equal(switchable.run(pictures(), keep), halved(model, keep))
     # With everything kept, only what the library fuses is left.
-    np.testing.assert_allclose(trials.run(pictures(), trials.names), CpuGraph(model).run(pictures())[0])
+    np.testing.assert_allclose(
+        switchable.run(pictures(), switchable.names), CpuGraph(model).run(pictures())[0]
+    )

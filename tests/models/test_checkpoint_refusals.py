@@ -21,9 +21,9 @@ from safetensors.torch import save as safetensors_bytes
 
 from derain_engine.base.errors import CheckpointError
 from derain_engine.models import model_file
-from derain_engine.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_official
+from derain_engine.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
-from .checkpoints import COPY, HEAD, TINY, loud, refused, saved
+from .checkpoints import COPY, HEAD, TINY, loud, refused, save_as_published, saved
 
 # Keys and tensors
 
@@ -234,9 +234,9 @@ def test_broken_headers_of_our_own_files(tmp_path: Path) -> None:
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder, network = tmp_path_factory.mktemp("seeds"), loud(TINY)
     save_checkpoint(folder / "ours", network, "ssid-kd", metadata={"a": "b"})
-    save_official(folder / "official", network)
+    save_as_published(folder / "published", network)
     saved(folder / "legacy", network.state_dict(), _use_new_zipfile_serialization=False)
-    return [(folder / name).read_bytes() for name in ("ours", "official", "legacy")]
+    return [(folder / name).read_bytes() for name in ("ours", "published", "legacy")]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

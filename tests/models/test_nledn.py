@@ -1,4 +1,4 @@
-"""NLEDN: its published size, attention in blocks and in cells, its files."""
+"""NLEDN has its published size, attends in blocks and in cells, and reads its files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_size_is_the_published_one(network: NLEDN) -> None:
 
 
 def attention(block: NonLocal, x: torch.Tensor) -> torch.Tensor:
-    """By PyTorch's own attention."""
+    """Attend by PyTorch's own attention."""
     queries, keys, values = (part(x).flatten(2).transpose(1, 2) for part in (block.theta, block.phi, block.g))
     y = nn.functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)
     return block.W(y.transpose(1, 2).reshape(len(x), 32, *x.shape[2:])) + x
@@ -58,7 +58,7 @@ def test_attention_in_blocks_is_exact(
 
 
 def test_cells_attend_within_themselves() -> None:
-    """19 rows in chunks of 5 and a last one of 4; 9 columns in chunks of 3, of which there are three, not four."""
+    """Cut 19 rows into chunks of 5 and a last one of 4, and 9 columns into three chunks of 3, not four."""
     torch.manual_seed(2)
     region, x = strong(RegionNonLocal(4), 2), torch.randn(1, 64, 19, 9)
     found, block = region(x), region.non_local_block

@@ -1,4 +1,4 @@
-"""Somebody's ONNX models: which are taken, what is found out about them, engines of them."""
+"""ONNX models of strangers: which are taken, what is found out about them, engines of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import derain_engine
 from derain_engine.base.errors import BuildError, CheckpointError, InputError, VerificationError
 from derain_engine.engine import build, verify
 from derain_engine.models import onnx_file
-from derain_engine.models.onnx_file import Told, read_onnx
+from derain_engine.models.onnx_file import OnnxFacts, read_onnx
 from derain_engine.samples import photographs
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -40,7 +40,7 @@ def blur(
     multiple: int = 1,
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Path:
-    """A little smoothing and clipping to [0, top], of which the channels come out times ``gains``; sides must be
+    """Save a little smoothing and clipping to [0, top], of which the channels come out times ``gains``; sides must be
     multiples of ``multiple``."""
     number = np.float16 if kind == HALF else np.float32
     kernel = np.zeros((3, 1, 3, 3), number)
@@ -78,7 +78,7 @@ def blur(
 
 
 def smoothed(image: np.ndarray, gains: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """What the graph does to an H x W x 3 picture in [0, 1]."""
+    """Do what the graph does to an H x W x 3 picture in [0, 1]."""
     wide = np.pad(image, ((0, 0), (1, 1), (0, 0)))
     return (0.1 * wide[:, :-2] + 0.8 * wide[:, 1:-1] + 0.1 * wide[:, 2:]) * np.array(gains, np.float32)
 
@@ -97,7 +97,7 @@ def smoothed(image: np.ndarray, gains: tuple[float, float, float] = (1.0, 1.0, 1
     ],
 )
 def test_what_is_not_told_is_found_out(options: Any, told: Any, found: Any, tmp_path: Path) -> None:
-    checkpoint = read_onnx(blur(tmp_path / "x.onnx", **options), Told(**told))
+    checkpoint = read_onnx(blur(tmp_path / "x.onnx", **options), OnnxFacts(**told))
     config = checkpoint.spec.config
     assert (config["colour_order"], config["range"], config["granularity"]) == found
     assert checkpoint.spec.granularity == checkpoint.spec.smallest_side == found[2]
@@ -114,14 +114,14 @@ def test_the_colour_order_is_the_one_whose_pictures_come_closer_to_the_truth(tmp
     path = blur(tmp_path / "x.onnx", gains=gains)
     errors = {}
     for order in ("rgb", "bgr"):
-        network = read_onnx(path, Told(order, "0..1", 1)).network
+        network = read_onnx(path, OnnxFacts(order, "0..1", 1)).network
         found = [
             verify.reference_output(network, rainy[None])[0] - truth
             for rainy, truth in photographs.rainy_pairs(32, 32).values()
         ]
         errors[order] = float(np.abs(np.stack(found)).mean())
     assert abs(errors["rgb"] - errors["bgr"]) > 1e-3
-    found = read_onnx(path, Told(value_range="0..1", granularity=1)).spec.config
+    found = read_onnx(path, OnnxFacts(value_range="0..1", granularity=1)).spec.config
     assert found["colour_order"] == min(errors, key=lambda each: errors[each])
     assert found["guessed"] == ["colour_order"]
 
@@ -208,13 +208,13 @@ def test_what_is_no_model_from_image_to_image_is_refused(
     how: Callable[[onnx.ModelProto], None], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
-        read_onnx(change(blur(tmp_path / "x.onnx"), how), Told())
+        read_onnx(change(blur(tmp_path / "x.onnx"), how), OnnxFacts())
 
 
 def test_models_that_give_no_images_back_are_refused(tmp_path: Path) -> None:
     path = blur(tmp_path / "x.onnx", gains=(50.0, 50.0, 50.0))
     with pytest.raises(CheckpointError, match="gives no cleaned images back"):
-        read_onnx(path, Told(granularity=1))
+        read_onnx(path, OnnxFacts(granularity=1))
 
 
 def test_what_cannot_be_asked_of_them_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from derain_engine.base.errors import CheckpointError, InputError
 from derain_engine.models import registry
 from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
-from derain_engine.models.cost import macs_per_pixel
+from derain_engine.models.macs import macs_per_pixel
 from derain_engine.models.prenet import VARIANTS, PReNet, PReNetConfig, VRGNetDerainer, reach
 
 #: Keys, parameters and multiply-adds a pixel of every variant with six stages, as of the published files.
@@ -65,7 +65,7 @@ def test_relatives_are_not_recognised() -> None:
 
 
 def by_formula(name: str, state: dict[str, torch.Tensor], rainy: torch.Tensor, stages: int) -> torch.Tensor:
-    """The networks once more, from the papers' formulas and a state's tensors alone."""
+    """Compute the networks once more, from the papers' formulas and a state's tensors alone."""
     variant = VARIANTS[name]
     state = {key.removeprefix("derainet."): tensor for key, tensor in state.items()}
 
@@ -196,7 +196,7 @@ def test_an_architecture_that_the_keys_are_not_of_is_refused(tmp_path: Path) -> 
         load_checkpoint(path, options={"width": 1})
 
 
-def test_files_of_the_house_say_which_twin_they_are(tmp_path: Path) -> None:
+def test_our_own_files_say_which_twin_they_are(tmp_path: Path) -> None:
     made = network("prenet-lstm", stages=4)
     save_checkpoint(tmp_path / "net.safetensors", made, "prenet-lstm", metadata={})
     found = load_checkpoint(tmp_path / "net.safetensors")
@@ -229,5 +229,5 @@ def test_published_files_load_as_what_they_are_and_leave_a_ramp_alone(shared_dat
 
 
 def _there(path: Path) -> Path:
-    """The file, under whatever suffix it was published."""
+    """Find the file, under whatever suffix it was published."""
     return next(path.parent.glob(f"{path.stem}.*"))

@@ -1,4 +1,4 @@
-"""RESCAN: its published size, what it computes, its files."""
+"""RESCAN has its published size, computes its formulas, and reads its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from derain_engine.engine.inspect import describe
 from derain_engine.models import registry
 from derain_engine.models.checkpoint import load_checkpoint
-from derain_engine.models.cost import macs_per_pixel
+from derain_engine.models.macs import macs_per_pixel
 from derain_engine.models.rescan import RESCAN, RESCANConfig
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from derain_engine.base.errors import CheckpointError
 from derain_engine.models import registry, semi_derain_gan
 from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
-from derain_engine.models.cost import macs_per_pixel
+from derain_engine.models.macs import macs_per_pixel
 from derain_engine.models.semi_derain_gan import (
     PRESETS,
     SSRML,
@@ -41,7 +41,7 @@ def network(config: SemiDerainGANConfig = TINY, **changes: Any) -> SemiDerainGAN
 
 
 def test_sizes() -> None:
-    """The mask learner's are its source's; the U-Net's were counted by hand."""
+    """Compare the mask learner's with its source's, and the U-Net's with what was counted by hand."""
     made = SemiDerainGAN()
     assert sum(each.numel() for each in made.ssrml.parameters()) == 167_809
     assert sum(each.numel() for each in made.generator.parameters()) == 7_760_451
@@ -53,7 +53,7 @@ def test_sizes() -> None:
 
 
 def by_formula(state: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-    """The network of two levels and two iterations once more, from a state's tensors alone."""
+    """Compute the network of two levels and two iterations once more, from a state's tensors alone."""
 
     def conv(key: str, *maps: torch.Tensor, padding: int = 1) -> torch.Tensor:
         return F.conv2d(torch.cat(maps, 1), state[f"{key}.weight"], state[f"{key}.bias"], padding=padding)
@@ -116,7 +116,7 @@ def test_other_sides_are_reflected_up_and_cut_back(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_the_reach_of_the_receptive_field(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With weights of ones and sums for maxima no path is hidden; every place in a cell of the pooling is tried."""
+    """Hide no path, by equal weights and means for maxima, and try every place in a cell of the pooling."""
     config = SemiDerainGANConfig(1, 1, 1, levels)
     made = SemiDerainGAN(config).double()
     for each in made.parameters():
@@ -145,7 +145,7 @@ def test_swapped_colours_give_the_network_for_the_other_order(residual: bool) ->
 
 
 def both(**changes: Any) -> dict[str, torch.Tensor]:
-    """A state with both generators."""
+    """Make a state with both generators."""
     real = network(**changes).state_dict()
     torch.manual_seed(5)
     synthetic = strong(UNet(TINY.base, TINY.levels)).state_dict()

@@ -22,7 +22,7 @@ DEAD = [
 
 
 def loud(module: torch.nn.Module) -> torch.nn.Module:
-    """All convolution weights times 1.6, without which deep blocks hardly move the output."""
+    """Scale all convolution weights by 1.6, without which deep blocks hardly move the output."""
     for part in module.modules():
         if isinstance(part, torch.nn.Conv2d):
             part.weight.data.mul_(1.6)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ....export.half import HalfModel
-    from ....export.repair import Repair
+    from ....export.repair import FragileNodes
     from ....export.tensorrt.build import BuiltPlan
 
 _GRAPH, _PLAN = "tensorrt/model.onnx", "tensorrt/plan.engine"
@@ -171,7 +171,7 @@ class TensorRTBackend:
             )
         return None
 
-    def _repair(self, model: ModelProto, options: CompileOptions, progress: Progress) -> Repair | None:
+    def _repair(self, model: ModelProto, options: CompileOptions, progress: Progress) -> FragileNodes | None:
         if options.repair is None:
             return None
         from ....export.repair import find_fragile
@@ -215,7 +215,7 @@ def _require_plugins(options: CompileOptions, precision: str, gpu: str) -> None:
 
 
 def _notes(
-    half: HalfModel, repair: Repair | None, built: BuiltPlan, nodes: int, plugins: Sequence[str]
+    half: HalfModel, repair: FragileNodes | None, built: BuiltPlan, nodes: int, plugins: Sequence[str]
 ) -> Mapping[str, Any]:
     notes: dict[str, Any] = {
         "layers": dict(built.layers),

@@ -30,11 +30,11 @@ class TensorRTEmulation:
         import onnx
         from google.protobuf.message import DecodeError
 
-        from ....export.rounding import CpuGraph, rounding
+        from ....export.emulation import CpuGraph, fp32_emulation
 
         try:
             model: ModelProto = onnx.load_model_from_string(bytes(graph))
-            rounded = rounding(model)
+            rounded = fp32_emulation(model)
         except (DecodeError, onnx.shape_inference.InferenceError) as error:
             raise BundleError(f"The engine's graph cannot be read ({error}); build it again.") from error
         self.precision = precision

@@ -20,8 +20,8 @@ from onnx import TensorProto
 
 from derain_engine.engine.frames import pad_frame, quantise, to_float
 from derain_engine.export import nvinfer
+from derain_engine.export.emulation import CpuGraph, fp32_emulation
 from derain_engine.export.nvinfer import Flavour
-from derain_engine.export.rounding import CpuGraph, rounding
 
 from ...device.conftest import StandIn
 
@@ -208,7 +208,7 @@ class Engine:
         dims = model.graph.input[0].type.tensor_type.shape.dim
         self.shape = tuple(dim.dim_value or -1 for dim in dims)
         if graph not in trt.sessions:
-            trt.sessions[graph] = CpuGraph(rounding(model))
+            trt.sessions[graph] = CpuGraph(fp32_emulation(model))
         self.session = trt.sessions[graph]
         if trt.rtx:
             self.create_runtime_config = lambda: RuntimeConfig(trt)

@@ -202,7 +202,7 @@ def test_what_the_library_logs_is_heard_once_and_by_who_listens() -> None:
 
 
 def test_a_plan_is_not_opened_without_a_gpu(half: onnx.ModelProto) -> None:
-    """The library gives None and says why in its log."""
+    """Take the reason from the library's log, where the library itself gives None."""
     from derain_engine.device import driver
     from derain_engine.export.nvinfer import diagnosis, errors
 

@@ -53,7 +53,7 @@ def weights(outputs: int, inputs: int, size: int, seed: int) -> np.ndarray:
 def network(
     activation: str = "LeakyRelu <alpha = 0.2>", channels: int = 16, shared: bool = True
 ) -> ModelProto:
-    """Two MFFBs of one set of weights, or of two, between convolutions."""
+    """Make two MFFBs of one set of weights, or of two, between convolutions."""
     c, text, values = channels, ["x0 = Conv <pads = [1, 1, 1, 1]> (rainy, first)"], {}
     for i in (1, 2):
         w = 1 if shared else i
@@ -75,7 +75,8 @@ def network(
 
 
 def run(model: ModelProto, image: np.ndarray, plugins: tuple[Plugin, ...] = ()) -> np.ndarray:
-    """By ONNX's reference, plugins by the PyTorch executor's launches: with flat memory and sizes, as a GPU's."""
+    """Run a model by ONNX's reference, plugins by the PyTorch executor's launches: with flat memory and sizes, as a
+    GPU's."""
 
     def operator(plugin: Plugin) -> type[OpRun]:
         def compute(self: OpRun, *inputs: np.ndarray) -> tuple[np.ndarray]:
@@ -95,7 +96,7 @@ def run(model: ModelProto, image: np.ndarray, plugins: tuple[Plugin, ...] = ()) 
 
 
 def compile_nothing(calls: Iterable[Call], dtype: str, targets: Sequence[str], **_: Any) -> list[Compiled]:
-    """As ``compile_calls``, of kernels that have parameters and no more."""
+    """Stand in for ``compile_calls``, with kernels that have parameters and no more."""
 
     def made(call: Call, target: str) -> Compiled:
         symbol, pointers = f"{call.kernel[5:]}_kernel", 5 if call.kernel == "mffb.stage1" else 8
@@ -185,8 +186,8 @@ def test_relu_is_a_slope_of_nothing() -> None:
 @pytest.fixture(scope="module")
 def stages() -> list[Compiled]:
     calls = [
-        mffb.stage1_call(24, heuristic("mffb.stage1", 24)),
-        mffb.stage2_call(24, heuristic("mffb.stage2", 24)),
+        mffb.stage1_call(16, heuristic("mffb.stage1", 16)),
+        mffb.stage2_call(16, heuristic("mffb.stage2", 16)),
     ]
     return compile_calls(calls, "fp16", ["sm_80", "sm_90"])
 
@@ -196,7 +197,7 @@ def test_the_code_takes_inputs_sizes_and_then_the_output(
     stages: list[Compiled], tmp_path: Path, stage: int, inputs: int
 ) -> None:
     for compiled in (stages[stage], stages[2 + stage]):
-        plugin = make_plugin(compiled, [f"i{n}" for n in range(inputs)], 24)
+        plugin = make_plugin(compiled, [f"i{n}" for n in range(inputs)], 16)
         (entry,) = re.findall(r"\.entry (\w+)\(([^)]*)\)", plugin.ptx)
         assert entry[0] == plugin.name
         declared = [each.split() for each in entry[1].split(",")]
@@ -224,8 +225,8 @@ def test_kernels_that_tensorrt_cannot_launch_are_refused(stages: list[Compiled])
         with_parameters(stages[0].ptx, "other", "p", ())
     inputs = ("x", "inner", "outer", "bias")
     with pytest.raises(BuildError, match=r"needs 49153 bytes of shared memory for sm_80.*--plugins"):
-        make_plugin(replace(stages[0], shared=(48 << 10) + 1), inputs, 48)
-    assert len({make_plugin(each, inputs, 48).name for each in (stages[0], stages[2])}) == 2
+        make_plugin(replace(stages[0], shared=(48 << 10) + 1), inputs, 32)
+    assert len({make_plugin(each, inputs, 32).name for each in (stages[0], stages[2])}) == 2
 
 
 class Expression:

@@ -1,4 +1,4 @@
-"""What a network costs to run."""
+"""The multiply-adds of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .spec import ModelSpec
 
 
 def macs_per_pixel(network: nn.Module, spec: ModelSpec) -> float:
-    """Multiply-adds of the convolutions for a pixel of a frame, counted while one small frame is run on the CPU."""
+    """Count the multiply-adds of the convolutions for a pixel of a frame, while one small frame is run on the CPU."""
     macs = 0
 
     def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -1,11 +1,11 @@
-"""What types the layers of a TensorRT network compute in: as it was parsed, and as it was built."""
+"""The types that the layers of a TensorRT network compute in: as it was parsed, and as it was built."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..nvinfer import Flavour, logger
@@ -22,42 +22,46 @@ Types = tuple[dict[str, int], dict[str, int]]
 
 
 def typed(trt: Any, network: Any) -> Types:
-    """Of a strongly typed network, where the type of its result is what a layer computes in."""
+    """Count the layers of a strongly typed network, where the type of its result is what a layer computes in."""
     kinds = [getattr(trt.LayerType, name) for name in _PRODUCTS]
-    layers: Counter[str] = Counter()
-    products: Counter[str] = Counter()
+    found = []
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         name = str(layer.get_output(0).dtype.name)
-        layers[_NAMES.get(name, name.lower())] += 1
-        if layer.type in kinds:
-            products[_NAMES.get(name, name.lower())] += 1
-    return dict(layers), dict(products)
+        found.append((_NAMES.get(name, name.lower()), layer.type in kinds))
+    return _counted(found)
 
 
 def inspected(trt: Any, flavour: Flavour, plan: bytes) -> Types | None:
-    """Of a plan on this machine's GPU, from the engine's inspector; None where that does not tell (a plan for other
-    GPUs, or layers whose formats depend on the size of a frame)."""
+    """Count the layers of a plan on this machine's GPU, from the engine's inspector.
+
+    Returns:
+        None where that does not tell: a plan for other GPUs, or layers whose formats depend on the size of a frame.
+    """
     runtime = trt.Runtime(logger(flavour))
     runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
+    inspector = engine.create_engine_inspector()
     try:
-        told = json.loads(
-            engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-        )
+        report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     except ValueError:
         return None
-    layers: Counter[str] = Counter()
-    products: Counter[str] = Counter()
-    for layer in told.get("Layers", ()):
-        if not isinstance(layer, Mapping) or (kind := _kind(layer)) is None:
-            continue
-        layers[kind] += 1
-        if _MULTIPLIES.search(f"{layer.get('LayerType', '')} {layer.get('Name', '')}"):
-            products[kind] += 1
-    return (dict(layers), dict(products)) if products else None
+    found = [
+        (kind, bool(_MULTIPLIES.search(f"{layer.get('LayerType', '')} {layer.get('Name', '')}")))
+        for layer in report.get("Layers", ())
+        if isinstance(layer, Mapping) and (kind := _kind(layer)) is not None
+    ]
+    layers, products = _counted(found)
+    return (layers, products) if products else None
+
+
+def _counted(found: Sequence[tuple[str, bool]]) -> Types:
+    """Count types, and the types of what multiplies."""
+    return dict(Counter(kind for kind, _ in found)), dict(
+        Counter(kind for kind, multiplies in found if multiplies)
+    )
 
 
 def _kind(layer: Mapping[str, Any]) -> str | None:

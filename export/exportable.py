@@ -13,8 +13,8 @@ from ..models.nledn import NLEDN, NonLocal, RegionNonLocal
 
 
 def exportable(network: nn.Module) -> nn.Module:
-    """A network that computes what this one does, at the sizes that engines are fed, with the same parameters under the
-    same names: mostly itself."""
+    """Return a network that computes what this one does, at the sizes that engines are fed, with the same parameters
+    under the same names: mostly itself."""
     if not isinstance(network, NLEDN):
         return network
     twin = copy.deepcopy(network, {id(each): each for each in network.parameters()})
@@ -55,7 +55,7 @@ class _WholeNonLocal(NonLocal):
 
 
 class _AlikeCells(RegionNonLocal):
-    """With cells that are all alike, of even sides, everything but attention itself is done to the whole map."""
+    """Attention in cells that are all alike, of even sides: everything but itself is done to the whole map."""
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.non_local_block
@@ -71,7 +71,7 @@ class _AlikeCells(RegionNonLocal):
 
 
 def _attend(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-    """N x C x H x W as theta."""
+    """Attend, and return N x C x H x W as theta."""
     products = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)
     y = torch.softmax(products, 2) @ g.flatten(2).transpose(1, 2)
     return y.transpose(1, 2).reshape(theta.shape)
