@@ -19,7 +19,7 @@ from ..engine import environment
 from ..engine.bundle import Manifest
 from ..engine.runtime import Engine, load
 from ..media.video.clean import clean_video
-from ..media.video.reader import require_av
+from ..media.video.ffmpeg import require_av
 from ..media.video.stages import STAGES, Cleaned
 from ..samples.rain import Streaks, render_streaks
 from . import pipe_ends

@@ -199,9 +199,9 @@ def _video(
     from ..engine.runtime import load
     from ..engine.shipped import find_engine
     from ..media.video.clean import clean_video
+    from ..media.video.ffmpeg import require_av
     from ..media.video.live_source import is_url
     from ..media.video.pipes import RawFrames
-    from ..media.video.reader import require_av
 
     side = tile_side(tile)
     require_av()

@@ -14,7 +14,8 @@ from ..base.errors import InputError, MediaError, VerificationError
 from ..base.progress import Progress, no_progress
 from ..engine import frames
 from ..media.video.colour import coding_of, to_rgb
-from ..media.video.reader import Shot, VideoReader, convert, planar_form, planes
+from ..media.video.pixel_formats import convert, planar_form, planes
+from ..media.video.reader import Shot, VideoReader
 from .figures import Protocol, as_measured
 from .subject import Subject
 

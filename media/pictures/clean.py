@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
+from ...base.files import disk_full
 from ...base.progress import Progress, no_progress
 from ...engine.runtime import Engine
 from .images import Picture, rain_layer, read_picture, side_by_side, write_picture
@@ -94,7 +94,7 @@ def clean_pictures(
                 try:
                     _write(job, picture, pixels, show, quality)
                 except (DerainError, MemoryError) as error:
-                    if _disk_full(error):
+                    if disk_full(error):
                         raise
                     fail(number, job, _named(job, error))
                 else:
@@ -103,7 +103,7 @@ def clean_pictures(
         except (DerainError, MemoryError) as error:
             # A stream ends with the first frame that the engine cannot work on, which is the oldest one drawn;
             # those behind it go into a new stream.
-            if _disk_full(error) or not drawn:
+            if disk_full(error) or not drawn:
                 raise
             number, job, _ = drawn.popleft()
             fail(number, job, _named(job, error))
@@ -131,7 +131,3 @@ def _named(job: Job, error: DerainError | MemoryError) -> DerainError:
     if isinstance(error, MemoryError):
         return MediaError(f"{job.input} cannot be cleaned: there is not enough memory; use smaller tiles.")
     return MediaError(f"{job.input} cannot be cleaned: {error}")
-
-
-def _disk_full(error: BaseException) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -11,7 +11,6 @@ Pillow reads and writes; OpenCV decodes and encodes 16-bit colour, which Pillow 
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
-from ...base.files import atomic_write
+from ...base.files import atomic_write, disk_full
 from .deep_colour import decode_deep, encode_deep_png
 from .metadata import read_dpi, read_exif, read_icc
 from .tiff import encode_tiff, read_layout
@@ -172,7 +171,7 @@ def write_picture(path: str | Path, picture: Picture, *, quality: int | None = N
     except DerainError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise MediaError(f"{path} cannot be written: the disk is full.") from error
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]
         raise MediaError(f"{path} cannot be written: {reason}.") from error

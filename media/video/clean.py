@@ -19,8 +19,10 @@ from ...engine.runtime import Engine
 from .codecs import CODECS, Encoding, choose_encoding
 from .colour import coding_of_frame
 from .dry import mark_dry
+from .ffmpeg import require_av
 from .pipes import PipeFormat, PipeReader, PipeWriter, RawFrames
-from .reader import KINDS, Shot, VideoReader, convert, planar_form, require_av
+from .pixel_formats import convert, planar_form
+from .reader import KINDS, Shot, VideoReader
 from .segments import Segments
 from .stages import Cleaned, OnError, Stages
 from .trim import Cut

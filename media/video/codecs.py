@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError
 from .colour import Coding
-from .reader import VideoReader, chroma_siting, side_data
+from .pixel_formats import chroma_siting, side_data
+from .reader import VideoReader
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .colour import Coding
-from .reader import Shot, convert, planes
+from .pixel_formats import convert, planes
+from .reader import Shot
 
 if TYPE_CHECKING:
     from av.packet import Packet

@@ -20,9 +20,11 @@ from ...base.files import atomic_write, require_writable
 from ...engine.runtime import Engine
 from .codecs import Encoding, choose_encoding
 from .colour import Coding, Scratch, add_difference, coding_of_frame, differ, to_rgb
+from .ffmpeg import require_av
 from .live_source import LiveSource, require_live
 from .pipes import PipeFormat, PipeWriter
-from .reader import KINDS, convert, planar_form, planes, require_av
+from .pixel_formats import convert, planar_form, planes
+from .reader import KINDS
 from .writer import VideoWriter
 
 if TYPE_CHECKING:

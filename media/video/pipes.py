@@ -12,7 +12,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from ...base.errors import InputError, MediaError
-from .reader import VideoReader, convert, reason
+from .ffmpeg import reason, require_pixel_format
+from .pixel_formats import convert
+from .reader import VideoReader
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -42,16 +44,9 @@ class RawFrames:
     pix_fmt: str
 
     def __post_init__(self) -> None:
-        import av
-
         if self.width < 1 or self.height < 1 or self.fps <= 0:
             raise InputError("Raw frames need a width, a height and a rate above 0.")
-        try:
-            av.VideoFormat(self.pix_fmt)
-        except ValueError as error:
-            raise InputError(
-                f"{self.pix_fmt} is not a pixel format; name one such as yuv420p or yuv422p10le."
-            ) from error
+        require_pixel_format(self.pix_fmt)
 
     @property
     def options(self) -> dict[str, str]:

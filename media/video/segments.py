@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 from ...base.errors import InputError, MediaError
 from ...base.files import atomic_write
 from .codecs import Encoding
-from .reader import Shot, VideoReader, convert, reason
+from .ffmpeg import close_quietly, ffmpeg_errors
+from .pixel_formats import convert
+from .reader import Shot, VideoReader
 from .stages import FrameFailure, Stages
 
 if TYPE_CHECKING:
@@ -190,44 +192,33 @@ class Segments:
 
     def _begin(self, index: int) -> None:
         import av
-        from av.error import FFmpegError
 
         ending = "mov" if self._encoding.name == "prores" else "nut"
         self._index, self._times, self._sent = index, [], 0
         self._file, self._part = f"{index:08}.{ending}", self._folder / f"part.{ending}"
-        try:
-            # Decoding begins before 0, and times are not to be moved for that.
-            kept = {"avoid_negative_ts": "disabled"}
+        # Decoding begins before 0, and times are not to be moved for that.
+        kept = {"avoid_negative_ts": "disabled"}
+        with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be begun"):
             self._container = av.open(os.path.abspath(self._part), "w", container_options=kept)
             self._stream = self._encoding.add_to(self._container, self._reader, self._first)
             self._container.start_encoding()
-        except (FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f"{self._folder}: a segment cannot be begun: {reason(error)}.") from error
         if bytes(self._stream.codec_context.extradata or b"") != self._header:
             raise InputError(
                 "Segments of this encoder cannot be joined into this kind of file; write .mkv or .mp4."
             )
 
     def _mux(self, frame: VideoFrame | None) -> None:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be written"):
             packets = self._stream.encode(frame)
             self._times += [packet.pts for packet in packets]
             self._container.mux(packets)
-        except (FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f"{self._folder}: a segment cannot be written: {reason(error)}.") from error
 
     def _finish_segment(self) -> None:
-        from av.error import FFmpegError
-
         if self._index is None:
             return
         self._mux(None)
-        try:
+        with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be finished"):
             self._container.close()
-        except (FFmpegError, OSError) as error:
-            raise MediaError(f"{self._folder}: a segment cannot be finished: {reason(error)}.") from error
         self._container = None
         if len(self._times) != self._sent:
             raise MediaError(
@@ -251,11 +242,8 @@ class Segments:
         self._index = None
 
     def _let_go(self) -> None:
-        from av.error import FFmpegError
-
         if self._container is not None:
-            with contextlib.suppress(FFmpegError, OSError, ValueError):
-                self._container.close()
+            close_quietly(self._container)
             self._container = None
 
     # -- the whole

@@ -6,7 +6,6 @@ Where the frames come from and where they go is up to the two ends, :class:`Sour
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import time
 from collections import deque
@@ -18,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ...base.errors import DerainError, MediaError
+from ...base.files import disk_full
 from ...base.progress import Progress
 from ...engine.runtime import Engine
 from .colour import Coding, Scratch, add_difference, differ, to_rgb
-from .reader import Shot, convert, planes
+from .pixel_formats import convert, planes
+from .reader import Shot
 from .stage_queue import Pipe, Stopped
 
 if TYPE_CHECKING:
@@ -344,7 +345,7 @@ class Stages:
         if self._write_failure is not None:
             seconds, error = self._write_failure
             self._sink.close()
-            if _disk_full(error) or not self._sink.frames:
+            if disk_full(error) or not self._sink.frames:
                 raise error
             self._failures.append(
                 FrameFailure(seconds, f"{str(error).rstrip('.')}, at {timestamp(seconds)}.")
@@ -389,8 +390,3 @@ def timestamp(seconds: float) -> str:
     minutes, rest = divmod(max(seconds, 0.0), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:06.3f}"
-
-
-def _disk_full(error: BaseException) -> bool:
-    cause = error.__cause__
-    return getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...base.errors import InputError, MediaError
 from .codecs import Encoding, holds_hdr
-from .reader import VideoReader, convert, reason, side_data
+from .ffmpeg import close_quietly, ffmpeg_errors
+from .pixel_formats import convert, side_data
+from .reader import VideoReader
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -86,20 +88,16 @@ class VideoWriter:
             MediaError: the header cannot be written.
         """
         import av
-        from av.error import FFmpegError
 
         self._target = target
         self.frames = 0
         self._sent = 0
         metadata = {k: v for k, v in reader.container.metadata.items() if k.lower() not in _OF_THE_FILE}
-        try:
-            self._container: OutputContainer = av.open(
-                os.path.abspath(path), "w", container_options=_container_options(target, metadata)
-            )
-        except (FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
-            ) from error
+        options = _container_options(target, metadata)
+        with ffmpeg_errors(
+            InputError, f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
+        ):
+            self._container: OutputContainer = av.open(os.path.abspath(path), "w", container_options=options)
         try:
             _require_timestamps(self._container, target)
             self._container.metadata.update(metadata)
@@ -111,27 +109,22 @@ class VideoWriter:
                     self._copies[stream.index] = self._add_copy(stream)
             if chapters:
                 self._container.set_chapters(list(chapters))
-            try:
+            advice = (
+                " If one of the streams that are copied does not fit into it, write .mkv or .mov, or leave that kind "
+                "of stream out with --drop."
+            )
+            with ffmpeg_errors(MediaError, f"{target} cannot be begun", advice):
                 self._container.start_encoding()
-            except (FFmpegError, ValueError) as error:
-                raise MediaError(
-                    f"{target} cannot be begun: {reason(error)}. If one of the streams that are copied does not fit "
-                    "into it, write .mkv or .mov, or leave that kind of stream out with --drop."
-                ) from error
         except BaseException:
             self.close()
             raise
 
     def _add_video(self, reader: VideoReader, first: VideoFrame) -> None:
-        from av.error import FFmpegError
-
         name, source = self.encoding.name, reader.video
-        try:
+        with ffmpeg_errors(
+            InputError, f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
+        ):
             stream = self.encoding.add_to(self._container, reader, first)
-        except (FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
-            ) from error
         if name == "h265" and self._container.format.name in _MP4_FAMILY:
             stream.codec_context.codec_tag = "hvc1"  # which Apple's players insist on
         matrix = side_data(first, "DISPLAYMATRIX")
@@ -157,16 +150,13 @@ class VideoWriter:
             )
 
     def _add_copy(self, stream: Stream) -> Stream:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(
+            InputError,
+            f"{self._target} cannot hold stream {stream.index} of the source, which is {stream.type} "
+            f"({getattr(stream, 'name', None) or 'unknown'}); write .mkv or .mov, or leave it out with --drop "
+            f"{stream.type}.",
+        ):
             copy = self._container.add_stream_from_template(stream, opaque=True)
-        except (FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{self._target} cannot hold stream {stream.index} of the source, which is {stream.type} "
-                f"({getattr(stream, 'name', None) or 'unknown'}); write .mkv or .mov, or leave it out with --drop "
-                f"{stream.type}."
-            ) from error
         copy.metadata.update(stream.metadata)
         copy.disposition = stream.disposition  # pyright: ignore[reportAttributeAccessIssue]
         return copy
@@ -207,13 +197,9 @@ class VideoWriter:
         Raises:
             MediaError: that cannot be done, or the file has not as many frames as were written.
         """
-        from av.error import FFmpegError
-
         self._mux_video(None)
-        try:
+        with ffmpeg_errors(MediaError, f"{self._target} cannot be finished"):
             self._container.close()
-        except (FFmpegError, OSError) as error:
-            raise MediaError(f"{self._target} cannot be finished: {reason(error)}.") from error
         if self.frames != self._sent:
             raise MediaError(
                 f"{self._target} is not what it should be: of {self._sent} frames the encoder wrote {self.frames}."
@@ -221,30 +207,17 @@ class VideoWriter:
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
-        import contextlib
-
-        from av.error import FFmpegError
-
-        with contextlib.suppress(FFmpegError, OSError, ValueError):
-            self._container.close()
+        close_quietly(self._container)
 
     def _mux_video(self, frame: VideoFrame | None) -> None:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(MediaError, f"{self._target}: the encoder failed"):
             packets = self._stream.encode(frame)
-        except (FFmpegError, ValueError) as error:
-            raise MediaError(f"{self._target}: the encoder failed: {reason(error)}.") from error
         self.frames += len(packets)
         self._mux(packets)
 
     def _mux(self, packets: list[Packet]) -> None:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(MediaError, f"{self._target} cannot be written"):
             self._container.mux(packets)
-        except (FFmpegError, ValueError) as error:
-            raise MediaError(f"{self._target} cannot be written: {reason(error)}.") from error
 
 
 def _require_timestamps(container: OutputContainer, target: Path) -> None:

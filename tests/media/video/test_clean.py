@@ -13,7 +13,7 @@ import pytest
 from derain_engine.base.errors import InputError, MediaError
 from derain_engine.media.video.clean import clean_video
 from derain_engine.media.video.colour import coding_of, yuv_from_rgb
-from derain_engine.media.video.reader import side_data
+from derain_engine.media.video.pixel_formats import side_data
 
 from ..clips import engine, make_clip, random_frame, read
 
