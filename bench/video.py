@@ -36,7 +36,7 @@ _RAIN = (
 
 
 @dataclass(frozen=True)
-class Row:
+class VideoRow:
     """One video through one engine.
 
     name: of the engine, or what stands in for one. through: ``pipes`` (YUV4MPEG2 from and to other processes) or
@@ -70,7 +70,7 @@ class VideoBenchmark:
     """rows: first the plumbing. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the
     run."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[VideoRow, ...]
     environment: dict[str, Any]
     command: str
     date: str
@@ -82,7 +82,7 @@ class VideoBenchmark:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> VideoBenchmark:
         """Raises KeyError or TypeError for anything but what :meth:`to_json` gave."""
-        rows = tuple(Row(**row) for row in record["rows"])
+        rows = tuple(VideoRow(**row) for row in record["rows"])
         return cls(rows, record["environment"], record["command"], record["date"])
 
 
@@ -106,7 +106,7 @@ def cells(result: VideoBenchmark) -> list[list[str]]:
     ]
 
 
-class Standing:
+class StandInSession:
     """A session that stands in for an engine: gives frames back as they are, after ``milliseconds`` of sleep."""
 
     precision = "none"
@@ -148,7 +148,7 @@ def stand_in(milliseconds: float) -> Engine:
         verification={},
         derain_engine="",
     )
-    return Engine(cast(Any, Standing(milliseconds)), manifest, tile=0)
+    return Engine(cast(Any, StandInSession(milliseconds)), manifest, tile=0)
 
 
 def bench_video(
@@ -282,11 +282,11 @@ def _row(
     backend: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> Row:
+) -> VideoRow:
     rates = [run.rate for run in found]
     middle = statistics.median_low(rates)
     run = found[rates.index(middle)]
-    return Row(
+    return VideoRow(
         *(name, through, backend, precision, height, width, threads, run.done.frames, len(found)),
         frames_per_second=middle,
         slowest=min(rates),

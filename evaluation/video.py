@@ -15,7 +15,7 @@ from ..base.progress import Progress, no_progress
 from ..engine import frames
 from ..media.video.colour import coding_of, to_rgb
 from ..media.video.pixel_formats import convert, planar_form, planes
-from ..media.video.reader import Shot, VideoReader
+from ..media.video.reader import DecodedFrame, VideoReader
 from .figures import Protocol, as_measured
 from .subject import Subject
 
@@ -123,7 +123,7 @@ def _cleaned(reader: VideoReader, remove_rain: Callable[[np.ndarray], np.ndarray
 def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:
     """(H x W x 3 float32 RGB, "") of every frame, or (None, what is wrong with it)."""
     for item in reader.read():
-        if not isinstance(item, Shot):
+        if not isinstance(item, DecodedFrame):
             continue
         if item.frame is None or item.damage:
             yield None, f"{reader.name}: the frame at {item.seconds:.3f} s is broken: {item.damage}"

@@ -22,7 +22,7 @@ Show = Literal["clean", "side-by-side", "rain-layer"]
 
 
 @dataclass(frozen=True)
-class Failure:
+class PictureFailure:
     """A picture that could not be cleaned, and why; the message names the file."""
 
     job: Job
@@ -36,7 +36,7 @@ def clean_pictures(
     show: Show = "clean",
     quality: int | None = None,
     progress: Progress = no_progress,
-) -> list[Failure]:
+) -> list[PictureFailure]:
     """Clean every picture and write its result; one that fails does not keep the others from being finished.
 
     While the engine works on a picture, the next is read and the last one written; ``parallelism`` + 1 pictures
@@ -56,7 +56,7 @@ def clean_pictures(
     """
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"A quality of {quality} is outside of 1 to 100.")
-    failures: dict[int, Failure] = {}
+    failures: dict[int, PictureFailure] = {}
     drawn: deque[tuple[int, Job, Picture]] = deque()
     finished = 0
 
@@ -66,7 +66,7 @@ def clean_pictures(
         progress(f"Cleaned {job.input.name}", finished / len(jobs))
 
     def fail(number: int, job: Job, error: DerainError) -> None:
-        failures[number] = Failure(job, error)
+        failures[number] = PictureFailure(job, error)
         finish(job)
 
     def read_all() -> Iterator[tuple[int, Job, Picture]]:

@@ -95,7 +95,7 @@ def choose_encoding(
     first: VideoFrame,
     coding: Coding,
     *,
-    frames: int,
+    frames: int = 0,
     codec: str | None = None,
     crf: int | None = None,
     like_input: bool = False,

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .colour import Coding
-from .pixel_formats import convert, planes
-from .reader import Shot
+from .pixel_formats import convert
+from .reader import DecodedFrame
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -63,26 +63,17 @@ class DryDetector:
         self._before = None
 
 
-def mark_dry(items: Iterator[Shot | Packet], coding: Coding, pix_fmt: str) -> Iterator[Shot | Packet]:
-    """What a source reads, with dry frames marked as such.
-
-    coding, pix_fmt: of the frames that are worked on; others are converted.
-
-    Raises:
-        InputError: there is no such pixel format.
-    """
+def mark_dry(items: Iterator[DecodedFrame | Packet], form: WorkingFormat) -> Iterator[DecodedFrame | Packet]:
+    """Yield what a source reads, with dry frames, in the form that is worked on, marked as such."""
     detector = DryDetector()
     for item in items:
-        if not isinstance(item, Shot) or item.frame is None or item.damage:
-            if isinstance(item, Shot):
+        if not isinstance(item, DecodedFrame) or item.frame is None or item.damage:
+            if isinstance(item, DecodedFrame):
                 detector.skip()
             yield item
             continue
-        frame = convert(item.frame, pix_fmt)
-        luma = planes(frame, coding.sample)[0]  # green where there is no luma
-        if coding.bits > 8:
-            luma = (luma >> (coding.bits - 8)).astype(np.uint8)
-        yield Shot(frame, item.seconds, dry=detector.is_dry(luma))
+        frame = convert(item.frame, form.pix_fmt)
+        yield DecodedFrame(frame, item.seconds, dry=detector.is_dry(form.luma(frame)))
 
 
 def rain_score(luma: np.ndarray) -> float:

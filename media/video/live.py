@@ -8,10 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -19,12 +19,13 @@ from ...base.errors import DerainError, InputError, MediaError
 from ...base.files import atomic_write, require_writable
 from ...engine.runtime import Engine
 from .codecs import Encoding, choose_encoding
-from .colour import Coding, Scratch, add_difference, coding_of_frame, differ, to_rgb
+from .colour import Scratch
 from .ffmpeg import require_av
 from .live_source import LiveSource, require_live
-from .pipes import PipeFormat, PipeWriter
-from .pixel_formats import convert, planar_form, planes
-from .reader import KINDS
+from .options import KINDS, LiveOptions
+from .pipes import PipeWriter
+from .pixel_formats import convert
+from .working_format import WorkingFormat
 from .writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -81,15 +82,11 @@ def clean_live(
     engine: Engine,
     source: str,
     target: str | Path | BinaryIO,
+    options: LiveOptions | None = None,
     *,
-    latency: float = 0.5,
-    codec: str | None = None,
-    crf: int | None = None,
-    pix_fmt: str | None = None,
-    pipe_format: PipeFormat = "y4m",
-    give_up: float = 60.0,
     stop: threading.Event | None = None,
     status: Callable[[LiveReport], None] = lambda _: None,
+    **fields: Any,
 ) -> LiveReport:
     """Clean a camera or a URL as it comes, until ``stop`` is set, the source ends or it stays away.
 
@@ -103,11 +100,10 @@ def clean_live(
         source: a URL (``rtsp://``, ``http://``, ``tcp://``, ...), or a camera as FFmpeg names it, such as
             ``/dev/video0``.
         target: as for ``clean_video``; whole once this returns.
-        latency: the budget in seconds: a frame that is that late before the engine is asked is left out.
-        codec, crf, pix_fmt, pipe_format: as for ``clean_video``.
-        give_up: seconds for which a lost source is tried.
+        options: by default those of ``LiveOptions()``.
         stop: set it from anywhere to end, with the file whole.
         status: told after each frame.
+        fields: of the options, by their names, in place of what ``options`` has.
 
     Raises:
         InputError: options that do not fit, a file as the source, or interlaced frames.
@@ -115,42 +111,36 @@ def clean_live(
         BackendUnavailable: PyAV is not installed.
     """
     require_av()
+    options = replace(options or LiveOptions(), **fields)
     require_live(source)
-    if latency <= 0 or give_up < 0:
-        raise InputError("A budget of latency is above 0, and the time to give up after not below.")
     stop = stop or threading.Event()
-    if not isinstance(target, str | Path) and (codec is not None or crf is not None):
+    if not isinstance(target, str | Path) and (options.codec is not None or options.crf is not None):
         raise InputError("Frames are not encoded for a pipe: codec and crf are for files.")
     if isinstance(target, str | Path):
         target = Path(target)
         require_writable(target)
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(LiveSource(source, give_up=give_up))
+        live = stack.enter_context(LiveSource(source, give_up=options.give_up))
         taken = _first(live, stop)
         if taken is None:
             return LiveReport()
         first, came = taken
-        if first.interlaced_frame:
-            raise InputError(
-                f"{live.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."
-            )
-        asked = pix_fmt or first.format.name
-        first = convert(first, planar_form(asked))
-        coding = coding_of_frame(first, live.reader.siting(first))
+        reader, form = live.reader, WorkingFormat.choose(first, live.reader, options)
         if isinstance(target, Path):
 
             def encoding(container: str) -> Encoding:
-                return choose_encoding(container, live.reader, first, coding, frames=0, codec=codec, crf=crf)
+                return choose_encoding(
+                    container, reader, form.first, form.coding, codec=options.codec, crf=options.crf
+                )
 
             temporary = stack.enter_context(atomic_write(target))
-            sink = VideoWriter(temporary, target, live.reader, first, encoding=encoding, drop=KINDS)
+            sink = VideoWriter(temporary, target, reader, form.first, encoding=encoding, drop=KINDS)
         else:
-            written = asked if pipe_format == "rawvideo" else first.format.name
-            sink = PipeWriter(target, pipe_format, convert(first, written), live.reader)
+            sink = PipeWriter(target, options.pipe_format, convert(form.first, form.piped), reader)
         stack.callback(sink.close)
         live.release()
         report = LiveReport()
-        _Loop(engine, live, sink, coding, first, latency, report).run((first, came), stop, status)
+        _Loop(engine, live, sink, form, options.latency, report).run((form.first, came), stop, status)
         if report.failure and not report.frames:
             raise MediaError(report.failure)
         try:
@@ -170,14 +160,12 @@ class _Loop:
         engine: Engine,
         live: LiveSource,
         sink: VideoWriter | PipeWriter,
-        coding: Coding,
-        first: VideoFrame,
+        form: WorkingFormat,
         latency: float,
         report: LiveReport,
     ) -> None:
-        self._engine, self._live, self._sink, self._coding = engine, live, sink, coding
-        self._shape = first.format.name, first.width, first.height
-        self._base = Fraction(first.time_base or Fraction(1, _TICKS))
+        self._engine, self._live, self._sink, self._form = engine, live, sink, form
+        self._base = Fraction(form.first.time_base or Fraction(1, _TICKS))
         self._latency, self._report = latency, report
         self._scratch = Scratch()
         self._apart = max(math.ceil(_APART / self._base), 1)
@@ -221,23 +209,16 @@ class _Loop:
 
     def _write(self, frame: VideoFrame, seconds: float) -> bool:
         """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
-        name, width, height = self._shape
-        if (frame.width, frame.height) != (width, height):
-            self._report.failure = (
-                f"{self._live.name} has changed from {width}x{height} to {frame.width}x{frame.height}; the file ends "
-                "there."
-            )
+        if (frame.width, frame.height) != self._form.size:
+            before = "{}x{}".format(*self._form.size)
+            self._report.failure = f"{self._live.name} has changed from {before} to {frame.width}x{frame.height}; the file ends there."
             return False
         ticks = round(Fraction(seconds) / self._base)
         if ticks - self._last_ticks < self._apart:
             return False
-        frame = convert(frame, name)
-        rainy = to_rgb(planes(frame, self._coding.sample), self._coding, None, self._scratch)
-        clean = self._engine(rainy)
-        if differ(rainy, clean):
-            # The decoder may still refer to the frame; a copy is made where it does.
-            frame.make_writable()
-            add_difference(planes(frame, self._coding.sample), rainy, clean, self._coding, self._scratch)
+        frame = convert(frame, self._form.pix_fmt)
+        rainy = self._form.to_rgb(frame, None, self._scratch)
+        self._form.change(frame, rainy, self._engine(rainy), self._scratch)
         frame.pts, frame.time_base, self._last_ticks = ticks, self._base, ticks
         self._sink.write(frame)
         return True

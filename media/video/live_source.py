@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ...base.errors import DerainError, InputError, MediaError
-from .reader import Shot, VideoReader
+from .reader import DecodedFrame, VideoReader
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -123,7 +123,7 @@ class LiveSource:
             for item in reader.read():
                 if self._stopping.is_set():
                     return False
-                if not isinstance(item, Shot) or item.frame is None or item.damage:
+                if not isinstance(item, DecodedFrame) or item.frame is None or item.damage:
                     continue
                 zero = min(zero, time.monotonic() - item.seconds)
                 with self._changed:

@@ -7,12 +7,12 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...base.errors import InputError, MediaError
-from .ffmpeg import reason, require_pixel_format
+from .ffmpeg import reason
+from .options import PipeFormat, RawFrames
 from .pixel_formats import convert
 from .reader import VideoReader
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-#: How frames can be written into a pipe.
-PipeFormat = Literal["y4m", "rawvideo"]
 #: Bytes that a pipe is asked to hold (Linux's largest without privileges), and those that are read at a time: few
 #: enough for memory that the process has already.
 _PIPE_BYTES, _READ_BYTES = 1 << 20, 1 << 17
@@ -31,28 +29,6 @@ _HEAD_BYTES = 256
 _FRAME = b"FRAME\n"
 #: Chroma sample location, as libavutil counts -> what follows 420 in the tag of the colour space.
 _SITING_TAGS = {1: "mpeg2", 2: "jpeg", 3: "paldv"}
-
-
-@dataclass(frozen=True)
-class RawFrames:
-    """What a pipe of nothing but frames does not say: width and height in pixels, frames a second, FFmpeg's name of
-    the pixel format."""
-
-    width: int
-    height: int
-    fps: Fraction
-    pix_fmt: str
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.height < 1 or self.fps <= 0:
-            raise InputError("Raw frames need a width, a height and a rate above 0.")
-        require_pixel_format(self.pix_fmt)
-
-    @property
-    def options(self) -> dict[str, str]:
-        """For FFmpeg's demuxer."""
-        size = f"{self.width}x{self.height}"
-        return {"video_size": size, "framerate": str(self.fps), "pixel_format": self.pix_fmt}
 
 
 class Incoming:

@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-#: Kinds of streams that are copied.
-KINDS = ("audio", "subtitle", "data", "attachment")
 _ATTACHED_PICTURE = 0x400
 
 
 @dataclass(frozen=True)
-class Shot:
+class DecodedFrame:
     """A frame of the video, in the order of presentation.
 
     frame: None where nothing could be decoded. seconds: when it is shown, from the file's time zero; of a frame that
@@ -105,7 +103,7 @@ class VideoReader:
         """Where the frame's chroma samples lie, as libavutil counts; 0 where nobody says."""
         return int(getattr(frame, "chroma_location", 0))
 
-    def read(self) -> Iterator[Shot | Packet]:
+    def read(self) -> Iterator[DecodedFrame | Packet]:
         """Frames, and the packets of all other streams as they lie between them.
 
         A frame that is broken is given with its damage, and so is the end of a file that ends too early.
@@ -128,21 +126,21 @@ class VideoReader:
                     frames = cast("list[VideoFrame]", packet.decode())
                 except FFmpegError as error:
                     at = last if packet.pts is None else _seconds(packet.pts, packet.time_base)
-                    yield Shot(None, at, f"it cannot be decoded ({reason(error)})")
+                    yield DecodedFrame(None, at, f"it cannot be decoded ({reason(error)})")
                     broken.pop(packet.pts or 0, None)
                     continue
                 for frame in frames:
-                    shot = self._shot(frame, broken)
-                    last = shot.seconds
-                    yield shot
+                    decoded = self._checked(frame, broken)
+                    last = decoded.seconds
+                    yield decoded
         except FFmpegError as error:
-            yield Shot(None, last, f"the file cannot be read any further ({reason(error)})")
+            yield DecodedFrame(None, last, f"the file cannot be read any further ({reason(error)})")
             return
         for at in broken.values():
-            yield Shot(None, at, "its data are cut off or damaged")
+            yield DecodedFrame(None, at, "its data are cut off or damaged")
         missing = self._missing(count)
         if missing:
-            yield Shot(None, last, missing)
+            yield DecodedFrame(None, last, missing)
 
     def seek(self, seconds: Fraction) -> None:
         """Go to where a frame of that time can be decoded from, or to the beginning where nobody knows.
@@ -176,14 +174,14 @@ class VideoReader:
         mp4 = "mp4" in self.container.format.name
         return mp4 and stream.type == "data" and stream.name == "bin_data" and bool(self.container.chapters())
 
-    def _shot(self, frame: VideoFrame, broken: dict[int, float]) -> Shot:
+    def _checked(self, frame: VideoFrame, broken: dict[int, float]) -> DecodedFrame:
         if frame.pts is None:
             frame.pts = frame.dts
         at = 0.0 if frame.pts is None else _seconds(frame.pts, frame.time_base)
         cut = frame.pts is not None and broken.pop(frame.pts, None) is not None
         if frame.pts is None:
-            return Shot(None, at, "it has no timestamp")
-        return Shot(frame, at, "its data are damaged" if cut or frame.is_corrupt else "")
+            return DecodedFrame(None, at, "it has no timestamp")
+        return DecodedFrame(frame, at, "its data are damaged" if cut or frame.is_corrupt else "")
 
     def _missing(self, packets: int) -> str:
         """What the file lacks of what its header promises, or ""."""

@@ -25,7 +25,7 @@ from ...base.files import atomic_write
 from .codecs import Encoding
 from .ffmpeg import close_quietly, ffmpeg_errors
 from .pixel_formats import convert
-from .reader import Shot, VideoReader
+from .reader import DecodedFrame, VideoReader
 from .stages import FrameFailure, Stages
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Segments:
         """Of what a source gives, the frames that come after the finished segments."""
         last = self._done[-1].index if self._done else None
         for item in items:
-            if isinstance(item, Shot):
+            if isinstance(item, DecodedFrame):
                 at = Fraction(item.seconds) if item.frame is None else _seconds(item.frame)
                 # What is damaged before the first whole frame has an index below 0.
                 if last is None or self._index_of(at) > last:

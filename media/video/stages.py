@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,18 +20,17 @@ from ...base.errors import DerainError, MediaError
 from ...base.files import disk_full
 from ...base.progress import Progress
 from ...engine.runtime import Engine
-from .colour import Coding, Scratch, add_difference, differ, to_rgb
-from .pixel_formats import convert, planes
-from .reader import Shot
-from .stage_queue import Pipe, Stopped
+from .colour import Scratch
+from .options import OnError
+from .pixel_formats import convert
+from .reader import DecodedFrame
+from .stage_queue import QueueClosed, StageQueue
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-#: What to do with a frame that is broken or cannot be cleaned: end the video before it, leave it out, or write it
-#: unclean (and leave it out where nothing of it can be decoded).
-OnError = Literal["stop", "skip", "passthrough"]
 #: What is timed: reading and decoding, conversion to RGB, the engine, conversion of its difference, encoding and
 #: writing.
 STAGES = ("decode", "to RGB", "engine", "difference", "encode")
@@ -49,7 +48,7 @@ class Source(Protocol):
     @property
     def frames(self) -> int: ...
 
-    def read(self) -> Iterator[Shot | Packet]:
+    def read(self) -> Iterator[DecodedFrame | Packet]:
         """Frames with their timestamps, which rise, and between them packets that the sink may copy. It is drawn in
         a thread of its own, a few frames ahead of the engine; what comes too late for a live source is left out
         here."""
@@ -115,7 +114,7 @@ class Cleaned:
 class _Work:
     """A frame on its way. rainy: what the engine is given; None for a frame that is written as it is."""
 
-    shot: Shot
+    decoded: DecodedFrame
     rainy: np.ndarray | None = None
     clean: np.ndarray | None = None
     damage: str = ""
@@ -129,20 +128,21 @@ class Stages:
         engine: Engine,
         source: Source,
         sink: Sink,
-        coding: Coding,
+        form: WorkingFormat,
         *,
-        pix_fmt: str,
-        size: tuple[int, int],
         on_error: OnError,
         progress: Progress,
         already: int = 0,
     ) -> None:
-        """coding, pix_fmt: of the frames that are worked on; others are converted. size: width and height of all.
-        already: frames of the source that were done before."""
-        self._engine, self._source, self._sink = engine, source, sink
-        self._coding, self._pix_fmt, self._size = coding, pix_fmt, size
+        """Prepare the stages.
+
+        Args:
+            form: of the frames that are worked on; others are converted, and fail where their size is another.
+            already: frames of the source that were done before.
+        """
+        self._engine, self._source, self._sink, self._form = engine, source, sink, form
         self._on_error, self._progress, self._already = on_error, progress, already
-        self._decoded, self._cleaned = Pipe(), Pipe()
+        self._decoded, self._cleaned = StageQueue(), StageQueue()
         self._failures: list[FrameFailure] = []
         self._broken_stage: Exception | None = None
         self._write_failure: tuple[float, DerainError] | None = None
@@ -163,7 +163,7 @@ class Stages:
         """Whether a frame that failed ended it."""
         return self._halted
 
-    def run(self, items: Iterator[Shot | Packet]) -> Cleaned:
+    def run(self, items: Iterator[DecodedFrame | Packet]) -> Cleaned:
         """items: what the source reads; the rest of it where some was read already."""
         decoding = threading.Thread(
             target=self._guarded, args=(self._decode, items), name="derain-engine-decode"
@@ -182,7 +182,7 @@ class Stages:
                 decoding.join()
                 self._cleaned.put(None)
                 encoding.join()
-            except Stopped:  # why is told below
+            except QueueClosed:  # why is told below
                 pass
         finally:
             self._decoded.closed.set()
@@ -200,7 +200,7 @@ class Stages:
         """Run a stage; what it does not foresee ends all of them and is raised in the caller's thread."""
         try:
             stage(*arguments)
-        except Stopped:
+        except QueueClosed:
             pass
         except Exception as error:
             self._broken_stage = error
@@ -217,7 +217,7 @@ class Stages:
 
     # -- in the decoding thread
 
-    def _decode(self, items: Iterator[Shot | Packet]) -> None:
+    def _decode(self, items: Iterator[DecodedFrame | Packet]) -> None:
         last: int | None = None
         while True:
             with self._timed("decode"):
@@ -226,33 +226,34 @@ class Stages:
                 break
             if self._decoded.closed.is_set():
                 return
-            if not isinstance(item, Shot):
+            if not isinstance(item, DecodedFrame):
                 self._cleaned.put(item)
                 continue
             work = self._prepare(item, last)
-            if work.shot.frame is not None:
-                last = work.shot.frame.pts
+            if work.decoded.frame is not None:
+                last = work.decoded.frame.pts
             self._decoded.put(work)
         self._decoded.put(None)
 
-    def _prepare(self, shot: Shot, last: int | None) -> _Work:
-        frame, coding = shot.frame, self._coding
+    def _prepare(self, decoded: DecodedFrame, last: int | None) -> _Work:
+        frame = decoded.frame
         if frame is None:
-            return _Work(shot, damage=shot.damage)
-        frame = convert(frame, self._pix_fmt)
-        if (frame.width, frame.height) != self._size:
-            sizes = f"{frame.width}x{frame.height} instead of {self._size[0]}x{self._size[1]}"
-            return _Work(Shot(None, shot.seconds), damage=f"it has another size, {sizes}")
+            return _Work(decoded, damage=decoded.damage)
+        frame = convert(frame, self._form.pix_fmt)
+        if (frame.width, frame.height) != self._form.size:
+            sizes = "{}x{} instead of {}x{}".format(frame.width, frame.height, *self._form.size)
+            return _Work(DecodedFrame(None, decoded.seconds), damage=f"it has another size, {sizes}")
         if last is not None and frame.pts is not None and frame.pts <= last:
             return _Work(
-                Shot(None, shot.seconds), damage="its timestamp is not after that of the frame before"
+                DecodedFrame(None, decoded.seconds),
+                damage="its timestamp is not after that of the frame before",
             )
-        shot = Shot(frame, shot.seconds, shot.damage, shot.dry)
-        if shot.damage or shot.dry:
-            return _Work(shot, damage=shot.damage)
+        decoded = DecodedFrame(frame, decoded.seconds, decoded.damage, decoded.dry)
+        if decoded.damage or decoded.dry:
+            return _Work(decoded, damage=decoded.damage)
         with self._timed("to RGB"):
             out = self._spare.popleft() if self._spare else None
-            return _Work(shot, to_rgb(planes(frame, coding.sample), coding, out, self._scratch_to_rgb))
+            return _Work(decoded, self._form.to_rgb(frame, out, self._scratch_to_rgb))
 
     # -- in the caller's thread
 
@@ -296,7 +297,7 @@ class Stages:
                 return
             if work.damage and not self._goes_on(work, f"is broken: {work.damage}"):
                 return
-            if not work.damage or (self._on_error == "passthrough" and work.shot.frame is not None):
+            if not work.damage or (self._on_error == "passthrough" and work.decoded.frame is not None):
                 yield work
 
     def _draw(self, waiting: Iterator[_Work], drawn: deque[_Work]) -> Iterator[np.ndarray]:
@@ -319,9 +320,9 @@ class Stages:
         self._cleaned.put(work)
         self._waited += time.perf_counter() - began
         if self._cleaned.closed.is_set():
-            raise Stopped
+            raise QueueClosed
         self._done += 1
-        self._dry += work.shot.dry
+        self._dry += work.decoded.dry
         rate = self._done / max(time.perf_counter() - self._began, 1e-9)
         done, total = self._done + self._already, self._source.frames
         share = min(done / total, 1.0) if total else 0.0
@@ -329,7 +330,7 @@ class Stages:
         self._progress(f"{done}{of_total} frames, {rate:.3g} fps", share)
 
     def _goes_on(self, work: _Work, what: str) -> bool:
-        seconds = work.shot.seconds
+        seconds = work.decoded.seconds
         self._failures.append(
             FrameFailure(seconds, f"{self._source.name}: the frame at {timestamp(seconds)} {what}.")
         )
@@ -362,9 +363,9 @@ class Stages:
                 if not isinstance(item, _Work):
                     self._sink.copy(item)
                     continue
-                frame = item.shot.frame
+                frame = item.decoded.frame
                 assert frame is not None
-                seconds = item.shot.seconds
+                seconds = item.decoded.seconds
                 with self._timed("difference"):
                     self._change(frame, item)
                 with self._timed("encode"):
@@ -377,11 +378,7 @@ class Stages:
     def _change(self, frame: VideoFrame, work: _Work) -> None:
         if work.rainy is None or work.clean is None:
             return
-        if differ(work.rainy, work.clean):
-            # The decoder may still refer to the frame; a copy is made where it does.
-            frame.make_writable()
-            changed = planes(frame, self._coding.sample)
-            add_difference(changed, work.rainy, work.clean, self._coding, self._scratch_difference)
+        self._form.change(frame, work.rainy, work.clean, self._scratch_difference)
         self._spare.append(work.rainy)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import InputError
-from .reader import Shot, VideoReader
+from .reader import DecodedFrame, VideoReader
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
@@ -18,16 +17,13 @@ if TYPE_CHECKING:
 _INTERLEAVED = 1
 
 
-class Cut:
+class Trim:
     """What lies in ``self.reader`` from ``start`` on and before ``end``, in seconds from its beginning; None for all.
 
     All timestamps are moved so that the first frame is shown at 0, unless the video is cut from its beginning.
     """
 
     def __init__(self, reader: VideoReader, start: Fraction | None, end: Fraction | None) -> None:
-        """Raises InputError: the part is empty."""
-        if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
-            raise InputError("A part of a video ends after it starts, and starts at 0 or later.")
         self.reader = reader
         zero = self._zero
         self._start = None if not start else start + zero
@@ -39,9 +35,9 @@ class Cut:
         """The file's own time of its beginning."""
         return Fraction(self.reader.container.start_time or 0, 1_000_000)
 
-    def of(self, reader: VideoReader) -> Cut:
+    def of(self, reader: VideoReader) -> Trim:
         """The same part of the same video, opened anew."""
-        other = Cut(reader, None, None)
+        other = Trim(reader, None, None)
         other._start, other._end, other.shift = self._start, self._end, self.shift
         return other
 
@@ -78,7 +74,7 @@ class Cut:
             kept.append({**chapter, **ticks})
         return kept
 
-    def read(self) -> Iterator[Shot | Packet]:
+    def read(self) -> Iterator[DecodedFrame | Packet]:
         """Like the reader's."""
         if self._start is None and self._end is None:
             yield from self.reader.read()
@@ -88,7 +84,7 @@ class Cut:
         early: list[Packet] | None = [] if self._start is not None else None
         for item in self.reader.read():
             at = _time(item)
-            if isinstance(item, Shot):
+            if isinstance(item, DecodedFrame):
                 if self._start is not None and at < self._start:
                     continue
                 if self._end is not None and at >= self._end:
@@ -122,7 +118,7 @@ class Cut:
     def _moved(self, item: Any) -> Any:
         if not self.shift:
             return item
-        if isinstance(item, Shot):
+        if isinstance(item, DecodedFrame):
             frame = item.frame
             if frame is not None and frame.pts is not None:
                 frame.pts -= round(self.shift / (frame.time_base or 1))
@@ -137,7 +133,7 @@ class Cut:
 
 def _time(item: Any) -> Fraction:
     """In seconds, exactly where there is a timestamp."""
-    thing: Any = item.frame if isinstance(item, Shot) else item
+    thing: Any = item.frame if isinstance(item, DecodedFrame) else item
     if thing is None:
         return Fraction(item.seconds)
     ticks = thing.pts if thing.pts is not None else thing.dts

@@ -19,7 +19,7 @@ from derain_engine.base.errors import InputError, MediaError
 from derain_engine.engine.runtime import Engine
 from derain_engine.media.video import segments as video_segments
 from derain_engine.media.video.clean import clean_video
-from derain_engine.media.video.reader import Shot, VideoReader
+from derain_engine.media.video.reader import DecodedFrame, VideoReader
 from derain_engine.media.video.segments import segments_folder
 
 from ..clips import MANIFEST, Content, Shifting, engine, make_clip, read
@@ -282,8 +282,8 @@ def test_damage_before_the_first_whole_frame_is_told_as_without_segments(
 
     def damaged(reader: VideoReader) -> Iterator[Any]:
         items = read(reader)
-        first = next(item for item in items if isinstance(item, Shot))
-        yield Shot(None, first.seconds, "its data are damaged")
+        first = next(item for item in items if isinstance(item, DecodedFrame))
+        yield DecodedFrame(None, first.seconds, "its data are damaged")
         yield from items
 
     monkeypatch.setattr(VideoReader, "read", damaged)
