@@ -48,7 +48,8 @@ def clean_pictures(
         quality: as for :func:`write_picture`.
         progress: told each finished picture, with the share of all that are done.
 
-    Returns what failed, in the order of ``jobs``.
+    Returns:
+        What failed, in the order of ``jobs``.
 
     Raises:
         MediaError: the disk is full; the pictures before that are written, none is half written.
@@ -125,7 +126,7 @@ def _write(job: Job, rainy: Picture, pixels: np.ndarray, show: Show, quality: in
 
 
 def _named(job: Job, error: DerainError | MemoryError) -> DerainError:
-    """With the picture's name in it; that is so already for errors of reading and writing."""
+    """Put the picture's name into an error; it is there already in those of reading and writing."""
     if isinstance(error, MediaError):
         return error
     if isinstance(error, MemoryError):

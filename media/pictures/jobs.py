@@ -1,4 +1,4 @@
-"""Which input becomes which output: files, folders and patterns on one side, a file or a folder on the other.
+"""Jobs, which say what input becomes what output: files, folders and patterns on one side, a file or a folder on the other.
 
 Everything that can be refused is refused here, before work starts; nothing is created.
 """
@@ -23,9 +23,7 @@ class Job:
     output: Path
 
 
-def find_pictures(
-    inputs: Sequence[str | Path], output: str | Path, *, suffix: str | None = None
-) -> list[Job]:
+def find_pictures(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     """Pair every picture that ``inputs`` name with the file its result goes to.
 
     An input is a file (whatever its name), a folder (the pictures in it by their suffix, without subfolders
@@ -38,7 +36,6 @@ def find_pictures(
     Args:
         inputs: at least one.
         output: a file or a folder; an ending "/" says folder.
-        suffix: in a folder, results end in this (".png") instead of what their inputs end in.
 
     Raises:
         InputError: nothing found for an input, several pictures for one file, two pictures for one output
@@ -46,20 +43,18 @@ def find_pictures(
             inputs under any name, a suffix that cannot be written, or a place that cannot be written to.
     """
     try:
-        return _find_pictures(inputs, output, suffix)
+        return _find_pictures(inputs, output)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be looked at: {error.strerror}.") from error
 
 
-def _find_pictures(inputs: Sequence[str | Path], output: str | Path, suffix: str | None) -> list[Job]:
+def _find_pictures(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     found = list({os.path.abspath(path): path for argument in inputs for path in _expand(argument)}.values())
     if not found:
         raise InputError("No picture was named; give files, folders or patterns.")
     target = Path(output)
     to_folder = target.is_dir() or str(output).endswith(("/", os.sep))
     if not to_folder and len(found) == 1 and not any(Path(argument).is_dir() for argument in inputs):
-        if suffix is not None and target.suffix.lower() != suffix.lower():
-            raise InputError(f"{target} does not end in {suffix}; leave one of them out or name a folder.")
         if target.suffix == "":
             raise InputError(
                 f"{target} is not a folder and has no suffix; end it in {_known()}, or in / for a folder."
@@ -73,7 +68,7 @@ def _find_pictures(inputs: Sequence[str | Path], output: str | Path, suffix: str
     else:
         if not to_folder and (target.exists() or target.suffix.lower() in SUFFIXES):
             raise InputError(f"{len(found)} pictures cannot go into the one file {target}; name a folder.")
-        jobs = [Job(path, target / (path.name if suffix is None else path.stem + suffix)) for path in found]
+        jobs = [Job(path, target / path.name) for path in found]
         folder_to_be = target
     for job in jobs:
         format_of(job.output)

@@ -210,8 +210,8 @@ class _Loop:
     def _write(self, frame: VideoFrame, seconds: float) -> bool:
         """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
         if (frame.width, frame.height) != self._form.size:
-            before = "{}x{}".format(*self._form.size)
-            self._report.failure = f"{self._live.name} has changed from {before} to {frame.width}x{frame.height}; the file ends there."
+            sizes = "from {}x{} to {}x{}".format(*self._form.size, frame.width, frame.height)
+            self._report.failure = f"{self._live.name} has changed {sizes}; the file ends there."
             return False
         ticks = round(Fraction(seconds) / self._base)
         if ticks - self._last_ticks < self._apart:

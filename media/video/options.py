@@ -211,7 +211,7 @@ class LiveOptions(OutputOptions):
         help="Live: frames that are later than this before the engine is asked are left out.",
     )
     give_up: float = option(
-        60.0,
+        60,
         flags=("--reconnect",),
         metavar="SECONDS",
         least=0,

@@ -30,31 +30,11 @@ _OF_THE_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 _OF_THE_ENCODING = {"encoder", "vendor_id", "duration", "bps", "handler_name"}
 _OF_THE_ENCODING_PREFIXES = ("bps-", "duration-", "number_of_", "_statistics")
 #: Keys that the MP4 family writes in the way that players read; others need the way that keeps all keys.
-_MP4_KEYS = {
-    *(
-        "title",
-        "artist",
-        "album",
-        "album_artist",
-        "composer",
-        "comment",
-        "genre",
-        "date",
-        "year",
-        "copyright",
-    ),
-    *("description", "synopsis", "show", "episode_id", "network", "lyrics", "grouping", "track", "disc"),
-    *(
-        "creation_time",
-        "timecode",
-        "location",
-        "language",
-        "keywords",
-        "media_type",
-        "hd_video",
-        "compilation",
-    ),
-}
+_MP4_KEYS = set(
+    "title artist album album_artist composer comment genre date year copyright description synopsis show episode_id "
+    "network lyrics grouping track disc creation_time timecode location language keywords media_type hd_video "
+    "compilation".split()
+)
 _MP4_FAMILY = {"mp4", "mov", "ipod", "3gp", "3g2", "f4v"}
 _MATROSKA, _HOLD_ASPECT = {"matroska", "webm"}, {"h264", "h265"}
 _HDR_KINDS = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
