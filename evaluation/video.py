@@ -13,7 +13,7 @@ import numpy as np
 from ..base.errors import InputError, MediaError, VerificationError
 from ..base.progress import Progress, no_progress
 from ..engine import frames
-from ..media.video.colour import coding_of, to_rgb
+from ..media.video.colour import coding_of_frame, to_rgb
 from ..media.video.pixel_formats import convert, planar_form, planes
 from ..media.video.reader import DecodedFrame, VideoReader
 from .figures import Protocol, as_measured
@@ -37,7 +37,7 @@ class Flicker:
 
     @property
     def relative(self) -> float:
-        """residual / source; NaN for a still source that stays still."""
+        """The ratio residual / source; NaN for a still source that stays still."""
         if self.source:
             return self.residual / self.source
         return math.inf if self.residual else math.nan
@@ -94,7 +94,7 @@ _Frames = Iterator[tuple[np.ndarray | None, np.ndarray | None, str]]
 
 
 def _both(reader: VideoReader, subject: Subject) -> _Frames:
-    """(rainy, clean, what is wrong with them) of every frame, H x W x 3 float32; None for a broken one."""
+    """Yield (rainy, clean, what is wrong with them) of every frame, H x W x 3 float32; None for a broken one."""
     if subject.remove_rain is not None:
         yield from _cleaned(reader, subject.remove_rain)
         return
@@ -121,7 +121,7 @@ def _cleaned(reader: VideoReader, remove_rain: Callable[[np.ndarray], np.ndarray
 
 
 def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:
-    """(H x W x 3 float32 RGB, "") of every frame, or (None, what is wrong with it)."""
+    """Yield (H x W x 3 float32 RGB, "") of every frame, or (None, what is wrong with it)."""
     for item in reader.read():
         if not isinstance(item, DecodedFrame):
             continue
@@ -129,12 +129,5 @@ def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:
             yield None, f"{reader.name}: the frame at {item.seconds:.3f} s is broken: {item.damage}"
             continue
         frame = convert(item.frame, planar_form(item.frame.format.name))
-        coding = coding_of(
-            frame.format.name,
-            matrix=int(frame.colorspace),
-            colour_range=int(frame.color_range),
-            width=frame.width,
-            height=frame.height,
-            siting=reader.siting(item.frame),
-        )
+        coding = coding_of_frame(frame, reader.siting(item.frame))
         yield frames.to_float(to_rgb(planes(frame, coding.sample), coding)), ""

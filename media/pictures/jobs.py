@@ -1,4 +1,4 @@
-"""Jobs, which say what input becomes what output: files, folders and patterns on one side, a file or a folder on the other.
+"""Jobs, which say what input becomes what output: files, folders and patterns in, a file or a folder out.
 
 Everything that can be refused is refused here, before work starts; nothing is created.
 """
