@@ -1,4 +1,4 @@
-"""Measurements of how fast video goes through: the way around an engine, through pipes, and an engine on a rainy clip."""
+"""Measurements of how fast video goes through pipes around an engine, and through an engine on a rainy clip."""
 
 from __future__ import annotations
 

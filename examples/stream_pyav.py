@@ -21,7 +21,7 @@ import derain_engine
 
 
 def clean_video(engine: derain_engine.Engine, source: str, target: str) -> int:
-    """Frames written."""
+    """Clean a video; return the number of frames."""
     count = 0
     with av.open(source) as reading, av.open(target, "w") as writing:
         video = reading.streams.video[0]

@@ -27,7 +27,7 @@ core: Any = vs.core
 
 
 def pad(clip: Any, multiple: int) -> Any:
-    """Mirrored without repeating the edge; by the edge where a side is not longer than what it lacks."""
+    """Pad by reflection without repeating the edge; by the edge where a side is not longer than what it lacks."""
     right, bottom = -clip.width % multiple, -clip.height % multiple
     if right:
         if right < clip.width:
@@ -49,10 +49,13 @@ def pad(clip: Any, multiple: int) -> Any:
 
 
 def derain(clip: Any, network: str, multiple: int = 32, matrix: str = "709") -> Any:
-    """The clip without its rain, in its own format.
+    """Return the clip without its rain, in its own format.
 
-    clip: of constant format and size. network: of `derain-engine export --for vapoursynth`. multiple: of the network's
-    sides. matrix: of a clip in YUV.
+    Args:
+        clip: of constant format and size.
+        network: of `derain-engine export --for vapoursynth`.
+        multiple: of the network's sides.
+        matrix: of a clip in YUV.
     """
     given = clip.format
     in_yuv = given.color_family == vs.YUV

@@ -43,13 +43,19 @@ _REMEMBERED = 10_000
 
 @dataclass
 class LiveReport:
-    """How it went, and while it goes on how it goes.
+    """An account of how it went, and while it goes on of how it goes.
 
-    frames: written. received: decoded. replaced: left out for a newer one while the engine was at work. late: left out
-    as they were over the budget already, or at a time that the file cannot tell from the frame's before. reconnections:
-    that worked. seconds: since the first frame. latencies: of the last 10 000 frames written, in seconds, from when a
-    frame would have come without delay until it was handed to the encoder and its packets to the file. failure: why it
-    ended by itself, if it did.
+    Attributes:
+        frames: written.
+        received: decoded.
+        replaced: left out for a newer one while the engine was at work.
+        late: left out as they were over the budget already, or at a time that the file cannot tell from the frame's
+            before.
+        reconnections: that worked.
+        seconds: since the first frame.
+        latencies: of the last 10 000 frames written, in seconds, from when a frame would have come without delay until
+            it was handed to the encoder and its packets to the file.
+        failure: why it ended by itself, if it did.
     """
 
     frames: int = 0
@@ -62,14 +68,14 @@ class LiveReport:
     failure: str | None = None
 
     def percentiles(self) -> tuple[float, float, float]:
-        """Latency in seconds that 50, 95 and 99 % of the frames did not exceed; 0 where there are none."""
+        """Return the latency in seconds that 50, 95 and 99 % of the frames did not exceed; 0 where there are none."""
         if not self.latencies:
             return 0.0, 0.0, 0.0
         p50, p95, p99 = np.percentile(self.latencies, (50, 95, 99))
         return float(p50), float(p95), float(p99)
 
     def line(self) -> str:
-        """In words."""
+        """Put it into words."""
         p50, p95, p99 = (round(1000 * each) for each in self.percentiles())
         rate = self.frames / self.seconds if self.seconds else 0.0
         return (
@@ -153,7 +159,7 @@ def clean_live(
 
 
 class _Loop:
-    """Frame by frame, in the caller's thread."""
+    """The work on one frame after the other, in the caller's thread."""
 
     def __init__(
         self,
@@ -200,7 +206,7 @@ class _Loop:
             taken = live.take(_LOOK)
 
     def _written(self, frame: VideoFrame, seconds: float) -> bool:
-        """As :meth:`_write`; what fails is told in the report, so that hours of video before it stay."""
+        """Write as :meth:`_write` does; what fails is told in the report, so that hours of video before it stay."""
         try:
             return self._write(frame, seconds)
         except (DerainError, MemoryError) as error:
@@ -208,7 +214,7 @@ class _Loop:
             return False
 
     def _write(self, frame: VideoFrame, seconds: float) -> bool:
-        """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
+        """Clean and write a frame, but where its time, as a file tells it, is that of the frame before; say whether."""
         if (frame.width, frame.height) != self._form.size:
             sizes = "from {}x{} to {}x{}".format(*self._form.size, frame.width, frame.height)
             self._report.failure = f"{self._live.name} has changed {sizes}; the file ends there."
@@ -225,7 +231,7 @@ class _Loop:
 
 
 def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float] | None:
-    """The first frame and when it came; None where it is stopped before."""
+    """Return the first frame and when it came; None where it is stopped before."""
     until = time.monotonic() + _FIRST_FRAME
     while time.monotonic() < until and not stop.is_set() and not live.ended:
         taken = live.take(_LOOK)

@@ -26,7 +26,7 @@ SEGMENT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class RawFrames:
-    """What a pipe of nothing but frames does not say.
+    """The form of the frames in a pipe that has no header.
 
     Attributes:
         width, height: in pixels.
@@ -73,7 +73,7 @@ def _parse_milliseconds(text: str) -> float:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a clean video is written, from a file as well as live.
+    """Options of what is written, from files as well as live.
 
     Attributes:
         codec: by default what suits the container and the frames.
@@ -128,7 +128,7 @@ class VideoOptions(OutputOptions):
             if both are resumable: the encoder begins anew with each segment.
         skip_dry: leave frames as they are in which ``dry`` sees no rain.
         segment_seconds: length of a segment.
-        raw: what a source that is a binary stream of frames without any header does not say.
+        raw: of a source that is a binary stream of frames without any header.
 
     Raises:
         InputError: options that do not fit together, or are out of range.

@@ -32,8 +32,12 @@ _SITING_TAGS = {1: "mpeg2", 2: "jpeg", 3: "paldv"}
 
 
 class Incoming:
-    """A pipe that is read from. stream: binary, with ``fileno`` or only with ``read``. count: bytes read. head: the
-    first of them."""
+    """A pipe that is read from, binary, with ``fileno`` or only with ``read``.
+
+    Attributes:
+        count: bytes read.
+        head: the first of them.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -41,7 +45,7 @@ class Incoming:
         self.count, self.head = 0, b""
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes, what is there; empty at the end."""
+        """Read what is there, at most so many bytes; empty at the end."""
         size = min(size, _READ_BYTES)
         data = self._stream.read(size) if self._number is None else os.read(self._number, size)
         self.count += len(data)
@@ -51,14 +55,14 @@ class Incoming:
 
 
 class Outgoing:
-    """A pipe that is written to. stream: binary, with ``fileno`` or only with ``write``."""
+    """A pipe that is written to, binary, with ``fileno`` or only with ``write``."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._number = _file_number(stream)
 
     def write(self, data: Any) -> None:
-        """All of it, at once."""
+        """Write all of it, at once."""
         if self._number is None:
             self._stream.write(data)
             return
@@ -68,7 +72,7 @@ class Outgoing:
 
 
 def _file_number(stream: BinaryIO) -> int | None:
-    """Of the system, with a pipe behind it made as large as it gets."""
+    """Return the system's number of a file, and make a pipe behind it as large as it gets."""
     try:
         number = stream.fileno()
     except (AttributeError, io.UnsupportedOperation):
@@ -84,20 +88,24 @@ class PipeReader(VideoReader):
     """Reads one video from a pipe: in any container that can be read from front to back, or raw frames."""
 
     def __init__(self, stream: BinaryIO, raw: RawFrames | None = None) -> None:
-        """raw: None where the pipe begins with a header. Raises MediaError: there is no video in it."""
+        """Open the pipe, which begins with a header where ``raw`` is None.
+
+        Raises:
+            MediaError: there is no video in it.
+        """
         self._incoming = Incoming(stream)
         options: dict[str, Any] = {} if raw is None else {"format": "rawvideo", "options": raw.options}
         super().__init__(self._incoming, "Standard input", options)
         self._end = 0
 
     def siting(self, frame: VideoFrame) -> int:
-        """Of y4m, what its header says, which PyAV older than 19 does not tell."""
+        """Return a frame's siting; of y4m what its header says, which PyAV older than 19 does not tell."""
         tag = re.match(rb"YUV4MPEG2 [^\n]*\bC420(\w+)", self._incoming.head)
         tags = {name.encode(): number for number, name in _SITING_TAGS.items()}
         return super().siting(frame) or (tags.get(tag[1], 0) if tag else 0)
 
     def seek(self, seconds: Fraction) -> None:
-        """Nothing: a pipe is read from its beginning."""
+        """Do nothing: a pipe is read from its beginning."""
 
     def _packets(self) -> Iterator[Packet]:
         for packet in super()._packets():
@@ -119,7 +127,11 @@ class PipeWriter:
     def __init__(
         self, stream: BinaryIO, pipe_format: PipeFormat, first: VideoFrame, reader: VideoReader
     ) -> None:
-        """first: a frame of the video, with the pixel format, size and colours of all. reader: with rate and aspect.
+        """Begin with the header, where the format has one.
+
+        Args:
+            first: a frame of the video, with the pixel format, size and colours of all.
+            reader: with rate and aspect.
 
         Raises:
             InputError: the format cannot hold such frames.
@@ -140,7 +152,7 @@ class PipeWriter:
             self._put(_header(first, reader))
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame. Raises MediaError where it cannot be written."""
+        """Write the next frame; raise MediaError where that cannot be done."""
         frame = convert(frame, self._pix_fmt)
         self._put(self._mark)
         if sum(plane.buffer_size for plane in frame.planes) == self._frame_bytes:
@@ -156,14 +168,14 @@ class PipeWriter:
         self.frames += 1
 
     def copy(self, packet: Packet) -> None:
-        """Nothing: there is no room for it."""
+        """Do nothing: there is no room for it."""
 
     def finish(self) -> None:
-        """Hand on what is still held back. Raises MediaError where it cannot be written."""
+        """Hand on what is still held back; raise MediaError where that cannot be done."""
         self._put(b"")
 
     def close(self) -> None:
-        """Nothing: the pipe stays open, and nothing is held."""
+        """Do nothing: the pipe stays open, and nothing is held."""
 
     def _put(self, data: Any) -> None:
         try:
@@ -175,8 +187,13 @@ class PipeWriter:
 
 
 def _header(first: VideoFrame, reader: VideoReader) -> bytes:
-    """The first line of YUV4MPEG2 (man page yuv4mpeg(5) of the MJPEG tools), with the depths and the range in the way
-    of FFmpeg. Raises InputError for frames that it cannot say."""
+    """Return the first line of YUV4MPEG2, with the depths and the range in the way of FFmpeg.
+
+    Source: man page yuv4mpeg(5) of the MJPEG tools.
+
+    Raises:
+        InputError: frames that it cannot say.
+    """
     name = first.format.name
     found = re.fullmatch(r"yuvj?(420|422|444)p(?:(9|10|12|14|16)le)?", name)
     if found is None:

@@ -29,8 +29,11 @@ _ATTACHED_PICTURE = 0x400
 class DecodedFrame:
     """A frame of the video, in the order of presentation.
 
-    frame: None where nothing could be decoded. seconds: when it is shown, from the file's time zero; of a frame that
-    could not be decoded, about when. damage: what is wrong with it, or "". dry: whether it needs no cleaning.
+    Attributes:
+        frame: None where nothing could be decoded.
+        seconds: when it is shown, from the file's time zero; of a frame that could not be decoded, about when.
+        damage: what is wrong with it, or "".
+        dry: whether it needs no cleaning.
     """
 
     frame: VideoFrame | None
@@ -42,13 +45,21 @@ class DecodedFrame:
 class VideoReader:
     """Reads one video. A context manager.
 
-    name: for messages. video: the stream that is decoded, the first that is no cover picture. copied: all the others.
+    Attributes:
+        name: for messages.
+        video: the stream that is decoded, the first that is no cover picture.
+        copied: all the others.
     """
 
     def __init__(self, source: Any, name: str = "", options: Mapping[str, Any] | None = None) -> None:
-        """source: a path, or what PyAV reads from; then with a name. options: for PyAV's ``open``.
+        """Open the video.
 
-        Raises MediaError: the file is missing or no video.
+        Args:
+            source: a path, or what PyAV reads from; then with a name.
+            options: for PyAV's ``open``.
+
+        Raises:
+            MediaError: the file is missing or no video.
         """
         require_av()
         import av
@@ -83,7 +94,7 @@ class VideoReader:
 
     @property
     def frames(self) -> int:
-        """How many the video is said to have, or about so by its length; 0 where neither is known."""
+        """The number that the video is said to have, or about so by its length; 0 where neither is known."""
         if self.video.frames:
             return self.video.frames
         length = self.seconds
@@ -100,11 +111,11 @@ class VideoReader:
         return Fraction(self.video.average_rate or self.video.guessed_rate or 25)
 
     def siting(self, frame: VideoFrame) -> int:
-        """Where the frame's chroma samples lie, as libavutil counts; 0 where nobody says."""
+        """Return where the frame's chroma samples lie, as libavutil counts; 0 where nobody says."""
         return int(getattr(frame, "chroma_location", 0))
 
     def read(self) -> Iterator[DecodedFrame | Packet]:
-        """Frames, and the packets of all other streams as they lie between them.
+        """Yield frames, and the packets of all other streams as they lie between them.
 
         A frame that is broken is given with its damage, and so is the end of a file that ends too early.
         """
@@ -145,14 +156,15 @@ class VideoReader:
     def seek(self, seconds: Fraction) -> None:
         """Go to where a frame of that time can be decoded from, or to the beginning where nobody knows.
 
-        Raises MediaError: the file cannot be read there.
+        Raises:
+            MediaError: the file cannot be read there.
         """
         self._from_beginning = False
         with ffmpeg_errors(MediaError, f"{self.name} cannot be read from {float(seconds):g} s on"):
             self.container.seek(int(seconds * 1_000_000))
 
     def packets(self) -> Iterator[Packet]:
-        """The packets of all streams but the video; what cannot be read ends them."""
+        """Yield the packets of all streams but the video; what cannot be read ends them."""
         from av.error import FFmpegError
 
         with contextlib.suppress(FFmpegError):
@@ -170,7 +182,7 @@ class VideoReader:
         return self._checksums.damaged(bytes(packet), packet.is_keyframe) or packet.is_corrupt
 
     def _holds_chapters(self, stream: Stream) -> bool:
-        """MP4 has chapters in a track of text, which whoever writes the chapters makes anew."""
+        """Say whether it is MP4's track of text with chapters, which whoever writes the chapters makes anew."""
         mp4 = "mp4" in self.container.format.name
         return mp4 and stream.type == "data" and stream.name == "bin_data" and bool(self.container.chapters())
 
@@ -184,7 +196,7 @@ class VideoReader:
         return DecodedFrame(frame, at, "its data are damaged" if cut or frame.is_corrupt else "")
 
     def _missing(self, packets: int) -> str:
-        """What the file lacks of what its header promises, or ""."""
+        """Return what the file lacks of what its header promises, or ""."""
         if packets < self.video.frames and self._from_beginning:
             return f"the file ends too early, after {packets} of {self.video.frames} frames"
         cut = 0 if self.path is None else missing_bytes(self.path)

@@ -40,9 +40,17 @@ _JOB = "job.json"
 
 @dataclass(frozen=True)
 class _Finished:
-    """A segment. index: of its time. file: its name. size: in bytes. frames: in it. delay: places by which its packets
-    are reordered at most. duration: of the last frame, in ticks. failures: (seconds, message) of frames before its end
-    and after the segment before."""
+    """A finished segment.
+
+    Attributes:
+        index: of its time.
+        file: its name.
+        size: in bytes.
+        frames: in it.
+        delay: places by which its packets are reordered at most.
+        duration: of the last frame, in ticks.
+        failures: (seconds, message) of frames before its end and after the segment before.
+    """
 
     index: int
     file: str
@@ -56,8 +64,10 @@ class _Finished:
 class Segments:
     """A sink that writes segments into a folder, and joins them at the end.
 
-    frames: in all of them, those of earlier runs included. earlier: failures of earlier runs. joined: whether the
-    whole file was written.
+    Attributes:
+        frames: in all of them, those of earlier runs included.
+        earlier: failures of earlier runs.
+        joined: whether the whole file was written.
     """
 
     def __init__(
@@ -72,8 +82,16 @@ class Segments:
         whole: Callable[[], contextlib.AbstractContextManager[VideoWriter]],
         copied: Callable[[], Iterator[Packet]],
     ) -> None:
-        """target: what they are joined into. seconds: of a segment. job: what has to be the same for segments to be of
-        the same video. header: of the whole file's video. whole: opens that file. copied: packets that go into it.
+        """Find the finished segments of the same job.
+
+        Args:
+            target: what they are joined into.
+            seconds: of a segment.
+            job: what has to be the same for segments to be of the same video.
+            first: a frame of the video, with the pixel format, size and colours of all.
+            header: of the whole file's video.
+            whole: opens that file.
+            copied: packets that go into it.
 
         Raises:
             InputError: the folder holds segments of another job, or what is none of ours.
@@ -97,11 +115,11 @@ class Segments:
         self.earlier = [FrameFailure(*failure) for each in self._done for failure in each.failures]
 
     def attach(self, stages: Stages) -> None:
-        """stages: that write here, and know which frames failed."""
+        """Make the stages known that write here, as they know which frames failed."""
         self._stages = stages
 
     def unfinished(self, items: Iterator[Any]) -> Iterator[Any]:
-        """Of what a source gives, the frames that come after the finished segments."""
+        """Yield the frames that a source gives after the finished segments."""
         last = self._done[-1].index if self._done else None
         for item in items:
             if isinstance(item, DecodedFrame):
@@ -111,7 +129,7 @@ class Segments:
                     yield item
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame. Raises MediaError where it cannot be encoded or written."""
+        """Write the next frame; raise MediaError where it cannot be encoded or written."""
         from av.video.frame import PictureType
 
         index = self._index_of(_seconds(frame))
@@ -126,10 +144,10 @@ class Segments:
         self._mux(frame)
 
     def copy(self, packet: Packet) -> None:
-        """Nothing yet: other streams are read again when all is joined."""
+        """Do nothing yet: other streams are read again when all is joined."""
 
     def finish(self) -> None:
-        """Join the segments and remove them. Raises MediaError where that cannot be done."""
+        """Join the segments and remove them; raise MediaError where that cannot be done."""
         self._finish_segment()
         if not self._done:
             return
@@ -176,7 +194,7 @@ class Segments:
         _write(note, job)
 
     def _found(self) -> list[_Finished]:
-        """The finished segments, up to the first that is not as its note says."""
+        """Return the finished segments, up to the first that is not as its note says."""
         found = []
         for note in sorted(self._folder.glob("[0-9]*.json")):
             try:
@@ -249,7 +267,7 @@ class Segments:
     # -- the whole
 
     def _joined(self) -> Iterator[tuple[Fraction, Packet, bool]]:
-        """All packets of the video with their times, in the order of decoding, as one encoder would have given them."""
+        """Yield all packets of the video with their times, in the order of decoding, as one encoder would give them."""
         base = Fraction(self._first.time_base or 1)
         delay = max(each.delay for each in self._done)
         shown = [
@@ -277,7 +295,7 @@ class Segments:
 
 
 def segments_folder(target: Path) -> Path:
-    """Where segments of this file are kept."""
+    """Return where segments of this file are kept."""
     return target.with_name(f"{target.name}.segments")
 
 
@@ -291,7 +309,7 @@ def _order(packet: Packet) -> Fraction:
 
 
 def _delay(times: Sequence[int]) -> int:
-    """By how many places a packet comes later than its frame is shown, at most."""
+    """Return by how many places a packet comes later than its frame is shown, at most."""
     rank = {ticks: place for place, ticks in enumerate(sorted(times))}
     return max(place - rank[ticks] for place, ticks in enumerate(times))
 

@@ -1,4 +1,4 @@
-"""What two threads hand work through."""
+"""The queue that two threads hand work through."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StageQueue:
         self.closed = threading.Event()
 
     def put(self, item: Any) -> None:
-        """Raises QueueClosed if the pipe is closed while there is no room."""
+        """Put an item in; raise QueueClosed if the queue is closed while there is no room."""
         while True:
             try:
                 return self._queue.put(item, timeout=_LOOK)
@@ -33,7 +33,7 @@ class StageQueue:
                     raise QueueClosed from None
 
     def get(self) -> Any:
-        """Raises QueueClosed if the pipe is closed while there is nothing."""
+        """Take the next item; raise QueueClosed if the queue is closed while there is nothing."""
         while True:
             try:
                 return self._queue.get(timeout=_LOOK)

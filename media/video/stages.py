@@ -37,9 +37,11 @@ STAGES = ("decode", "to RGB", "engine", "difference", "encode")
 
 
 class Source(Protocol):
-    """Where frames come from.
+    """The place that frames come from.
 
-    name: for messages. frames: how many there are, or about so; 0 where that is not known.
+    Attributes:
+        name: for messages.
+        frames: how many there are, or about so; 0 where that is not known.
     """
 
     @property
@@ -49,27 +51,28 @@ class Source(Protocol):
     def frames(self) -> int: ...
 
     def read(self) -> Iterator[DecodedFrame | Packet]:
-        """Frames with their timestamps, which rise, and between them packets that the sink may copy. It is drawn in
-        a thread of its own, a few frames ahead of the engine; what comes too late for a live source is left out
-        here."""
+        """Yield frames with their timestamps, which rise, and between them packets that the sink may copy.
+
+        It is drawn in a thread of its own, a few frames ahead of the engine.
+        """
         ...
 
 
 class Sink(Protocol):
-    """Where frames go. frames: those that are in the result."""
+    """The place that frames go to; ``frames`` of them are in the result."""
 
     frames: int
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame, which nobody changes any more. Raises MediaError where it cannot be written."""
+        """Write the next frame, which nobody changes any more; raise MediaError where that cannot be done."""
         ...
 
     def copy(self, packet: Packet) -> None:
-        """A packet of another stream of the source, which the sink may leave out."""
+        """Take a packet of another stream of the source, or leave it out."""
         ...
 
     def finish(self) -> None:
-        """After the last frame. Raises MediaError where not all of them are in the result."""
+        """Finish after the last frame; raise MediaError where not all of them are in the result."""
         ...
 
     def close(self) -> None:
@@ -79,7 +82,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class FrameFailure:
-    """A frame that is not clean in the result, or not in it. seconds: its timestamp. message: with file and time."""
+    """A frame that is not clean in the result, or not in it.
+
+    Attributes:
+        seconds: its timestamp.
+        message: with file and time.
+    """
 
     seconds: float
     message: str
@@ -87,11 +95,15 @@ class FrameFailure:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What became of a video.
+    """The outcome for a video.
 
-    frames: in the result. seconds: that the work took. failures: in the order of time. busy: seconds that each of
-    STAGES worked, not counting what it waited for the others; they overlap. halted: whether it ended at a frame that
-    failed. dry: frames that were not given to the engine, as there is no rain in them.
+    Attributes:
+        frames: in the result.
+        seconds: that the work took.
+        failures: in the order of time.
+        busy: seconds that each of STAGES worked, not counting what it waited for the others; they overlap.
+        halted: whether it ended at a frame that failed.
+        dry: frames that were not given to the engine, as there is no rain in them.
     """
 
     frames: int
@@ -155,16 +167,16 @@ class Stages:
 
     @property
     def failures(self) -> Sequence[FrameFailure]:
-        """Those up to now."""
+        """The failures up to now."""
         return self._failures
 
     @property
     def halted(self) -> bool:
-        """Whether a frame that failed ended it."""
+        """True where a frame that failed ended it."""
         return self._halted
 
     def run(self, items: Iterator[DecodedFrame | Packet]) -> Cleaned:
-        """items: what the source reads; the rest of it where some was read already."""
+        """Clean ``items``, which is what the source reads, or the rest of it where some was read already."""
         decoding = threading.Thread(
             target=self._guarded, args=(self._decode, items), name="derain-engine-decode"
         )
@@ -288,7 +300,7 @@ class Stages:
                 drawn.clear()
 
     def _checked(self) -> Iterator[_Work]:
-        """What was decoded; broken frames are noted, and left out or end it as ``on_error`` says."""
+        """Yield what was decoded; broken frames are noted, and left out or end it as ``on_error`` says."""
         while True:
             began = time.perf_counter()
             work = self._decoded.get()
@@ -301,9 +313,11 @@ class Stages:
                 yield work
 
     def _draw(self, waiting: Iterator[_Work], drawn: deque[_Work]) -> Iterator[np.ndarray]:
-        """What the engine is given, one frame at a time: no backend says that it gains from batches, as a frame of
-        video is enough work for all threads or the GPU, and what is left a session fills with several frames at once
-        (``Session.parallelism``)."""
+        """Yield what the engine is given, one frame at a time.
+
+        No backend says that it gains from batches, as a frame of video is enough work for all threads or the GPU, and
+        what is left a session fills with several frames at once (``Session.parallelism``).
+        """
         for work in waiting:
             drawn.append(work)
             self._hand_on_unclean(drawn)
@@ -311,7 +325,7 @@ class Stages:
                 yield work.rainy
 
     def _hand_on_unclean(self, drawn: deque[_Work]) -> None:
-        """Frames that the engine is not asked for wait only for those before them."""
+        """Hand on frames that the engine is not asked for, which wait only for those before them."""
         while drawn and drawn[0].rainy is None:
             self._hand_on(drawn.popleft())
 
@@ -383,7 +397,7 @@ class Stages:
 
 
 def timestamp(seconds: float) -> str:
-    """``1:02:03.450``."""
+    """Write a time like ``1:02:03.450``."""
     minutes, rest = divmod(max(seconds, 0.0), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:06.3f}"

@@ -18,7 +18,7 @@ _INTERLEAVED = 1
 
 
 class Trim:
-    """What lies in ``self.reader`` from ``start`` on and before ``end``, in seconds from its beginning; None for all.
+    """The part of a video from ``start`` on and before ``end``, in seconds from its beginning; None for all.
 
     All timestamps are moved so that the first frame is shown at 0, unless the video is cut from its beginning.
     """
@@ -36,7 +36,7 @@ class Trim:
         return Fraction(self.reader.container.start_time or 0, 1_000_000)
 
     def of(self, reader: VideoReader) -> Trim:
-        """The same part of the same video, opened anew."""
+        """Return the same part of the same video, opened anew."""
         other = Trim(reader, None, None)
         other._start, other._end, other.shift = self._start, self._end, self.shift
         return other
@@ -47,7 +47,7 @@ class Trim:
 
     @property
     def frames(self) -> int:
-        """About how many, 0 where that is not known."""
+        """About how many there are, 0 where that is not known."""
         total = self.reader.frames
         if (self._start is None and self._end is None) or not total:
             return total
@@ -57,7 +57,7 @@ class Trim:
         return max(round((end - (self._start - zero if self._start else 0)) * self.reader.rate), 1)
 
     def chapters(self) -> list[Chapter]:
-        """Those that reach into the part, cut to it. To be asked after the first frame."""
+        """Return those that reach into the part, cut to it; to be asked after the first frame."""
         kept = []
         for chapter in self.reader.container.chapters():
             base = Fraction(chapter["time_base"] or 1)
@@ -75,7 +75,7 @@ class Trim:
         return kept
 
     def read(self) -> Iterator[DecodedFrame | Packet]:
-        """Like the reader's."""
+        """Yield the part as the reader yields the whole."""
         if self._start is None and self._end is None:
             yield from self.reader.read()
             return
@@ -103,7 +103,7 @@ class Trim:
                 yield self._moved(item)
 
     def packets(self) -> Iterator[Packet]:
-        """Those of the streams that are copied, as :meth:`read` gives them, once that has given a frame."""
+        """Yield those of the streams that are copied, as :meth:`read` gives them, once that has given a frame."""
         if self._start is not None:
             self.reader.seek(self._start)
         for packet in self.reader.packets():
@@ -132,7 +132,7 @@ class Trim:
 
 
 def _time(item: Any) -> Fraction:
-    """In seconds, exactly where there is a timestamp."""
+    """Return the time of a frame or packet in seconds, exactly where there is a timestamp."""
     thing: Any = item.frame if isinstance(item, DecodedFrame) else item
     if thing is None:
         return Fraction(item.seconds)

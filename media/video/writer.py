@@ -58,9 +58,14 @@ class VideoWriter:
         drop: Collection[str],
         chapters: Sequence[Chapter] = (),
     ) -> None:
-        """path: written to. target: its name later, for messages. first: a frame of the video, with the pixel format,
-        size and colours of all. encoding: from FFmpeg's name of the container. drop: kinds of streams that are left
-        out.
+        """Write the header.
+
+        Args:
+            path: written to.
+            target: its name later, for messages.
+            first: a frame of the video, with the pixel format, size and colours of all.
+            encoding: from FFmpeg's name of the container.
+            drop: kinds of streams that are left out.
 
         Raises:
             InputError: a container that is not known, or cannot hold the codec or one of the streams; a crf out of
@@ -142,7 +147,7 @@ class VideoWriter:
         return copy
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame, with its timestamp. Raises MediaError where it cannot be encoded or written."""
+        """Write the next frame, with its timestamp; raise MediaError where it cannot be encoded or written."""
         from av.video.frame import PictureType
 
         frame = convert(frame, self.encoding.pix_fmt)
@@ -152,18 +157,18 @@ class VideoWriter:
 
     @property
     def header(self) -> bytes:
-        """What decoders of the video need beside its packets."""
+        """The bytes that decoders of the video need beside its packets."""
         return bytes(self._stream.codec_context.extradata or b"")
 
     def join(self, packet: Packet) -> None:
-        """A packet of the video that was encoded before, in the same way and with the same header."""
+        """Write a packet of the video that was encoded before, in the same way and with the same header."""
         packet.stream = self._stream
         self._sent += 1
         self.frames += 1
         self._mux([packet])
 
     def copy(self, packet: Packet) -> None:
-        """A packet of another stream of the source; dropped where its stream is."""
+        """Write a packet of another stream of the source, unless that is dropped."""
         copy = self._copies.get(packet.stream_index)
         if copy is not None:
             packet.stream = copy

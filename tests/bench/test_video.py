@@ -1,4 +1,4 @@
-"""How fast video goes through, measured on little of it."""
+"""The rate of video, measured on little of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from derain_engine.base.errors import DerainError, InputError
 from derain_engine.bench import video
 from derain_engine.bench.page import make_page
-from derain_engine.bench.video import VideoRow, VideoBenchmark, bench_video, make_rainy_clip, stand_in
+from derain_engine.bench.video import VideoBenchmark, VideoRow, bench_video, make_rainy_clip, stand_in
 from derain_engine.cli import app
 from derain_engine.media.video.stages import STAGES, Cleaned, FrameFailure
 

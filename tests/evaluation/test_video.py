@@ -30,7 +30,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def rgb(path: Path) -> np.ndarray:
-    """frames x H x W x 3 in levels of 1/255."""
+    """Read a video as frames x H x W x 3 in levels of 1/255."""
     coding = coding_of("yuv420p", matrix=2, colour_range=1, width=64, height=48)
     return np.stack([to_rgb(planes, coding) for planes in read(path).frames]).astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""What is no picture, damaged, too large or cannot be written is refused by name, whatever the bytes."""
+"""Files that are no picture, damaged, too large or cannot be written are refused by name, whatever the bytes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from derain_engine.media.pictures.jobs import Job, find_pictures
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """The working folder: in/ with three pictures and other things, out/ empty."""
+    """Make the working folder: in/ with three pictures and other things, out/ empty."""
     for name in ("in/b.png", "in/a.JPG", "in/c.tiff", "in/notes.txt", "in/.hidden.png", "in/deeper/d.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())

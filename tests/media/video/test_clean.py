@@ -19,10 +19,7 @@ from ..clips import engine, make_clip, random_frame, read
 
 #: Variable: no two steps are alike.
 VARIABLE = (0, 40, 87, 141, 202, 270, 345, 427, 516, 612, 715, 900)
-FORMATS = [
-    *("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"),
-    *("yuv420p12le", "bgr0", "gbrp10le"),
-]
+FORMATS = "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv444p10le yuv420p12le bgr0 gbrp10le".split()
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,9 @@ def test_a_part_has_the_frames_and_packets_of_its_time(
     low, high = Fraction(start or 0), Fraction(end or 100)
     with engine() as runs:
         clean_video(
-            *(runs, clip, tmp_path / f"out.{ending}"),
+            runs,
+            clip,
+            tmp_path / f"out.{ending}",
             codec="ffv1" if ending == "mkv" else "h264",
             start=None if start is None else low,
             end=None if end is None else high,
@@ -105,7 +107,9 @@ def test_segments_are_joined_as_they_were_encoded(
     for target, resume in zip(targets, (False, True), strict=True):
         with engine(-20) as runs:
             done = clean_video(
-                *(runs, clip, target),
+                runs,
+                clip,
+                target,
                 codec=codec,
                 pix_fmt=pix_fmt,
                 drop=drop,
@@ -134,7 +138,7 @@ from derain_engine.media.video.clean import clean_video
 
 class Slow(Shifting):
     def run(self, batch, out=None):
-        time.sleep(0.05)
+        time.sleep(0.03)
         return super().run(batch, out)
 
 engine = Engine(Slow(-20), MANIFEST, tile=0)
@@ -168,7 +172,9 @@ def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str, codec: st
     told: list[str] = []
     with engine(-20) as runs:
         done = clean_video(
-            *(runs, clip, killed),
+            runs,
+            clip,
+            killed,
             codec=codec,
             pix_fmt=pix_fmt,
             resume=True,
