@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,12 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ...base.errors import InputError, MediaError
 from ...base.files import atomic_write, require_writable
 from ...base.progress import Progress, no_progress
-from ...base.version import __version__
 from ...engine.runtime import Engine
-from .codecs import Encoding, choose_encoding
 from .dry import mark_dry
 from .ffmpeg import require_av
 from .options import VideoOptions
+from .output_file import OutputFile
 from .pipes import PipeReader, PipeWriter
 from .pixel_formats import convert
 from .reader import DecodedFrame, VideoReader
@@ -27,7 +24,6 @@ from .segments import Segments
 from .stages import Cleaned, Stages
 from .trim import Trim
 from .working_format import WorkingFormat
-from .writer import VideoWriter
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -84,10 +80,11 @@ def clean_video(
             if not isinstance(target, Path):
                 sink = PipeWriter(target, options.pipe_format, convert(form.first, form.piped), reader)
             elif options.resume:
-                sink = _File(target, trim, form, options).segments(engine)
+                sink = Segments(OutputFile(target, trim, form, options), engine)
                 items = sink.unfinished(items)
             else:
-                sink = _File(target, trim, form, options).opened(stack.enter_context(atomic_write(target)))
+                path = stack.enter_context(atomic_write(target))
+                sink = OutputFile(target, trim, form, options).begin(path)
             stack.callback(sink.close)
             stages = Stages(
                 engine, trim, sink, form, on_error=options.on_error, progress=progress, already=sink.frames
@@ -96,92 +93,6 @@ def clean_video(
                 return stages.run(items)
             sink.attach(stages)
             return _with_earlier(stages.run(items), sink)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file that a part of a video becomes."""
-
-    target: Path
-    trim: Trim
-    form: WorkingFormat
-    options: VideoOptions
-
-    def encoding(self, container: str) -> Encoding:
-        return choose_encoding(
-            container,
-            self.trim.reader,
-            self.form.first,
-            self.form.coding,
-            frames=self.trim.frames,
-            codec=self.options.codec,
-            crf=self.options.crf,
-            like_input=self.options.like_input,
-            segmented=self.options.resume,
-        )
-
-    def opened(self, path: Path) -> VideoWriter:
-        """Begin the file under a name that is not yet its own."""
-        return VideoWriter(
-            path,
-            self.target,
-            self.trim.reader,
-            self.form.first,
-            encoding=self.encoding,
-            drop=self.options.drop,
-            chapters=self.trim.chapters(),
-        )
-
-    def segments(self, engine: Engine) -> Segments:
-        """Open the segments that the file is to be joined of."""
-        with tempfile.TemporaryDirectory(prefix="derain-engine-") as folder:
-            # Whatever the file cannot hold shows now, and not when all is done.
-            trial = self.opened(Path(folder, self.target.name))
-            encoding, header = trial.encoding, trial.header
-            trial.close()
-        seconds = Fraction(self.options.segment_seconds)
-        return Segments(
-            self.target,
-            seconds,
-            self._job(engine, encoding, seconds),
-            self.trim.reader,
-            self.form.first,
-            encoding,
-            header,
-            self._whole,
-            self._copied,
-        )
-
-    def _job(self, engine: Engine, encoding: Encoding, seconds: Fraction) -> dict[str, Any]:
-        """Return what has to be the same where segments are to be of one video."""
-        import av
-
-        options, path = self.options, self.trim.reader.path
-        assert path is not None
-        status = path.stat()
-        hashes = sorted(str(payload["sha256"]) for payload in engine.manifest.payloads.values())
-        return {
-            "start": str(options.start),
-            "end": str(options.end),
-            "on_error": options.on_error,
-            "pix_fmt": self.form.pix_fmt,
-            "skip_dry": options.skip_dry,
-            "tile": str(engine.tile),
-            "source": [path.name, status.st_size, status.st_mtime_ns],
-            "engine": [engine.precision, engine.manifest.backend_version, *hashes],
-            "encoding": [encoding.name, encoding.pix_fmt, dict(encoding.options)],
-            "segment length": str(seconds),
-            "version": [__version__, av.__version__],
-        }
-
-    @contextlib.contextmanager
-    def _whole(self) -> Iterator[VideoWriter]:
-        with atomic_write(self.target) as path, contextlib.closing(self.opened(path)) as writer:
-            yield writer
-
-    def _copied(self) -> Iterator[Packet]:
-        with VideoReader(self.trim.reader.path) as again:
-            yield from self.trim.of(again).packets()
 
 
 def _with_earlier(done: Cleaned, segments: Segments) -> Cleaned:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError
-from .colour import Coding
+from .options import OutputOptions, VideoOptions
 from .pixel_formats import chroma_siting, side_data
 from .reader import VideoReader
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -32,11 +33,8 @@ _CHROMATICITY, _LUMINANCE = 50_000, 10_000
 class Codec:
     """One of the codecs that can be named.
 
-    Attributes:
-        encoder: FFmpeg's name of it.
-        crf: the quality taken unless another is named; None where there is nothing to choose.
-        worst_crf: the largest.
-        options: of the encoder, always.
+    encoder: FFmpeg's name. crf: the quality taken unless another is named; None where there is nothing to choose.
+    worst_crf: the largest. options: of the encoder, always.
     """
 
     encoder: str
@@ -58,13 +56,7 @@ CODECS = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """The way in which frames are encoded.
-
-    Attributes:
-        name: in ``CODECS``.
-        pix_fmt: of the frames that are encoded.
-        options: of the encoder.
-    """
+    """The way in which frames are encoded: a name of ``CODECS``, their pixel format, and options of the encoder."""
 
     name: str
     pix_fmt: str
@@ -100,42 +92,33 @@ class Encoding:
 
 
 def choose_encoding(
-    container: str,
-    reader: VideoReader,
-    first: VideoFrame,
-    coding: Coding,
-    *,
-    frames: int = 0,
-    codec: str | None = None,
-    crf: int | None = None,
-    like_input: bool = False,
-    segmented: bool = False,
+    container: str, reader: VideoReader, form: WorkingFormat, options: OutputOptions, frames: int = 0
 ) -> Encoding:
-    """Choose what suits a container (FFmpeg's name), and frames of which ``first`` is one.
+    """Choose what suits a container (FFmpeg's name), frames of a form and the options.
 
     Args:
         frames: how many there are, 0 if that is not known.
-        codec, crf: None for what suits.
-        like_input: codec, profile and bit rate are the source's, as far as they can be.
-        segmented: the encoder begins anew several times in one process, and has to give the same in another one.
 
     Raises:
         InputError: the codec cannot hold such frames, or a crf that it does not have.
     """
-    name = codec or (like_input and _codec_of(reader)) or choose_codec(container, coding.bits, coding.rgb)
-    pix_fmt = find_pixel_format(name, first.format.name)
-    require_size(name, pix_fmt, first.width, first.height)
-    options = encoder_options(name, crf, first, frames)
+    like_input = isinstance(options, VideoOptions) and options.like_input
+    suits = choose_codec(container, form.coding.bits, form.coding.rgb)
+    name = options.codec or (like_input and _codec_of(reader)) or suits
+    pix_fmt = find_pixel_format(name, form.pix_fmt)
+    require_size(name, pix_fmt, *form.size)
+    encoder = encoder_options(name, options.crf, form.first, frames)
     if like_input:
-        options |= _profile_of(reader, name)
+        encoder |= _profile_of(reader, name)
         rate = _bit_rate_of(reader)
         if rate and CODECS[name].crf is not None:
-            options.pop("crf", None)
-            options["b"] = str(rate)
-    if segmented and name == "h264":
-        # What x264's macroblock tree decides depends on what encoders before it left in memory.
-        _put(options, "x264-params", [*filter(None, [options.get("x264-params")]), "mbtree=0"])
-    return Encoding(name, pix_fmt, options)
+            encoder.pop("crf", None)
+            encoder["b"] = str(rate)
+    if isinstance(options, VideoOptions) and options.resume and name == "h264":
+        # Each segment's encoder has to give the same in another process, but what x264's macroblock tree decides
+        # depends on what encoders before it left in memory.
+        _put(encoder, "x264-params", [*filter(None, [encoder.get("x264-params")]), "mbtree=0"])
+    return Encoding(name, pix_fmt, encoder)
 
 
 def _codec_of(reader: VideoReader) -> str | None:

@@ -45,17 +45,11 @@ _REMEMBERED = 10_000
 class LiveReport:
     """An account of how it went, and while it goes on of how it goes.
 
-    Attributes:
-        frames: written.
-        received: decoded.
-        replaced: left out for a newer one while the engine was at work.
-        late: left out as they were over the budget already, or at a time that the file cannot tell from the frame's
-            before.
-        reconnections: that worked.
-        seconds: since the first frame.
-        latencies: of the last 10 000 frames written, in seconds, from when a frame would have come without delay until
-            it was handed to the encoder and its packets to the file.
-        failure: why it ended by itself, if it did.
+    frames: written. received: decoded. replaced: left out for a newer one while the engine was at work. late: left out
+    as they were over the budget already, or at a time that the file cannot tell from the frame's before. reconnections:
+    that worked. seconds: since the first frame. latencies: of the last 10 000 frames written, in seconds, from when a
+    frame would have come without delay until it was handed to the encoder and its packets to the file. failure: why it
+    ended by itself, if it did.
     """
 
     frames: int = 0
@@ -133,14 +127,12 @@ def clean_live(
         first, came = taken
         reader, form = live.reader, WorkingFormat.choose(first, live.reader, options)
         if isinstance(target, Path):
+            path = stack.enter_context(atomic_write(target))
 
             def encoding(container: str) -> Encoding:
-                return choose_encoding(
-                    container, reader, form.first, form.coding, codec=options.codec, crf=options.crf
-                )
+                return choose_encoding(container, reader, form, options)
 
-            temporary = stack.enter_context(atomic_write(target))
-            sink = VideoWriter(temporary, target, reader, form.first, encoding=encoding, drop=KINDS)
+            sink = VideoWriter(path, target, reader, form.first, encoding=encoding, drop=KINDS)
         else:
             sink = PipeWriter(target, options.pipe_format, convert(form.first, form.piped), reader)
         stack.callback(sink.close)

@@ -41,11 +41,8 @@ def shown_name(source: str) -> str:
 class LiveSource:
     """Reads in a thread of its own, and gets a lost connection back. A context manager.
 
-    Attributes:
-        received: frames decoded.
-        replaced: those that a newer one took the place of.
-        reconnections: that worked.
-        failure: why it has ended, or None while it goes on or where it was stopped.
+    received: frames decoded. replaced: those that a newer one took the place of. reconnections: that worked.
+    failure: why it has ended, or None while it goes on or where it was stopped.
     """
 
     def __init__(self, source: str, *, give_up: float) -> None:

@@ -26,16 +26,8 @@ SEGMENT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class RawFrames:
-    """The form of the frames in a pipe that has no header.
-
-    Attributes:
-        width, height: in pixels.
-        fps: frames a second.
-        pix_fmt: FFmpeg's name of the pixel format.
-
-    Raises:
-        InputError: a side or rate that is not above 0, or a pixel format that does not exist.
-    """
+    """The form of the frames in a pipe that has no header: sides in pixels, frames a second, and FFmpeg's name of the
+    pixel format; InputError where there are no such frames."""
 
     width: int
     height: int
@@ -73,18 +65,10 @@ def _parse_milliseconds(text: str) -> float:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Options of what is written, from files as well as live.
+    """Options of what is written, from files as well as live. InputError for a codec that is none of these.
 
-    Attributes:
-        codec: by default what suits the container and the frames.
-        crf: quality of the codec, smaller is better; by default the codec's own.
-        pix_fmt: FFmpeg's name of a format that frames are converted to first; by default the source's. Of formats
-            with interleaved planes (``nv12``, ``p010le``, ``rgb24``) the planar one of the same codes is meant, but in
-            a pipe of raw frames.
-        pipe_format: of a target that is a binary stream.
-
-    Raises:
-        InputError: a codec that is none of these.
+    pix_fmt: of formats with interleaved planes (``nv12``, ``p010le``, ``rgb24``) the planar one of the same codes is
+    meant, but in a pipe of raw frames.
     """
 
     codec: CodecName | None = option(
@@ -114,24 +98,12 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class VideoOptions(OutputOptions):
-    """Options of :func:`clean_video`; further attributes are those of :class:`OutputOptions`.
+    """Options of :func:`clean_video`. InputError for those that do not fit together, or are out of range.
 
-    Attributes:
-        like_input: encode as the source is: its codec (FFV1 for others that lose nothing), profile, and bit rate on
-            average; instead of ``crf``.
-        on_error: what to do with frames that fail.
-        drop: kinds of streams to leave out: ``audio``, ``subtitle``, ``data``, ``attachment``.
-        start, end: seconds from the beginning of the video; only what is shown from ``start`` on and before ``end`` is
-            cleaned, and the result begins at 0.
-        resume: work in segments that are kept in a folder beside the target until it is whole, and go on after the
-            finished ones that are there. A run that was killed and resumed gives the same frames as one that was not,
-            if both are resumable: the encoder begins anew with each segment.
-        skip_dry: leave frames as they are in which ``dry`` sees no rain.
-        segment_seconds: length of a segment.
-        raw: of a source that is a binary stream of frames without any header.
-
-    Raises:
-        InputError: options that do not fit together, or are out of range.
+    like_input: of a source whose codec loses nothing and is not written here, FFV1 is taken. start, end: in seconds
+    from the beginning of the video. resume: the folder of segments lies beside the target. A run that was killed and
+    resumed gives the same frames as one that was not, if both are resumable: the encoder begins anew with each segment.
+    segment_seconds: length of a segment. raw: of a source that is a binary stream of frames without any header.
     """
 
     like_input: bool = option(
@@ -192,14 +164,9 @@ class VideoOptions(OutputOptions):
 
 @dataclass(frozen=True)
 class LiveOptions(OutputOptions):
-    """Options of :func:`clean_live`; further attributes are those of :class:`OutputOptions`.
+    """Options of :func:`clean_live`. InputError for a budget that is not above 0, or a time below 0.
 
-    Attributes:
-        latency: the budget in seconds: a frame that is that late before the engine is asked is left out.
-        give_up: seconds for which a lost source is tried.
-
-    Raises:
-        InputError: a budget that is not above 0, or a time below 0.
+    latency: the budget in seconds. give_up: seconds for which a lost source is tried.
     """
 
     latency: float = option(

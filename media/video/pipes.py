@@ -32,12 +32,7 @@ _SITING_TAGS = {1: "mpeg2", 2: "jpeg", 3: "paldv"}
 
 
 class Incoming:
-    """A pipe that is read from, binary, with ``fileno`` or only with ``read``.
-
-    Attributes:
-        count: bytes read.
-        head: the first of them.
-    """
+    """A pipe that is read from, binary, with ``fileno`` or only with ``read``. count: bytes read. head: the first."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -29,11 +29,8 @@ _ATTACHED_PICTURE = 0x400
 class DecodedFrame:
     """A frame of the video, in the order of presentation.
 
-    Attributes:
-        frame: None where nothing could be decoded.
-        seconds: when it is shown, from the file's time zero; of a frame that could not be decoded, about when.
-        damage: what is wrong with it, or "".
-        dry: whether it needs no cleaning.
+    frame: None where nothing could be decoded. seconds: when it is shown, from the file's time zero; of a frame that
+    could not be decoded, about when. damage: what is wrong with it, or "". dry: whether it needs no cleaning.
     """
 
     frame: VideoFrame | None
@@ -45,10 +42,7 @@ class DecodedFrame:
 class VideoReader:
     """Reads one video. A context manager.
 
-    Attributes:
-        name: for messages.
-        video: the stream that is decoded, the first that is no cover picture.
-        copied: all the others.
+    name: for messages. video: the stream that is decoded, the first that is no cover picture. copied: all the others.
     """
 
     def __init__(self, source: Any, name: str = "", options: Mapping[str, Any] | None = None) -> None:
@@ -203,6 +197,14 @@ class VideoReader:
         if cut:
             return f"the file ends too early, {cut} bytes before the end that it says it has"
         return ""
+
+
+def exact_seconds(item: DecodedFrame | VideoFrame | Packet, *, decoded: bool = False) -> Fraction:
+    """Return when a frame or packet is shown, or a packet decoded, exactly where there is a timestamp."""
+    if isinstance(item, DecodedFrame):
+        return Fraction(item.seconds) if item.frame is None else exact_seconds(item.frame)
+    first, second = (item.dts, item.pts) if decoded else (item.pts, item.dts)
+    return Fraction((second if first is None else first) or 0) * Fraction(item.time_base or 0)
 
 
 def _seconds(ticks: int, time_base: Fraction | None) -> float:

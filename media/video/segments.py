@@ -7,12 +7,12 @@ each. Joined, their packets are those that the encoder gave.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from heapq import merge
@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError, MediaError
 from ...base.files import atomic_write
-from .codecs import Encoding
+from ...base.version import __version__
+from ...engine.runtime import Engine
 from .ffmpeg import close_quietly, ffmpeg_errors
+from .output_file import OutputFile
 from .pixel_formats import convert
-from .reader import DecodedFrame, VideoReader
+from .reader import DecodedFrame, exact_seconds
 from .stages import FrameFailure, Stages
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
-
-    from .writer import VideoWriter
 
 _log = logging.getLogger(__name__)
 _JOB = "job.json"
@@ -42,14 +42,9 @@ _JOB = "job.json"
 class _Finished:
     """A finished segment.
 
-    Attributes:
-        index: of its time.
-        file: its name.
-        size: in bytes.
-        frames: in it.
-        delay: places by which its packets are reordered at most.
-        duration: of the last frame, in ticks.
-        failures: (seconds, message) of frames before its end and after the segment before.
+    index: of its time. file: its name. size: in bytes. frames: in it. delay: places by which its packets are reordered
+    at most. duration: of the last frame, in ticks. failures: (seconds, message) of frames before its end and after the
+    segment before.
     """
 
     index: int
@@ -64,43 +59,29 @@ class _Finished:
 class Segments:
     """A sink that writes segments into a folder, and joins them at the end.
 
-    Attributes:
-        frames: in all of them, those of earlier runs included.
-        earlier: failures of earlier runs.
-        joined: whether the whole file was written.
+    frames: in all of them, those of earlier runs included. earlier: failures of earlier runs. joined: whether the
+    whole file was written.
     """
 
-    def __init__(
-        self,
-        target: Path,
-        seconds: Fraction,
-        job: Mapping[str, Any],
-        reader: VideoReader,
-        first: VideoFrame,
-        encoding: Encoding,
-        header: bytes,
-        whole: Callable[[], contextlib.AbstractContextManager[VideoWriter]],
-        copied: Callable[[], Iterator[Packet]],
-    ) -> None:
+    def __init__(self, output: OutputFile, engine: Engine) -> None:
         """Find the finished segments of the same job.
 
         Args:
-            target: what they are joined into.
-            seconds: of a segment.
-            job: what has to be the same for segments to be of the same video.
-            first: a frame of the video, with the pixel format, size and colours of all.
-            header: of the whole file's video.
-            whole: opens that file.
-            copied: packets that go into it.
+            output: what they are joined into.
 
         Raises:
-            InputError: the folder holds segments of another job, or what is none of ours.
+            InputError: the folder holds segments of another job, or what is none of ours; or the file cannot hold what
+                it is to.
         """
-        self._folder = segments_folder(target)
-        self._seconds, self._reader, self._first = seconds, reader, first
-        self._encoding, self._header = encoding, header
-        self._whole, self._copied = whole, copied
-        self._origin = _seconds(first)
+        self._output, self._first = output, output.form.first
+        self._folder = segments_folder(output.target)
+        self._seconds = Fraction(output.options.segment_seconds)
+        with tempfile.TemporaryDirectory(prefix="derain-engine-") as folder:
+            # Whatever the file cannot hold shows now, and not when all is done.
+            trial = output.begin(Path(folder, output.target.name))
+            self._encoding, self._header = trial.encoding, trial.header
+            trial.close()
+        self._origin = exact_seconds(self._first)
         self._container: Any = None
         self._stream: Any = None
         self._index: int | None = None
@@ -109,7 +90,7 @@ class Segments:
         self._last = self._origin  # when the frame is shown that was written last
         self._stages: Stages | None = None
         self.joined = False
-        self._require_job(job)
+        self._require_job(self._job(engine))
         self._done = self._found()
         self.frames = sum(each.frames for each in self._done)
         self.earlier = [FrameFailure(*failure) for each in self._done for failure in each.failures]
@@ -123,23 +104,22 @@ class Segments:
         last = self._done[-1].index if self._done else None
         for item in items:
             if isinstance(item, DecodedFrame):
-                at = Fraction(item.seconds) if item.frame is None else _seconds(item.frame)
                 # What is damaged before the first whole frame has an index below 0.
-                if last is None or self._index_of(at) > last:
+                if last is None or self._index_of(exact_seconds(item)) > last:
                     yield item
 
     def write(self, frame: VideoFrame) -> None:
         """Write the next frame; raise MediaError where it cannot be encoded or written."""
         from av.video.frame import PictureType
 
-        index = self._index_of(_seconds(frame))
+        index = self._index_of(exact_seconds(frame))
         if index != self._index:
             self._finish_segment()
             self._begin(index)
         frame = convert(frame, self._encoding.pix_fmt)
         frame.pict_type = PictureType.NONE  # the encoder chooses its key frames
         self._sent += 1
-        self._last = _seconds(frame)
+        self._last = exact_seconds(frame)
         self._duration = getattr(frame, "duration", None) or 0
         self._mux(frame)
 
@@ -151,10 +131,10 @@ class Segments:
         self._finish_segment()
         if not self._done:
             return
-        copied = ((_order(packet), packet, False) for packet in self._copied())
+        copied = ((exact_seconds(packet, decoded=True), packet, False) for packet in self._output.copied())
         if self._stages is not None and self._stages.halted:
             copied = takewhile(lambda each: each[0] <= self._last, copied)
-        with self._whole() as writer:
+        with self._output.whole() as writer:
             for _, packet, of_video in merge(self._joined(), copied, key=lambda each: each[0]):
                 (writer.join if of_video else writer.copy)(packet)
             writer.finish()
@@ -175,6 +155,28 @@ class Segments:
         return (seconds - self._origin) // self._seconds
 
     # -- the folder
+
+    def _job(self, engine: Engine) -> dict[str, Any]:
+        """Return what has to be the same for segments to be of the same video."""
+        import av
+
+        options, source = self._output.options, self._output.trim.reader.path
+        assert source is not None
+        status = source.stat()
+        hashes = sorted(str(payload["sha256"]) for payload in engine.manifest.payloads.values())
+        return {
+            "start": str(options.start),
+            "end": str(options.end),
+            "on_error": options.on_error,
+            "pix_fmt": self._output.form.pix_fmt,
+            "skip_dry": options.skip_dry,
+            "tile": str(engine.tile),
+            "source": [source.name, status.st_size, status.st_mtime_ns],
+            "engine": [engine.precision, engine.manifest.backend_version, *hashes],
+            "encoding": [self._encoding.name, self._encoding.pix_fmt, dict(self._encoding.options)],
+            "segment length": str(self._seconds),
+            "version": [__version__, av.__version__],
+        }
 
     def _require_job(self, job: Mapping[str, Any]) -> None:
         note = self._folder / _JOB
@@ -218,7 +220,7 @@ class Segments:
         kept = {"avoid_negative_ts": "disabled"}
         with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be begun"):
             self._container = av.open(os.path.abspath(self._part), "w", container_options=kept)
-            self._stream = self._encoding.add_to(self._container, self._reader, self._first)
+            self._stream = self._encoding.add_to(self._container, self._output.trim.reader, self._first)
             self._container.start_encoding()
         if bytes(self._stream.codec_context.extradata or b"") != self._header:
             raise InputError(
@@ -297,15 +299,6 @@ class Segments:
 def segments_folder(target: Path) -> Path:
     """Return where segments of this file are kept."""
     return target.with_name(f"{target.name}.segments")
-
-
-def _seconds(frame: VideoFrame) -> Fraction:
-    return Fraction(frame.pts or 0) * Fraction(frame.time_base or 0)
-
-
-def _order(packet: Packet) -> Fraction:
-    ticks = packet.dts if packet.dts is not None else packet.pts
-    return Fraction(ticks or 0) * Fraction(packet.time_base or 0)
 
 
 def _delay(times: Sequence[int]) -> int:

@@ -39,9 +39,7 @@ STAGES = ("decode", "to RGB", "engine", "difference", "encode")
 class Source(Protocol):
     """The place that frames come from.
 
-    Attributes:
-        name: for messages.
-        frames: how many there are, or about so; 0 where that is not known.
+    name: for messages. frames: how many there are, or about so; 0 where that is not known.
     """
 
     @property
@@ -82,12 +80,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class FrameFailure:
-    """A frame that is not clean in the result, or not in it.
-
-    Attributes:
-        seconds: its timestamp.
-        message: with file and time.
-    """
+    """A frame that is not clean in the result, or not in it. seconds: its timestamp. message: with file and time."""
 
     seconds: float
     message: str
@@ -97,13 +90,9 @@ class FrameFailure:
 class Cleaned:
     """The outcome for a video.
 
-    Attributes:
-        frames: in the result.
-        seconds: that the work took.
-        failures: in the order of time.
-        busy: seconds that each of STAGES worked, not counting what it waited for the others; they overlap.
-        halted: whether it ended at a frame that failed.
-        dry: frames that were not given to the engine, as there is no rain in them.
+    frames: in the result. seconds: that the work took. failures: in the order of time. busy: seconds that each of
+    STAGES worked, not counting what it waited for the others; they overlap. halted: whether it ended at a frame that
+    failed. dry: frames that were not given to the engine, as there is no rain in them.
     """
 
     frames: int
@@ -286,12 +275,9 @@ class Stages:
                 if not drawn:
                     raise
                 work = drawn.popleft()
-                told = (
-                    "there is not enough memory; use smaller tiles"
-                    if isinstance(error, MemoryError)
-                    else error
-                )
-                if not self._goes_on(work, f"cannot be cleaned: {str(told).rstrip('.')}"):
+                memory = isinstance(error, MemoryError)
+                why = "there is not enough memory; use smaller tiles" if memory else str(error).rstrip(".")
+                if not self._goes_on(work, f"cannot be cleaned: {why}"):
                     return
                 if self._on_error == "passthrough":
                     work.rainy = None

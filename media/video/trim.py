@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from .reader import DecodedFrame, VideoReader
+from .reader import DecodedFrame, VideoReader, exact_seconds
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
@@ -83,7 +83,7 @@ class Trim:
             self.reader.seek(self._start)
         early: list[Packet] | None = [] if self._start is not None else None
         for item in self.reader.read():
-            at = _time(item)
+            at = exact_seconds(item)
             if isinstance(item, DecodedFrame):
                 if self._start is not None and at < self._start:
                     continue
@@ -94,7 +94,7 @@ class Trim:
                 if early is not None and item.frame is not None:
                     self.shift = at
                     until = math.inf if self._end is None else self._end
-                    yield from (self._moved(each) for each in early if at <= _time(each) < until)
+                    yield from (self._moved(each) for each in early if at <= exact_seconds(each) < until)
                     early = None
                 yield self._moved(item)
             elif early is not None:
@@ -107,7 +107,7 @@ class Trim:
         if self._start is not None:
             self.reader.seek(self._start)
         for packet in self.reader.packets():
-            at = _time(packet)
+            at = exact_seconds(packet)
             if self._start is not None and at < self.shift:
                 continue
             if self._end is None or at < self._end:
@@ -129,12 +129,3 @@ class Trim:
         if item.dts is not None:
             item.dts -= ticks
         return item
-
-
-def _time(item: Any) -> Fraction:
-    """Return the time of a frame or packet in seconds, exactly where there is a timestamp."""
-    thing: Any = item.frame if isinstance(item, DecodedFrame) else item
-    if thing is None:
-        return Fraction(item.seconds)
-    ticks = thing.pts if thing.pts is not None else thing.dts
-    return Fraction(ticks or 0) * Fraction(thing.time_base or 0)

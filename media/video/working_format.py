@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 class WorkingFormat:
     """Planes of one pixel format, size and coding.
 
-    Attributes:
-        first: a frame of the video in this form.
-        coding: how its planes stand for colours.
-        piped: FFmpeg's name of the pixel format that frames have in a pipe.
+    first: a frame of the video in this form. coding: how its planes stand for colours. piped: FFmpeg's name of the
+    pixel format that frames have in a pipe.
     """
 
     first: VideoFrame
