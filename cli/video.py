@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, TextIO
@@ -199,7 +199,7 @@ def _clean_live(
     """Clean until it ends or is interrupted; leave with 5 where it ended by itself because something failed."""
     from ..media.video.live import clean_live
 
-    with _interruptible() as stop, _StatusLine() as status:
+    with _interruptible() as stop, _status_line() as status:
         report = clean_live(engine, source, target, options, stop=stop, status=status)
     note(f"{report.line()}: {written}")
     if report.percentiles()[1] > options.latency:
@@ -233,28 +233,22 @@ def _interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _StatusLine:
-    """A line of how it goes: on a terminal one that changes, elsewhere another one now and then."""
+@contextlib.contextmanager
+def _status_line() -> Iterator[Callable[[LiveReport], None]]:
+    """Yield what shows how it goes: on a terminal in one line that changes, elsewhere in another one now and then."""
+    status = ERR.status("Waiting for frames") if ERR.is_terminal else None
+    told = time.monotonic()
 
-    def __init__(self) -> None:
-        self._status = ERR.status("Waiting for frames") if ERR.is_terminal else None
-        self._told = time.monotonic()
-
-    def __enter__(self) -> _StatusLine:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def __call__(self, report: LiveReport) -> None:
+    def show(report: LiveReport) -> None:
+        nonlocal told
         now = time.monotonic()
-        if now - self._told < (_LOGGED if self._status is None else _REFRESH):
+        if now - told < (_LOGGED if status is None else _REFRESH):
             return
-        self._told = now
-        if self._status is None:
+        told = now
+        if status is None:
             note(report.line())
         else:
-            self._status.update(printable(report.line()))
+            status.update(printable(report.line()))
+
+    with status or contextlib.nullcontext():
+        yield show

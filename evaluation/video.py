@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ _Frames = Iterator[tuple[np.ndarray | None, np.ndarray | None, str]]
 def _both(reader: VideoReader, subject: Subject) -> _Frames:
     """Yield (rainy, clean, what is wrong with them) of every frame, H x W x 3 float32; None for a broken one."""
     if subject.remove_rain is not None:
-        yield from _cleaned(reader, subject.remove_rain)
+        for rainy, damage in _rgb(reader):
+            yield rainy, None if rainy is None else subject.remove_rain(rainy), damage
         return
     assert subject.video is not None
     with VideoReader(subject.video) as other:
@@ -113,11 +114,6 @@ def _both(reader: VideoReader, subject: Subject) -> _Frames:
             yield rainy, clean, damage or clean_damage
         if next(cleaned, None) is not None:
             raise InputError(f"{subject.video} goes on after {reader.name}; both need the same frames.")
-
-
-def _cleaned(reader: VideoReader, remove_rain: Callable[[np.ndarray], np.ndarray]) -> _Frames:
-    for rainy, damage in _rgb(reader):
-        yield rainy, None if rainy is None else remove_rain(rainy), damage
 
 
 def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:

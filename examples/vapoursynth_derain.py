@@ -31,9 +31,8 @@ def pad(clip: Any, multiple: int) -> Any:
     right, bottom = -clip.width % multiple, -clip.height % multiple
     if right:
         if right < clip.width:
-            more = core.std.CropAbs(
-                clip, right, clip.height, left=clip.width - 1 - right
-            ).std.FlipHorizontal()
+            strip = core.std.CropAbs(clip, right, clip.height, left=clip.width - 1 - right)
+            more = strip.std.FlipHorizontal()
         else:
             edge = core.std.CropAbs(clip, 1, clip.height, left=clip.width - 1)
             more = core.std.StackHorizontal([edge] * right)

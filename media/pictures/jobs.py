@@ -14,6 +14,8 @@ from pathlib import Path
 from ...base.errors import InputError
 from .images import SUFFIXES, format_of
 
+_KNOWN = ", ".join(SUFFIXES)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -57,7 +59,7 @@ def _find_pictures(inputs: Sequence[str | Path], output: str | Path) -> list[Job
     if not to_folder and len(found) == 1 and not any(Path(argument).is_dir() for argument in inputs):
         if target.suffix == "":
             raise InputError(
-                f"{target} is not a folder and has no suffix; end it in {_known()}, or in / for a folder."
+                f"{target} is not a folder and has no suffix; end it in {_KNOWN}, or in / for a folder."
             )
         jobs = [Job(found[0], target)]
         folder_to_be = target.parent
@@ -78,10 +80,6 @@ def _find_pictures(inputs: Sequence[str | Path], output: str | Path) -> list[Job
     return jobs
 
 
-def _known() -> str:
-    return ", ".join(SUFFIXES)
-
-
 def _expand(argument: str | Path) -> Iterator[Path]:
     path = Path(argument)
     if path.is_dir():
@@ -91,7 +89,7 @@ def _expand(argument: str | Path) -> Iterator[Path]:
             if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
         )
         if not pictures:
-            raise InputError(f"{path} has no pictures in it; pictures end in {_known()}.")
+            raise InputError(f"{path} has no pictures in it; pictures end in {_KNOWN}.")
         yield from pictures
     elif path.exists():
         yield path

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError
-from .options import OutputOptions, VideoOptions
+from .options import VideoOptions
 from .pixel_formats import chroma_siting, side_data
 from .reader import VideoReader
 from .working_format import WorkingFormat
@@ -92,7 +92,7 @@ class Encoding:
 
 
 def choose_encoding(
-    container: str, reader: VideoReader, form: WorkingFormat, options: OutputOptions, frames: int = 0
+    container: str, reader: VideoReader, form: WorkingFormat, options: VideoOptions, frames: int
 ) -> Encoding:
     """Choose what suits a container (FFmpeg's name), frames of a form and the options.
 
@@ -102,19 +102,18 @@ def choose_encoding(
     Raises:
         InputError: the codec cannot hold such frames, or a crf that it does not have.
     """
-    like_input = isinstance(options, VideoOptions) and options.like_input
     suits = choose_codec(container, form.coding.bits, form.coding.rgb)
-    name = options.codec or (like_input and _codec_of(reader)) or suits
+    name = options.codec or (options.like_input and _codec_of(reader)) or suits
     pix_fmt = find_pixel_format(name, form.pix_fmt)
     require_size(name, pix_fmt, *form.size)
     encoder = encoder_options(name, options.crf, form.first, frames)
-    if like_input:
+    if options.like_input:
         encoder |= _profile_of(reader, name)
         rate = _bit_rate_of(reader)
         if rate and CODECS[name].crf is not None:
             encoder.pop("crf", None)
             encoder["b"] = str(rate)
-    if isinstance(options, VideoOptions) and options.resume and name == "h264":
+    if options.resume and name == "h264":
         # Each segment's encoder has to give the same in another process, but what x264's macroblock tree decides
         # depends on what encoders before it left in memory.
         _put(encoder, "x264-params", [*filter(None, [encoder.get("x264-params")]), "mbtree=0"])

@@ -21,14 +21,8 @@ class Ffv1Checksums:
         self._protected = self._lost = False
 
     def damaged(self, packet: bytes, is_key: bool) -> bool:
-        """Say whether the packet, one frame, is not as it was written, or needs one that is not.
-
-        Args:
-            is_key: it needs no other.
-
-        Returns:
-            False where nothing tells.
-        """
+        """Say whether the packet, one frame, is not as it was written, or (unless ``is_key``) needs one that is not;
+        False where nothing tells."""
         whole = _whole(packet)
         self._protected = self._protected or whole
         self._lost = self._protected and (not whole or (self._lost and not is_key))

@@ -18,11 +18,10 @@ import numpy as np
 from ...base.errors import DerainError, InputError, MediaError
 from ...base.files import atomic_write, require_writable
 from ...engine.runtime import Engine
-from .codecs import Encoding, choose_encoding
 from .colour import Scratch
 from .ffmpeg import require_av
 from .live_source import LiveSource, require_live
-from .options import KINDS, LiveOptions
+from .options import KINDS, LiveOptions, VideoOptions
 from .pipes import PipeWriter
 from .pixel_formats import convert
 from .working_format import WorkingFormat
@@ -39,6 +38,9 @@ _STARVED = 1.0
 _TICKS, _APART = 90_000, Fraction(1, 1000)
 #: Frames whose latencies are kept: a camera may run for weeks.
 _REMEMBERED = 10_000
+
+#: A frame, and when it would have come without delay.
+_Taken = tuple["VideoFrame", float]
 
 
 @dataclass
@@ -114,11 +116,11 @@ def clean_live(
     options = replace(options or LiveOptions(), **fields)
     require_live(source)
     stop = stop or threading.Event()
-    if not isinstance(target, str | Path) and (options.codec is not None or options.crf is not None):
-        raise InputError("Frames are not encoded for a pipe: codec and crf are for files.")
     if isinstance(target, str | Path):
         target = Path(target)
         require_writable(target)
+    elif options.codec is not None or options.crf is not None:
+        raise InputError("Frames are not encoded for a pipe: codec and crf are for files.")
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(LiveSource(source, give_up=options.give_up))
         taken = _first(live, stop)
@@ -128,17 +130,14 @@ def clean_live(
         reader, form = live.reader, WorkingFormat.choose(first, live.reader, options)
         if isinstance(target, Path):
             path = stack.enter_context(atomic_write(target))
-
-            def encoding(container: str) -> Encoding:
-                return choose_encoding(container, reader, form, options)
-
-            sink = VideoWriter(path, target, reader, form.first, encoding=encoding, drop=KINDS)
+            sink = VideoWriter(
+                path, target, reader, form, VideoOptions(options.codec, options.crf, drop=KINDS)
+            )
         else:
             sink = PipeWriter(target, options.pipe_format, convert(form.first, form.piped), reader)
         stack.callback(sink.close)
         live.release()
-        report = LiveReport()
-        _Loop(engine, live, sink, form, options.latency, report).run((form.first, came), stop, status)
+        report = _Loop(engine, live, sink, form, options.latency).run((form.first, came), stop, status)
         if report.failure and not report.frames:
             raise MediaError(report.failure)
         try:
@@ -160,24 +159,17 @@ class _Loop:
         sink: VideoWriter | PipeWriter,
         form: WorkingFormat,
         latency: float,
-        report: LiveReport,
     ) -> None:
         self._engine, self._live, self._sink, self._form = engine, live, sink, form
         self._base = Fraction(form.first.time_base or Fraction(1, _TICKS))
-        self._latency, self._report = latency, report
-        self._scratch = Scratch()
+        self._latency, self._report, self._scratch = latency, LiveReport(), Scratch()
         self._apart = max(math.ceil(_APART / self._base), 1)
         self._last_ticks = -self._apart
 
-    def run(
-        self,
-        taken: tuple[VideoFrame, float] | None,
-        stop: threading.Event,
-        status: Callable[[LiveReport], None],
-    ) -> None:
+    def run(self, first: _Taken, stop: threading.Event, status: Callable[[LiveReport], None]) -> LiveReport:
         report, live = self._report, self._live
-        assert taken is not None
-        began, wrote = taken[1], 0.0
+        taken: _Taken | None = first
+        began, wrote = first[1], 0.0
         while not stop.is_set() and not (taken is None and live.ended):
             if taken is not None:
                 frame, came = taken
@@ -189,13 +181,14 @@ class _Loop:
                     report.latencies.append(wrote - came)
                     report.frames += 1
                 elif report.failure:
-                    return
+                    break
                 else:
                     report.late += 1
                 report.received, report.replaced = live.received, live.replaced
                 report.reconnections, report.seconds = live.reconnections, time.monotonic() - began
                 status(report)
             taken = live.take(_LOOK)
+        return report
 
     def _written(self, frame: VideoFrame, seconds: float) -> bool:
         """Write as :meth:`_write` does; what fails is told in the report, so that hours of video before it stay."""
@@ -222,7 +215,7 @@ class _Loop:
         return True
 
 
-def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float] | None:
+def _first(live: LiveSource, stop: threading.Event) -> _Taken | None:
     """Return the first frame and when it came; None where it is stopped before."""
     until = time.monotonic() + _FIRST_FRAME
     while time.monotonic() < until and not stop.is_set() and not live.ended:

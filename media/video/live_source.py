@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
 import sys
 import threading
@@ -78,12 +78,8 @@ class LiveSource:
         self._thread.join(_SILENCE + 1)
 
     def take(self, timeout: float) -> tuple[VideoFrame, float] | None:
-        """Take the newest frame that was not taken yet.
-
-        Returns:
-            The frame, and when it would have come without delay, in seconds of ``time.monotonic``; None where none
-            comes in ``timeout`` seconds.
-        """
+        """Take the newest frame that was not taken yet, and when it would have come without delay, in seconds of
+        ``time.monotonic``; None where none comes in ``timeout`` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._ended, timeout)
             newest, self._newest = self._newest, None
@@ -164,12 +160,5 @@ class LiveSource:
 
 def require_live(source: str) -> None:
     """Raise InputError for a file, which is no live source."""
-    if not is_url(source):
-        with contextlib.suppress(OSError):
-            import stat
-            from pathlib import Path
-
-            if stat.S_ISREG(Path(source).stat().st_mode):
-                raise InputError(
-                    f"{source} is a file, of which no frame has to be left out; do without --live."
-                )
+    if not is_url(source) and os.path.isfile(source):
+        raise InputError(f"{source} is a file, of which no frame has to be left out; do without --live.")

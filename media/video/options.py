@@ -20,8 +20,6 @@ PipeFormat = Literal["y4m", "rawvideo"]
 OnError = Literal["stop", "skip", "passthrough"]
 #: Kinds of streams that are copied.
 KINDS = ("audio", "subtitle", "data", "attachment")
-#: Length of the segments of a resumable run: as often as encoders put a key frame by themselves.
-SEGMENT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,9 @@ def parse_moment(text: str) -> Fraction:
     """Return the seconds of ``90``, ``1:30`` or ``0:01:30.5``; raise ValueError for anything else."""
     if not re.fullmatch(r"(?:(?:[0-9]+:)?[0-9]+:)?[0-9]+(?:\.[0-9]+)?", text):
         raise ValueError(f"{text!r} is no time; write seconds, or h:mm:ss such as 0:01:30.5.")
-    seconds = Fraction(0)
-    for part in text.split(":"):
-        seconds = 60 * seconds + Fraction(part)
-    return seconds
+    return sum(
+        (60**place * Fraction(part) for place, part in enumerate(reversed(text.split(":")))), Fraction()
+    )
 
 
 def _parse_milliseconds(text: str) -> float:
@@ -142,7 +139,7 @@ class VideoOptions(OutputOptions):
         help="Frames in which a cheap detector sees no rain are left as they are, which saves the network's work. It "
         "would rather clean a dry frame than leave a rainy one.",
     )
-    segment_seconds: float = SEGMENT_SECONDS
+    segment_seconds: float = 10.0  # as often as encoders put a key frame by themselves
     raw: RawFrames | None = None
 
     def __post_init__(self) -> None:

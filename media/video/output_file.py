@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...base.files import atomic_write
-from .codecs import choose_encoding
 from .options import VideoOptions
 from .reader import VideoReader
 from .trim import Trim
@@ -31,17 +30,9 @@ class OutputFile:
 
     def begin(self, path: Path) -> VideoWriter:
         """Begin the file under a name that is not yet its own; errors are those of :class:`VideoWriter`."""
-        reader = self.trim.reader
+        trim = self.trim
         return VideoWriter(
-            path,
-            self.target,
-            reader,
-            self.form.first,
-            encoding=lambda container: choose_encoding(
-                container, reader, self.form, self.options, self.trim.frames
-            ),
-            drop=self.options.drop,
-            chapters=self.trim.chapters(),
+            path, self.target, trim.reader, self.form, self.options, trim.frames, trim.chapters()
         )
 
     @contextlib.contextmanager

@@ -32,12 +32,10 @@ def convert(frame: VideoFrame, pix_fmt: str) -> VideoFrame:
     if frame.format.name == pix_fmt:
         return frame
     require_pixel_format(pix_fmt)
-    full = frame.format.name.startswith("yuvj") or frame.color_range == 2
     if frame.format.is_rgb or pix_fmt.startswith("gbr"):
         return frame.reformat(format=pix_fmt)
-    converted = frame.reformat(
-        format=pix_fmt, src_color_range=2 if full else 1, dst_color_range=2 if full else 1
-    )
+    kept = 2 if frame.format.name.startswith("yuvj") or frame.color_range == 2 else 1
+    converted = frame.reformat(format=pix_fmt, src_color_range=kept, dst_color_range=kept)
     if frame.width % 2 and {frame.format.name, pix_fmt} == {"p010le", "yuv420p10le"}:
         _rewrite_p010(frame, converted)
     return converted
@@ -49,7 +47,7 @@ def _rewrite_p010(frame: VideoFrame, converted: VideoFrame) -> None:
     At odd widths swscale leaves out the last column of chroma and, now and then, gets whole lines of luma wrong.
     """
     packed, planar = (frame, converted) if frame.format.name == "p010le" else (converted, frame)
-    lines = [np.frombuffer(cast(Any, plane), np.uint16).reshape(plane.height, -1) for plane in packed.planes]
+    lines = [_lines(plane, np.uint16) for plane in packed.planes]
     luma, *chroma = planes(planar, np.uint16)
     height, width = chroma[0].shape
     pairs = lines[1][:height, : 2 * width]
@@ -71,13 +69,11 @@ def planar_form(pix_fmt: str) -> str:
 
 def planes(frame: VideoFrame, sample: type[np.unsignedinteger]) -> list[np.ndarray]:
     """Return views of the frame's planes, without the bytes between their lines."""
-    size = np.dtype(sample).itemsize
-    return [
-        np.frombuffer(cast(Any, plane), sample).reshape(plane.height, plane.line_size // size)[
-            :, : plane.width
-        ]
-        for plane in frame.planes
-    ]
+    return [_lines(plane, sample)[:, : plane.width] for plane in frame.planes]
+
+
+def _lines(plane: Any, sample: type[np.unsignedinteger]) -> np.ndarray:
+    return np.frombuffer(plane, sample).reshape(plane.height, -1)
 
 
 def side_data(frame: VideoFrame, kind: str) -> bytes:

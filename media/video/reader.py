@@ -89,10 +89,7 @@ class VideoReader:
     @property
     def frames(self) -> int:
         """The number that the video is said to have, or about so by its length; 0 where neither is known."""
-        if self.video.frames:
-            return self.video.frames
-        length = self.seconds
-        return round(length * (self.video.average_rate or 0)) if length else 0
+        return self.video.frames or round(self.seconds * (self.video.average_rate or 0))
 
     @property
     def seconds(self) -> float:

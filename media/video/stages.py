@@ -63,19 +63,15 @@ class Sink(Protocol):
 
     def write(self, frame: VideoFrame) -> None:
         """Write the next frame, which nobody changes any more; raise MediaError where that cannot be done."""
-        ...
 
     def copy(self, packet: Packet) -> None:
         """Take a packet of another stream of the source, or leave it out."""
-        ...
 
     def finish(self) -> None:
         """Finish after the last frame; raise MediaError where not all of them are in the result."""
-        ...
 
     def close(self) -> None:
         """Let go of everything, finished or not; may be called twice."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -245,10 +241,8 @@ class Stages:
             sizes = "{}x{} instead of {}x{}".format(frame.width, frame.height, *self._form.size)
             return _Work(DecodedFrame(None, decoded.seconds), damage=f"it has another size, {sizes}")
         if last is not None and frame.pts is not None and frame.pts <= last:
-            return _Work(
-                DecodedFrame(None, decoded.seconds),
-                damage="its timestamp is not after that of the frame before",
-            )
+            why = "its timestamp is not after that of the frame before"
+            return _Work(DecodedFrame(None, decoded.seconds), damage=why)
         decoded = DecodedFrame(frame, decoded.seconds, decoded.damage, decoded.dry)
         if decoded.damage or decoded.dry:
             return _Work(decoded, damage=decoded.damage)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...base.errors import InputError, MediaError
-from .codecs import Encoding, holds_hdr
+from .codecs import choose_encoding, holds_hdr
 from .ffmpeg import close_quietly, ffmpeg_errors
+from .options import VideoOptions
 from .pixel_formats import convert, side_data
 from .reader import VideoReader
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -52,10 +54,9 @@ class VideoWriter:
         path: Path,
         target: Path,
         reader: VideoReader,
-        first: VideoFrame,
-        *,
-        encoding: Callable[[str], Encoding],
-        drop: Collection[str],
+        form: WorkingFormat,
+        options: VideoOptions,
+        frames: int = 0,
         chapters: Sequence[Chapter] = (),
     ) -> None:
         """Write the header.
@@ -63,9 +64,8 @@ class VideoWriter:
         Args:
             path: written to.
             target: its name later, for messages.
-            first: a frame of the video, with the pixel format, size and colours of all.
-            encoding: from FFmpeg's name of the container.
-            drop: kinds of streams that are left out.
+            form: of the frames.
+            frames: how many there are, 0 if that is not known.
 
         Raises:
             InputError: a container that is not known, or cannot hold the codec or one of the streams; a crf out of
@@ -78,20 +78,17 @@ class VideoWriter:
         self.frames = 0
         self._sent = 0
         metadata = {k: v for k, v in reader.container.metadata.items() if k.lower() not in _OF_THE_FILE}
-        options = _container_options(target, metadata)
-        with ffmpeg_errors(
-            InputError, f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
-        ):
-            self._container: OutputContainer = av.open(os.path.abspath(path), "w", container_options=options)
+        flags = _container_options(target, metadata)
+        unknown = f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
+        with ffmpeg_errors(InputError, unknown):
+            self._container: OutputContainer = av.open(os.path.abspath(path), "w", container_options=flags)
         try:
             _require_timestamps(self._container, target)
             self._container.metadata.update(metadata)
-            self.encoding = encoding(self._container.format.name)
-            self._add_video(reader, first)
-            self._copies: dict[int, Stream] = {}
-            for stream in reader.copied:
-                if stream.type not in drop:
-                    self._copies[stream.index] = self._add_copy(stream)
+            self.encoding = choose_encoding(self._container.format.name, reader, form, options, frames)
+            self._add_video(reader, form.first)
+            copied = [stream for stream in reader.copied if stream.type not in options.drop]
+            self._copies: dict[int, Stream] = {stream.index: self._add_copy(stream) for stream in copied}
             if chapters:
                 self._container.set_chapters(list(chapters))
             advice = (
@@ -106,9 +103,8 @@ class VideoWriter:
 
     def _add_video(self, reader: VideoReader, first: VideoFrame) -> None:
         name, source = self.encoding.name, reader.video
-        with ffmpeg_errors(
-            InputError, f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
-        ):
+        refused = f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
+        with ffmpeg_errors(InputError, refused):
             stream = self.encoding.add_to(self._container, reader, first)
         if name == "h265" and self._container.format.name in _MP4_FAMILY:
             stream.codec_context.codec_tag = "hvc1"  # which Apple's players insist on
@@ -123,11 +119,8 @@ class VideoWriter:
 
     def _warn_of_aspect(self, ratio: Fraction | None, codec: str) -> None:
         # Matroska's own field for it is out of PyAV's reach, so it has to be in the codec's headers.
-        if (
-            self._container.format.name in _MATROSKA
-            and codec not in _HOLD_ASPECT
-            and ratio not in (None, 0, 1)
-        ):
+        held = self._container.format.name not in _MATROSKA or codec in _HOLD_ASPECT
+        if not held and ratio not in (None, 0, 1):
             _log.warning(
                 "%s is written without the source's sample aspect ratio of %s; .mp4 or --codec h264 keeps it.",
                 self._target,
