@@ -157,6 +157,12 @@ def test_times_that_are_none(cli: Cli, clip: Path, time: str) -> None:
     assert (done.code, "is no time" in done.err) == (2, True), done.err
 
 
+@pytest.mark.parametrize("latency", ["0.5", "soon"])
+def test_latencies_that_are_none(cli: Cli, latency: str) -> None:
+    done = cli("video", "rtsp://camera/live", "-o", "out.mkv", "--latency-ms", latency)
+    assert (done.code, "is not a number of milliseconds" in done.err) == (2, True), done.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["rtsp://camera/live", "--resume"], ["-", "--live"], ["tcp://127.0.0.1:1", "--start", "1"]],

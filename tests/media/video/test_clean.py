@@ -13,6 +13,7 @@ import pytest
 from derain_engine.base.errors import InputError, MediaError
 from derain_engine.media.video.clean import clean_video
 from derain_engine.media.video.colour import coding_of, yuv_from_rgb
+from derain_engine.media.video.options import VideoOptions
 from derain_engine.media.video.pixel_formats import side_data
 
 from ..clips import engine, make_clip, random_frame, read
@@ -129,10 +130,9 @@ def test_hdr_mastering_data_are_kept(tmp_path: Path) -> None:
 
 
 def test_frames_can_be_converted_first(tmp_path: Path, clip: Path) -> None:
+    options = VideoOptions(codec="prores", drop=("subtitle",))
     with engine() as runs:
-        clean_video(
-            runs, clip, tmp_path / "out.mov", codec="prores", pix_fmt="yuv422p10le", drop=["subtitle"]
-        )
+        clean_video(runs, clip, tmp_path / "out.mov", options, pix_fmt="yuv422p10le")
     assert read(tmp_path / "out.mov").video["pix_fmt"] == "yuv422p10le"
 
 
