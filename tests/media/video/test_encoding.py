@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import av
 import cv2
@@ -13,6 +13,8 @@ import pytest
 
 from derain_engine.base.errors import InputError, MediaError
 from derain_engine.media.video.clean import clean_video
+from derain_engine.media.video.codecs import CODECS
+from derain_engine.media.video.options import CodecName
 from derain_engine.media.video.pixel_formats import side_data
 
 from ..clips import engine, make_clip, random_frame, read
@@ -185,3 +187,7 @@ def test_data_that_the_container_cannot_hold_is_refused_by_name(tmp_path: Path, 
     with engine() as runs:
         clean_video(runs, with_data, tmp_path / "out.mkv", drop=["data"])
     assert read(tmp_path / "out.mkv").packets == {}
+
+
+def test_every_codec_that_can_be_named_has_an_encoder() -> None:
+    assert set(get_args(CodecName)) == set(CODECS)
