@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .media.pictures.clean import clean_pictures
     from .media.video.clean import clean_video
+    from .media.video.options import VideoOptions
 else:
     # Hidden from type checkers, which would take a module's __getattr__ as leave for any name whatever.
     _HOMES = {
         "DerainError": "base.errors",
         "Engine": "engine.runtime",
+        "VideoOptions": "media.video.options",
         "__version__": "base.version",
         "build": "engine.build",
         "clean_pictures": "media.pictures.clean",
@@ -55,6 +57,7 @@ else:
 __all__ = [
     "DerainError",
     "Engine",
+    "VideoOptions",
     "__version__",
     "build",
     "clean_pictures",

@@ -1,5 +1,7 @@
-"""The programs at both ends of a pipe under test, as processes of their own: ``feed WIDTH HEIGHT FRAMES`` writes random
-8-bit 4:2:0 frames as YUV4MPEG2, ``drain`` reads whatever comes and drops it."""
+"""The programs at both ends of a pipe under test, as processes of their own.
+
+``feed WIDTH HEIGHT FRAMES`` writes random 8-bit 4:2:0 frames as YUV4MPEG2, ``drain`` reads whatever comes and drops it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ _FRAMES = 4
 
 
 def start(what: str, *numbers: int) -> subprocess.Popen[bytes]:
-    """One of the two, with its end of the pipe as ``stdout`` or ``stdin``."""
+    """Start one of the two, with its end of the pipe as ``stdout`` or ``stdin``."""
     command = [sys.executable, "-m", __name__, what, *map(str, numbers)]
     feeds = what == "feed"
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""How fast video goes through: the way around an engine, through pipes, and an engine on a rainy clip."""
+"""Measurements of how fast video goes through pipes around an engine, and through an engine on a rainy clip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..engine import environment
 from ..engine.bundle import Manifest
 from ..engine.runtime import Engine, load
 from ..media.video.clean import clean_video
-from ..media.video.reader import require_av
+from ..media.video.ffmpeg import require_av
 from ..media.video.stages import STAGES, Cleaned
 from ..samples.rain import Streaks, render_streaks
 from . import pipe_ends
@@ -36,7 +36,7 @@ _RAIN = (
 
 
 @dataclass(frozen=True)
-class Row:
+class VideoRow:
     """One video through one engine.
 
     name: of the engine, or what stands in for one. through: ``pipes`` (YUV4MPEG2 from and to other processes) or
@@ -67,22 +67,24 @@ class Row:
 
 @dataclass(frozen=True)
 class VideoBenchmark:
-    """rows: first the plumbing. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the
-    run."""
+    """The result of ``bench video``.
 
-    rows: tuple[Row, ...]
+    rows: first the plumbing. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the run.
+    """
+
+    rows: tuple[VideoRow, ...]
     environment: dict[str, Any]
     command: str
     date: str
 
     def to_json(self) -> dict[str, Any]:
-        """With what tells it from other results."""
+        """Return it as JSON takes it, with what tells it from other results."""
         return {"kind": "video", **asdict(self)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> VideoBenchmark:
-        """Raises KeyError or TypeError for anything but what :meth:`to_json` gave."""
-        rows = tuple(Row(**row) for row in record["rows"])
+        """Read what :meth:`to_json` gave; raise KeyError or TypeError for anything else."""
+        rows = tuple(VideoRow(**row) for row in record["rows"])
         return cls(rows, record["environment"], record["command"], record["date"])
 
 
@@ -90,7 +92,7 @@ HEADS = ("Engine", "Runs in", "Through", "Frame", "Frames/s", "Slowest", "Wanted
 
 
 def cells(result: VideoBenchmark) -> list[list[str]]:
-    """The rows in words, under HEADS; stages in milliseconds a frame."""
+    """Return the rows in words, under HEADS; stages in milliseconds a frame."""
     return [
         [
             row.name,
@@ -106,7 +108,7 @@ def cells(result: VideoBenchmark) -> list[list[str]]:
     ]
 
 
-class Standing:
+class StandInSession:
     """A session that stands in for an engine: gives frames back as they are, after ``milliseconds`` of sleep."""
 
     precision = "none"
@@ -129,7 +131,7 @@ class Standing:
 
 
 def stand_in(milliseconds: float) -> Engine:
-    """An engine that takes that long for a frame, whatever the frame, and changes nothing."""
+    """Make an engine that takes that long for a frame, whatever the frame, and changes nothing."""
     manifest = Manifest(
         architecture="none",
         config={},
@@ -148,7 +150,7 @@ def stand_in(milliseconds: float) -> Engine:
         verification={},
         derain_engine="",
     )
-    return Engine(cast(Any, Standing(milliseconds)), manifest, tile=0)
+    return Engine(cast(Any, StandInSession(milliseconds)), manifest, tile=0)
 
 
 def bench_video(
@@ -164,8 +166,13 @@ def bench_video(
 ) -> VideoBenchmark:
     """Measure the plumbing, then the engine.
 
-    engine: a file; None for the plumbing alone. name: for the engine. seconds, size (height, width): of the rainy clip.
-    threads: CPU threads of the engine, None for all.
+    Args:
+        engine: a file; None for the plumbing alone.
+        name: of the engine in the result.
+        seconds, size: length, and height and width in pixels, of the rainy clip.
+        runs: of each; the rate is their median.
+        threads: CPU threads of the engine, None for all.
+        command: that asked for it, for the result.
 
     Raises:
         BackendUnavailable: PyAV is not installed, or scikit-image, whose photograph the clip is made of.
@@ -180,7 +187,7 @@ def bench_video(
         progress(f"{label}, {height}x{width}", 0.0)
         with stand_in(milliseconds) as stands:
             found = [_through_pipes(stands, height, width) for _ in range(runs)]
-        rows.append(_row(found, name=label, through="pipes", height=height, width=width, wanted=wanted))
+        rows.append(_row(found, label, "pipes", (height, width), wanted))
     if engine is not None:
         with tempfile.TemporaryDirectory(prefix="derain-engine-bench-") as folder:
             clip = Path(folder, "rainy.mp4")
@@ -189,19 +196,19 @@ def bench_video(
             with load(engine, mode="throughput", threads=threads) as loaded:
                 loaded.warmup(*size)
                 found = [_through_files(loaded, clip, progress) for _ in range(runs)]
-                manifest, precision = loaded.manifest, loaded.precision
-        about = {"backend": manifest.backend, "precision": precision, "threads": count}
-        rows.append(
-            _row(found, name=name or engine.name, through="files", height=size[0], width=size[1], **about)
-        )
+                rows.append(_row(found, name or engine.name, "files", size, engine=loaded, threads=count))
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return VideoBenchmark(tuple(rows), environment.of_measurement(), command, date)
 
 
 def make_rainy_clip(path: Path, size: tuple[int, int], frames: int) -> Path:
-    """A photograph (CC0, of scikit-image) in rain that falls at two depths, as H.264 with 25 frames a second.
+    """Write a photograph (CC0, of scikit-image) in rain that falls at two depths, as H.264 with 25 frames a second.
 
-    size: height and width, even. Raises BackendUnavailable: scikit-image is not installed.
+    Args:
+        size: height and width, even.
+
+    Raises:
+        BackendUnavailable: scikit-image is not installed.
     """
     try:
         from skimage import data
@@ -273,21 +280,26 @@ def _require_whole(done: Cleaned, frames: int) -> None:
 
 def _row(
     found: list[_Run],
-    *,
     name: str,
     through: str,
-    height: int,
-    width: int,
+    size: tuple[int, int],
     wanted: float | None = None,
-    backend: str | None = None,
-    precision: str | None = None,
+    engine: Engine | None = None,
     threads: int | None = None,
-) -> Row:
+) -> VideoRow:
     rates = [run.rate for run in found]
     middle = statistics.median_low(rates)
     run = found[rates.index(middle)]
-    return Row(
-        *(name, through, backend, precision, height, width, threads, run.done.frames, len(found)),
+    return VideoRow(
+        name=name,
+        through=through,
+        backend=None if engine is None else engine.manifest.backend,
+        precision=None if engine is None else engine.precision,
+        height=size[0],
+        width=size[1],
+        threads=threads,
+        frames=run.done.frames,
+        runs=len(found),
         frames_per_second=middle,
         slowest=min(rates),
         wanted=wanted,

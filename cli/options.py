@@ -18,7 +18,8 @@ def with_options(**kinds: type[Any]) -> Callable[[Callable[..., None]], Callable
 
     Args:
         kinds: by the verb's parameter, the dataclass (fields declared by :func:`base.options.option`) that it gets an
-            object of. What the dataclass refuses reaches the user as its InputError.
+            object of. What the dataclass refuses reaches the user as its InputError. A field that several of them
+            have from one base is one option.
     """
     return _expanding(kinds, lambda kind, given: kind(**given), all_given=True)
 
@@ -37,7 +38,8 @@ def _expanding(
         parameters: list[inspect.Parameter] = []
         for name, parameter in signature.parameters.items():
             if name in kinds:
-                parameters += _parameters(kinds[name], all_given)
+                known = {each.name for each in parameters}
+                parameters += [each for each in _parameters(kinds[name], all_given) if each.name not in known]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -45,7 +47,7 @@ def _expanding(
         def command(**given: Any) -> None:
             objects = {}
             for name, kind in kinds.items():
-                values = {each.name: given.pop(each.name) for each in _options(kind)}
+                values = {each.name: given[each.name] for each in _options(kind)}
                 tuples = {each.name for each in _options(kind) if _many(_hints(kind)[each.name]) is not None}
                 values = {
                     key: tuple(value or ()) if key in tuples else value
@@ -53,7 +55,7 @@ def _expanding(
                     if all_given or value not in (None, [], ())
                 }
                 objects[name] = make(kind, values)
-            verb(**given, **objects)
+            verb(**{name: given[name] for name in signature.parameters if name not in kinds}, **objects)
 
         command.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
         command.__annotations__ = {each.name: each.annotation for each in parameters}

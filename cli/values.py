@@ -78,16 +78,6 @@ def rate(text: str) -> Fraction:
     return value
 
 
-def moment(text: str) -> Fraction:
-    """Seconds of ``90``, ``1:30`` or ``0:01:30.5``. Raises typer.BadParameter for anything else."""
-    if not re.fullmatch(r"(?:(?:[0-9]+:)?[0-9]+:)?[0-9]+(?:\.[0-9]+)?", text):
-        raise typer.BadParameter(f"{text!r} is no time; write seconds, or h:mm:ss such as 0:01:30.5.")
-    seconds = Fraction(0)
-    for part in text.split(":"):
-        seconds = 60 * seconds + Fraction(part)
-    return seconds
-
-
 def tile_side(text: str) -> Literal["auto"] | int:
     """``auto``, 0 or a number of pixels. Raises typer.BadParameter for anything else."""
     if text == "auto":

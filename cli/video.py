@@ -1,20 +1,33 @@
-"""``video``: a video through an engine, from file to file or through pipes."""
+"""The verb ``video``: a video through an engine, from file to file, through pipes, or live."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
-from typing import Annotated, Any, BinaryIO, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, TextIO
 
 import typer
 
+from ..media.video.options import LiveOptions, RawFrames, VideoOptions
+from .options import with_options
 from .progress import progress_bar
-from .terminal import note
-from .values import Size, Trust, moment, rate, tile_side, width_and_height
-from .video_live import run_live
+from .terminal import ERR, note, printable
+from .values import Size, Trust, rate, tile_side, width_and_height
+
+if TYPE_CHECKING:
+    from ..engine.runtime import Engine
+    from ..media.video.live import LiveReport
 
 #: Failed frames that are named one by one.
 _NAMED = 10
+#: Seconds between two status lines, on a terminal and where they go into a log.
+_REFRESH, _LOGGED = 0.5, 10.0
 
 _EXAMPLES = """Examples:
 
@@ -34,10 +47,13 @@ derain-engine video - -o - --size 1280x720 --fps 25 --pix-fmt nv12 --format rawv
 
 
 def register(app: typer.Typer) -> None:
-    app.command("video", epilog=_EXAMPLES)(_video)
+    app.command("video", epilog=_EXAMPLES)(
+        with_options(options=VideoOptions, live_options=LiveOptions)(_video)
+    )
 
 
 def _video(
+    *,
     source: Annotated[
         str,
         typer.Argument(
@@ -64,34 +80,7 @@ def _video(
             help="An engine file, or the name of shipped weights, whose engine is built at the first use and kept.",
         ),
     ] = "sid-lite",
-    codec: Annotated[
-        Literal["h264", "h265", "av1", "vp9", "prores", "ffv1"] | None,
-        typer.Option(
-            help="By default h264 for 8 bits and h265 for more, vp9 or av1 in .webm, ffv1 for RGB. ffv1 is lossless.",
-        ),
-    ] = None,
-    crf: Annotated[
-        int | None,
-        typer.Option(
-            help="Quality, smaller is better: 16 for h264 and h265, 20 for av1 and vp9 unless given."
-        ),
-    ] = None,
-    like_input: Annotated[
-        bool,
-        typer.Option(
-            "--like-input",
-            help="Encode with the input's codec, profile and, on average, bit rate; of codecs that are not written "
-            "here, the bit rate alone.",
-        ),
-    ] = False,
-    pix_fmt: Annotated[
-        str | None,
-        typer.Option(
-            help="Convert frames to this pixel format first, such as yuv422p10le; else they keep theirs. Raw frames on "
-            "standard output are written in it, nv12 and p010le included. Of raw frames on standard input: the format "
-            "that they have."
-        ),
-    ] = None,
+    options: VideoOptions,
     size: Annotated[
         Size | None,
         typer.Option(
@@ -106,53 +95,6 @@ def _video(
             parser=rate, metavar="N", help="Frames a second of raw frames, such as 25 or 30000/1001."
         ),
     ] = None,
-    pipe_format: Annotated[
-        Literal["y4m", "rawvideo"],
-        typer.Option(
-            "--format",
-            help="What is written to standard output: frames with a header, or nothing but frames.",
-        ),
-    ] = "y4m",
-    on_error: Annotated[
-        Literal["stop", "skip", "passthrough"],
-        typer.Option(
-            help="At a broken frame, or one that cannot be cleaned: end the output before it, leave it out, or write "
-            "it unclean.",
-        ),
-    ] = "stop",
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="audio|subtitle|data|attachment", help="Leave these streams out; may be repeated."
-        ),
-    ] = None,
-    start: Annotated[
-        Fraction | None,
-        typer.Option(
-            parser=moment, metavar="TIME", help="Begin there, in seconds or h:mm:ss; the output begins at 0."
-        ),
-    ] = None,
-    end: Annotated[
-        Fraction | None,
-        typer.Option(parser=moment, metavar="TIME", help="End before that time of the input."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Work in segments of 10 s, kept in OUT.segments until OUT is whole; after an interruption, even a "
-            "kill, the same command goes on after the last finished one, and gives the same frames as an "
-            "uninterrupted run with --resume, which cuts the same segments.",
-        ),
-    ] = False,
-    skip_dry: Annotated[
-        bool,
-        typer.Option(
-            "--skip-dry",
-            help="Frames in which a cheap detector sees no rain are left as they are, which saves the network's work. "
-            "It would rather clean a dry frame than leave a rainy one.",
-        ),
-    ] = False,
     live: Annotated[
         bool,
         typer.Option(
@@ -161,16 +103,7 @@ def _video(
             "picture is written. So are URLs taken, without being asked.",
         ),
     ] = False,
-    latency_ms: Annotated[
-        float,
-        typer.Option(
-            min=1, help="Live: frames that are later than this before the engine is asked are left out."
-        ),
-    ] = 500,
-    reconnect: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="Live: try for so long to get a lost source back."),
-    ] = 60,
+    live_options: LiveOptions,
     tile: Annotated[
         str,
         typer.Option(
@@ -199,26 +132,24 @@ def _video(
     from ..engine.runtime import load
     from ..engine.shipped import find_engine
     from ..media.video.clean import clean_video
+    from ..media.video.ffmpeg import require_av
     from ..media.video.live_source import is_url
-    from ..media.video.pipes import RawFrames
-    from ..media.video.reader import require_av
 
     side = tile_side(tile)
     require_av()
     live = live or is_url(source)
-    whole = (like_input, size, fps, on_error != "stop", drop, start, end, resume, skip_dry)
-    if live and (source == "-" or any(whole)):
+    if live and (source == "-" or size is not None or fps is not None or not _suits_live(options)):
         raise typer.BadParameter(
             "Of a live source, which is not -, only frames are written: --like-input, --size, --fps, --on-error, "
             "--drop, --start, --end, --resume and --skip-dry are for files and pipes."
         )
-    raw = None
     if size is not None or fps is not None:
-        if source != "-" or size is None or fps is None or pix_fmt is None:
+        if source != "-" or size is None or fps is None or options.pix_fmt is None:
             raise typer.BadParameter(
                 "Raw frames are read from - and need all of --size, --fps and --pix-fmt."
             )
-        raw = RawFrames(size.width, size.height, fps, pix_fmt)
+        raw = RawFrames(size.width, size.height, fps, options.pix_fmt)
+        options = replace(options, raw=raw, pix_fmt=None)
     incoming = _piped(sys.stdin, "INPUT") if source == "-" else source
     outgoing = _piped(sys.stdout, "OUT") if output == "-" else output
     written = "standard output" if output == "-" else output
@@ -230,32 +161,13 @@ def _video(
         )
     with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
         if live:
-            options: Any = {"codec": codec, "crf": crf, "pix_fmt": pix_fmt, "pipe_format": pipe_format}
-            run_live(loaded, source, outgoing, written, latency_ms, give_up=reconnect, **options)
+            _clean_live(loaded, source, outgoing, live_options, written)
             return
         with progress_bar() as progress:
-            done = clean_video(
-                loaded,
-                incoming,
-                outgoing,
-                codec=codec,
-                crf=crf,
-                like_input=like_input,
-                pix_fmt=None if raw else pix_fmt,
-                on_error=on_error,
-                drop=drop or (),
-                raw=raw,
-                pipe_format=pipe_format,
-                start=start,
-                end=end,
-                resume=resume,
-                skip_dry=skip_dry,
-                progress=progress,
-            )
-    note(
-        f"{done.frames} frames in {done.seconds:.1f} s, {done.frames / max(done.seconds, 1e-9):.3g} fps: {written}"
-    )
-    if skip_dry:
+            done = clean_video(loaded, incoming, outgoing, options, progress=progress)
+    speed = done.frames / max(done.seconds, 1e-9)
+    note(f"{done.frames} frames in {done.seconds:.1f} s, {speed:.3g} fps: {written}")
+    if options.skip_dry:
         saved = f", which saved about {done.saved:.1f} s" if done.saved else ""
         note(f"{done.dry} of them were dry and are as they were{saved}.")
     if not done.failures:
@@ -269,8 +181,74 @@ def _video(
     raise typer.Exit(5)
 
 
+def _suits_live(options: VideoOptions) -> bool:
+    """Say whether nothing was asked for that only files and pipes have."""
+    return replace(options, codec=None, crf=None, pix_fmt=None, pipe_format="y4m") == VideoOptions()
+
+
 def _piped(stream: TextIO, what: str) -> BinaryIO:
-    """Raises typer.BadParameter for a terminal, which has no video and shows none."""
+    """Return a pipe's bytes. Raise typer.BadParameter for a terminal, which has no video and shows none."""
     if stream.isatty():
         raise typer.BadParameter(f"{what} is -, and that is a terminal; put a pipe or a file there.")
     return stream.buffer
+
+
+def _clean_live(
+    engine: Engine, source: str, target: str | BinaryIO, options: LiveOptions, written: str
+) -> None:
+    """Clean until it ends or is interrupted; leave with 5 where it ended by itself because something failed."""
+    from ..media.video.live import clean_live
+
+    with _interruptible() as stop, _status_line() as status:
+        report = clean_live(engine, source, target, options, stop=stop, status=status)
+    note(f"{report.line()}: {written}")
+    if report.percentiles()[1] > options.latency:
+        note(
+            f"More than one frame in twenty was later than {1000 * options.latency:g} ms: the engine is slow for this "
+            "source; a smaller network or picture helps."
+        )
+    if report.failure is not None:
+        note(report.failure)
+        raise typer.Exit(5)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and a polite kill set; a second Ctrl-C interrupts as ever."""
+    stop = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _status_line() -> Iterator[Callable[[LiveReport], None]]:
+    """Yield what shows how it goes: on a terminal in one line that changes, elsewhere in another one now and then."""
+    status = ERR.status("Waiting for frames") if ERR.is_terminal else None
+    told = time.monotonic()
+
+    def show(report: LiveReport) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told < (_LOGGED if status is None else _REFRESH):
+            return
+        told = now
+        if status is None:
+            note(report.line())
+        else:
+            status.update(printable(report.line()))
+
+    with status or contextlib.nullcontext():
+        yield show

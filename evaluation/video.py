@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import numpy as np
 from ..base.errors import InputError, MediaError, VerificationError
 from ..base.progress import Progress, no_progress
 from ..engine import frames
-from ..media.video.colour import coding_of, to_rgb
-from ..media.video.reader import Shot, VideoReader, convert, planar_form, planes
+from ..media.video.colour import coding_of_frame, to_rgb
+from ..media.video.pixel_formats import convert, planar_form, planes
+from ..media.video.reader import DecodedFrame, VideoReader
 from .figures import Protocol, as_measured
 from .subject import Subject
 
@@ -36,7 +37,7 @@ class Flicker:
 
     @property
     def relative(self) -> float:
-        """residual / source; NaN for a still source that stays still."""
+        """The ratio residual / source; NaN for a still source that stays still."""
         if self.source:
             return self.residual / self.source
         return math.inf if self.residual else math.nan
@@ -93,9 +94,10 @@ _Frames = Iterator[tuple[np.ndarray | None, np.ndarray | None, str]]
 
 
 def _both(reader: VideoReader, subject: Subject) -> _Frames:
-    """(rainy, clean, what is wrong with them) of every frame, H x W x 3 float32; None for a broken one."""
+    """Yield (rainy, clean, what is wrong with them) of every frame, H x W x 3 float32; None for a broken one."""
     if subject.remove_rain is not None:
-        yield from _cleaned(reader, subject.remove_rain)
+        for rainy, damage in _rgb(reader):
+            yield rainy, None if rainy is None else subject.remove_rain(rainy), damage
         return
     assert subject.video is not None
     with VideoReader(subject.video) as other:
@@ -114,26 +116,14 @@ def _both(reader: VideoReader, subject: Subject) -> _Frames:
             raise InputError(f"{subject.video} goes on after {reader.name}; both need the same frames.")
 
 
-def _cleaned(reader: VideoReader, remove_rain: Callable[[np.ndarray], np.ndarray]) -> _Frames:
-    for rainy, damage in _rgb(reader):
-        yield rainy, None if rainy is None else remove_rain(rainy), damage
-
-
 def _rgb(reader: VideoReader) -> Iterator[tuple[np.ndarray | None, str]]:
-    """(H x W x 3 float32 RGB, "") of every frame, or (None, what is wrong with it)."""
+    """Yield (H x W x 3 float32 RGB, "") of every frame, or (None, what is wrong with it)."""
     for item in reader.read():
-        if not isinstance(item, Shot):
+        if not isinstance(item, DecodedFrame):
             continue
         if item.frame is None or item.damage:
             yield None, f"{reader.name}: the frame at {item.seconds:.3f} s is broken: {item.damage}"
             continue
         frame = convert(item.frame, planar_form(item.frame.format.name))
-        coding = coding_of(
-            frame.format.name,
-            matrix=int(frame.colorspace),
-            colour_range=int(frame.color_range),
-            width=frame.width,
-            height=frame.height,
-            siting=reader.siting(item.frame),
-        )
+        coding = coding_of_frame(frame, reader.siting(item.frame))
         yield frames.to_float(to_rgb(planes(frame, coding.sample), coding)), ""

@@ -65,7 +65,7 @@ class Lane:
 def clean_all(
     engine: derain_engine.Engine, pictures: Iterable[tuple[str, np.ndarray]]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The pictures with their names, clean and in order. Each is valid until the next one is asked for."""
+    """Yield the pictures with their names, clean and in order. Each is valid until the next one is asked for."""
     lanes = [Lane(engine) for _ in range(LANES)]
     names: list[str] = []
     for name, picture in pictures:

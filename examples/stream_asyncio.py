@@ -29,7 +29,7 @@ MOST = 64 << 20
 
 
 def cleaned(engine: derain_engine.Engine, data: bytes) -> bytes:
-    """The picture without its rain as PNG; nothing for what is no picture."""
+    """Return the picture without its rain as PNG; nothing for what is no picture."""
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if picture is None:
         return b""
@@ -50,7 +50,7 @@ async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def serve(engine: derain_engine.Engine, host: str, port: int, at_once: int) -> None:
-    """Until it is cancelled; prints where it listens."""
+    """Serve until it is cancelled; print where it listens."""
     places = asyncio.Semaphore(at_once)
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

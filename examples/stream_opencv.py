@@ -19,7 +19,7 @@ import derain_engine
 
 
 def capture(source: str) -> tuple[cv2.VideoCapture, Iterator[np.ndarray]]:
-    """What is captured from, and its frames in RGB."""
+    """Open what is captured from; return it, and its frames in RGB."""
     camera = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     if not camera.isOpened():
         raise SystemExit(f"{source} cannot be opened.")

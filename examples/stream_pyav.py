@@ -21,18 +21,15 @@ import derain_engine
 
 
 def clean_video(engine: derain_engine.Engine, source: str, target: str) -> int:
-    """Frames written."""
+    """Clean a video; return the number of frames."""
     count = 0
     with av.open(source) as reading, av.open(target, "w") as writing:
         video = reading.streams.video[0]
         stream = writing.add_stream("libx264", rate=video.average_rate or 25, options={"crf": "16"})
         # Chroma at half the size needs even sides.
         odd = video.width % 2 or video.height % 2
-        stream.width, stream.height, stream.pix_fmt = (
-            video.width,
-            video.height,
-            "yuv444p" if odd else "yuv420p",
-        )
+        stream.width, stream.height = video.width, video.height
+        stream.pix_fmt = "yuv444p" if odd else "yuv420p"
         stream.time_base = stream.codec_context.time_base = video.time_base
         times: deque[Any] = deque()
 

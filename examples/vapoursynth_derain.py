@@ -27,13 +27,12 @@ core: Any = vs.core
 
 
 def pad(clip: Any, multiple: int) -> Any:
-    """Mirrored without repeating the edge; by the edge where a side is not longer than what it lacks."""
+    """Pad by reflection without repeating the edge; by the edge where a side is not longer than what it lacks."""
     right, bottom = -clip.width % multiple, -clip.height % multiple
     if right:
         if right < clip.width:
-            more = core.std.CropAbs(
-                clip, right, clip.height, left=clip.width - 1 - right
-            ).std.FlipHorizontal()
+            strip = core.std.CropAbs(clip, right, clip.height, left=clip.width - 1 - right)
+            more = strip.std.FlipHorizontal()
         else:
             edge = core.std.CropAbs(clip, 1, clip.height, left=clip.width - 1)
             more = core.std.StackHorizontal([edge] * right)
@@ -49,10 +48,13 @@ def pad(clip: Any, multiple: int) -> Any:
 
 
 def derain(clip: Any, network: str, multiple: int = 32, matrix: str = "709") -> Any:
-    """The clip without its rain, in its own format.
+    """Return the clip without its rain, in its own format.
 
-    clip: of constant format and size. network: of `derain-engine export --for vapoursynth`. multiple: of the network's
-    sides. matrix: of a clip in YUV.
+    Args:
+        clip: of constant format and size.
+        network: of `derain-engine export --for vapoursynth`.
+        multiple: of the network's sides.
+        matrix: of a clip in YUV.
     """
     given = clip.format
     in_yuv = given.color_family == vs.YUV

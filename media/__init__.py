@@ -1,1 +1,1 @@
-"""What surrounds the engine on disk: pictures in and out, and which input becomes which output."""
+"""The files around an engine: pictures and video in and out."""

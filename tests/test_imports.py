@@ -277,6 +277,7 @@ def test_the_facade_fetches_its_names_from_their_homes() -> None:
     assert derain_engine.Engine is runtime.Engine
     assert derain_engine.evaluate is evaluate.evaluate
     assert derain_engine.clean_video is clean.clean_video
+    assert derain_engine.VideoOptions is clean.VideoOptions
     assert derain_engine.__version__ == version.__version__
     assert set(derain_engine.__all__) <= set(dir(derain_engine))
     for name in derain_engine.__all__:

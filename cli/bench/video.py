@@ -1,4 +1,4 @@
-"""``bench video``: how fast video goes through."""
+"""The verb ``bench video``: how fast video goes through."""
 
 from __future__ import annotations
 

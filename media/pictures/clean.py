@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
+from ...base.files import disk_full
 from ...base.progress import Progress, no_progress
 from ...engine.runtime import Engine
 from .images import Picture, rain_layer, read_picture, side_by_side, write_picture
@@ -22,7 +22,7 @@ Show = Literal["clean", "side-by-side", "rain-layer"]
 
 
 @dataclass(frozen=True)
-class Failure:
+class PictureFailure:
     """A picture that could not be cleaned, and why; the message names the file."""
 
     job: Job
@@ -36,7 +36,7 @@ def clean_pictures(
     show: Show = "clean",
     quality: int | None = None,
     progress: Progress = no_progress,
-) -> list[Failure]:
+) -> list[PictureFailure]:
     """Clean every picture and write its result; one that fails does not keep the others from being finished.
 
     While the engine works on a picture, the next is read and the last one written; ``parallelism`` + 1 pictures
@@ -48,7 +48,8 @@ def clean_pictures(
         quality: as for :func:`write_picture`.
         progress: told each finished picture, with the share of all that are done.
 
-    Returns what failed, in the order of ``jobs``.
+    Returns:
+        What failed, in the order of ``jobs``.
 
     Raises:
         MediaError: the disk is full; the pictures before that are written, none is half written.
@@ -56,7 +57,7 @@ def clean_pictures(
     """
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"A quality of {quality} is outside of 1 to 100.")
-    failures: dict[int, Failure] = {}
+    failures: dict[int, PictureFailure] = {}
     drawn: deque[tuple[int, Job, Picture]] = deque()
     finished = 0
 
@@ -66,7 +67,7 @@ def clean_pictures(
         progress(f"Cleaned {job.input.name}", finished / len(jobs))
 
     def fail(number: int, job: Job, error: DerainError) -> None:
-        failures[number] = Failure(job, error)
+        failures[number] = PictureFailure(job, error)
         finish(job)
 
     def read_all() -> Iterator[tuple[int, Job, Picture]]:
@@ -94,7 +95,7 @@ def clean_pictures(
                 try:
                     _write(job, picture, pixels, show, quality)
                 except (DerainError, MemoryError) as error:
-                    if _disk_full(error):
+                    if disk_full(error):
                         raise
                     fail(number, job, _named(job, error))
                 else:
@@ -103,7 +104,7 @@ def clean_pictures(
         except (DerainError, MemoryError) as error:
             # A stream ends with the first frame that the engine cannot work on, which is the oldest one drawn;
             # those behind it go into a new stream.
-            if _disk_full(error) or not drawn:
+            if disk_full(error) or not drawn:
                 raise
             number, job, _ = drawn.popleft()
             fail(number, job, _named(job, error))
@@ -125,13 +126,9 @@ def _write(job: Job, rainy: Picture, pixels: np.ndarray, show: Show, quality: in
 
 
 def _named(job: Job, error: DerainError | MemoryError) -> DerainError:
-    """With the picture's name in it; that is so already for errors of reading and writing."""
+    """Put the picture's name into an error; it is there already in those of reading and writing."""
     if isinstance(error, MediaError):
         return error
     if isinstance(error, MemoryError):
         return MediaError(f"{job.input} cannot be cleaned: there is not enough memory; use smaller tiles.")
     return MediaError(f"{job.input} cannot be cleaned: {error}")
-
-
-def _disk_full(error: BaseException) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,4 +1,4 @@
-"""16-bit colour through OpenCV, which keeps the bits that Pillow drops."""
+"""Colour of 16 bits through OpenCV, which keeps the bits that Pillow drops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 def decode_deep(
     file: BinaryIO, image: Image.Image, *, premultiplied: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H, W, 3) RGB and (H, W) alpha, uint16, of the 16-bit PNG or TIFF open in ``file``.
+    """Decode the 16-bit PNG or TIFF open in ``file`` to (H, W, 3) RGB and (H, W) alpha, uint16.
 
     ``image`` is the same file, loaded by Pillow: it knows what the channels mean and has seen that none of
     the file is missing. ``premultiplied`` colours are divided by alpha.
@@ -42,7 +42,7 @@ def decode_deep(
 
 
 def encode_deep_png(values: np.ndarray, icc: bytes | None, exif: bytes | None, path: Path) -> bytes:
-    """A whole PNG file of (H, W, 3) RGB or (H, W, 4) RGB and alpha, uint16; ``path`` is for the warning.
+    """Encode a whole PNG file of (H, W, 3) RGB or (H, W, 4) RGB and alpha, uint16; ``path`` is for the warning.
 
     Raises:
         ValueError: OpenCV cannot write it.

@@ -11,7 +11,6 @@ Pillow reads and writes; OpenCV decodes and encodes 16-bit colour, which Pillow 
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
-from ...base.files import atomic_write
+from ...base.files import atomic_write, disk_full
 from .deep_colour import decode_deep, encode_deep_png
 from .metadata import read_dpi, read_exif, read_icc
 from .tiff import encode_tiff, read_layout
@@ -96,7 +95,7 @@ class Picture:
 
 
 def format_of(path: Path) -> str:
-    """The format that a picture called ``path`` is written in.
+    """Return the format that a picture called ``path`` is written in.
 
     Raises:
         InputError: the suffix is none of ``SUFFIXES``.
@@ -106,15 +105,13 @@ def format_of(path: Path) -> str:
     return SUFFIXES[path.suffix.lower()]
 
 
-def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(path: str | Path) -> Picture:
     """Read one picture; its format is recognised by the content, whatever the name says.
 
     Orientation is applied, palettes are resolved, grey is spread over three channels. The main picture of a
     JPEG is read where it carries others (previews, gain maps).
 
-    Args:
-        path: the file.
-        max_pixels: more than this are refused from the header, before memory is taken for them.
+    More than ``MAX_PIXELS`` are refused from the header, before memory is taken for them.
 
     Raises:
         MediaError: not a picture of a known format, damaged or cut short, too large, animated or of several
@@ -126,7 +123,7 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise MediaError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.")
     try:
         with path.open("rb") as file:
-            return _read(file, path, max_pixels)
+            return _read(file, path)
     except MediaError:
         raise
     except MemoryError as error:
@@ -172,14 +169,14 @@ def write_picture(path: str | Path, picture: Picture, *, quality: int | None = N
     except DerainError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise MediaError(f"{path} cannot be written: the disk is full.") from error
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]
         raise MediaError(f"{path} cannot be written: {reason}.") from error
 
 
 def side_by_side(left: Picture, right: Picture) -> Picture:
-    """Two pictures of the same height and type as one; profile and resolution are the left one's.
+    """Join two pictures of the same height and type as one; profile and resolution are the left one's.
 
     Raises:
         InputError: the heights or the types differ.
@@ -194,7 +191,7 @@ def side_by_side(left: Picture, right: Picture) -> Picture:
 
 
 def rain_layer(rainy: Picture, clean: Picture) -> Picture:
-    """What was taken away: ``rainy - clean`` in the pictures' own values, 0 where that is negative.
+    """Return what was taken away: ``rainy - clean`` in the pictures' own values, 0 where that is negative.
 
     Raises:
         InputError: the sizes or the types differ.
@@ -214,15 +211,15 @@ def _alpha_or_opaque(picture: Picture) -> np.ndarray:
 # Reading
 
 
-def _read(file: BinaryIO, path: Path, max_pixels: int) -> Picture:
+def _read(file: BinaryIO, path: Path) -> Picture:
     head = file.read(32)
     kind = _recognise(head, path)
     layout = read_layout(file, path) if kind == "TIFF" else None
     image = _open(kind, file)
     width, height = image.size
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
         raise MediaError(
-            f"{path} is {width} x {height} pixels, more than the limit of {max_pixels}; make it smaller."
+            f"{path} is {width} x {height} pixels, more than the limit of {MAX_PIXELS}; make it smaller."
         )
     if getattr(image, "n_frames", 1) > 1:
         raise MediaError(
@@ -290,7 +287,7 @@ def _recognise(head: bytes, path: Path) -> str:
 
 
 def _open(kind: str, file: BinaryIO) -> Any:
-    # The classes instead of Image.open: that one has a limit of its own, in a global, beside max_pixels.
+    # The classes instead of Image.open: that one has a limit of its own, in a global, beside MAX_PIXELS.
     from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
     opener = {
@@ -305,7 +302,7 @@ def _open(kind: str, file: BinaryIO) -> Any:
 
 
 def _shallow_arrays(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours, (H, W) or (H, W, 3), and alpha of an 8-bit picture."""
+    """Return colours, (H, W) or (H, W, 3), and alpha of an 8-bit picture."""
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data:
         return np.array(image if image.mode == mode else image.convert(mode)), None

@@ -1,4 +1,4 @@
-"""Which input becomes which output: files, folders and patterns on one side, a file or a folder on the other.
+"""Jobs, which say what input becomes what output: files, folders and patterns in, a file or a folder out.
 
 Everything that can be refused is refused here, before work starts; nothing is created.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from ...base.errors import InputError
 from .images import SUFFIXES, format_of
 
+_KNOWN = ", ".join(SUFFIXES)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -23,9 +25,7 @@ class Job:
     output: Path
 
 
-def find_pictures(
-    inputs: Sequence[str | Path], output: str | Path, *, suffix: str | None = None
-) -> list[Job]:
+def find_pictures(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     """Pair every picture that ``inputs`` name with the file its result goes to.
 
     An input is a file (whatever its name), a folder (the pictures in it by their suffix, without subfolders
@@ -38,7 +38,6 @@ def find_pictures(
     Args:
         inputs: at least one.
         output: a file or a folder; an ending "/" says folder.
-        suffix: in a folder, results end in this (".png") instead of what their inputs end in.
 
     Raises:
         InputError: nothing found for an input, several pictures for one file, two pictures for one output
@@ -46,23 +45,21 @@ def find_pictures(
             inputs under any name, a suffix that cannot be written, or a place that cannot be written to.
     """
     try:
-        return _find_pictures(inputs, output, suffix)
+        return _find_pictures(inputs, output)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be looked at: {error.strerror}.") from error
 
 
-def _find_pictures(inputs: Sequence[str | Path], output: str | Path, suffix: str | None) -> list[Job]:
+def _find_pictures(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     found = list({os.path.abspath(path): path for argument in inputs for path in _expand(argument)}.values())
     if not found:
         raise InputError("No picture was named; give files, folders or patterns.")
     target = Path(output)
     to_folder = target.is_dir() or str(output).endswith(("/", os.sep))
     if not to_folder and len(found) == 1 and not any(Path(argument).is_dir() for argument in inputs):
-        if suffix is not None and target.suffix.lower() != suffix.lower():
-            raise InputError(f"{target} does not end in {suffix}; leave one of them out or name a folder.")
         if target.suffix == "":
             raise InputError(
-                f"{target} is not a folder and has no suffix; end it in {_known()}, or in / for a folder."
+                f"{target} is not a folder and has no suffix; end it in {_KNOWN}, or in / for a folder."
             )
         jobs = [Job(found[0], target)]
         folder_to_be = target.parent
@@ -73,7 +70,7 @@ def _find_pictures(inputs: Sequence[str | Path], output: str | Path, suffix: str
     else:
         if not to_folder and (target.exists() or target.suffix.lower() in SUFFIXES):
             raise InputError(f"{len(found)} pictures cannot go into the one file {target}; name a folder.")
-        jobs = [Job(path, target / (path.name if suffix is None else path.stem + suffix)) for path in found]
+        jobs = [Job(path, target / path.name) for path in found]
         folder_to_be = target
     for job in jobs:
         format_of(job.output)
@@ -81,10 +78,6 @@ def _find_pictures(inputs: Sequence[str | Path], output: str | Path, suffix: str
     _check_not_inputs(jobs)
     _check_writable(folder_to_be)
     return jobs
-
-
-def _known() -> str:
-    return ", ".join(SUFFIXES)
 
 
 def _expand(argument: str | Path) -> Iterator[Path]:
@@ -96,7 +89,7 @@ def _expand(argument: str | Path) -> Iterator[Path]:
             if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
         )
         if not pictures:
-            raise InputError(f"{path} has no pictures in it; pictures end in {_known()}.")
+            raise InputError(f"{path} has no pictures in it; pictures end in {_KNOWN}.")
         yield from pictures
     elif path.exists():
         yield path

@@ -1,4 +1,4 @@
-"""What a picture file says beside its pixels: EXIF, ICC profile, resolution.
+"""Metadata, which a picture file has beside its pixels: EXIF, ICC profile, resolution.
 
 None of it is worth refusing a picture for: what is damaged is left out with a warning.
 """
@@ -25,8 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_exif(image: Image.Image, path: Path) -> tuple[bytes | None, int]:
-    """The EXIF block of the upright picture, for ``PIL.Image.Exif.load``, and the orientation (1 to 8) to
-    turn it by.
+    """Return the upright picture's EXIF block, for ``PIL.Image.Exif.load``, and the orientation (1 to 8) to turn it by.
 
     ``image`` is loaded: in PNG, EXIF may come after the pixels. The block has no orientation and no
     thumbnail.
@@ -52,7 +51,7 @@ def read_exif(image: Image.Image, path: Path) -> tuple[bytes | None, int]:
 
 
 def read_icc(image: Image.Image, path: Path) -> bytes | None:
-    """The ICC profile, if the colour engine of Pillow can read it."""
+    """Return the ICC profile, if the colour engine of Pillow can read it."""
     from PIL import ImageCms
 
     profile = image.info.get("icc_profile")
@@ -67,7 +66,7 @@ def read_icc(image: Image.Image, path: Path) -> bytes | None:
 
 
 def read_dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Pixels an inch, horizontal and vertical, as they lie in the file."""
+    """Return pixels an inch, horizontal and vertical, as they lie in the file."""
     try:
         across, down = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -36,7 +36,7 @@ _SAMPLE_FORMATS = {
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """What the first directory of a TIFF says about its pixels."""
+    """The layout of a TIFF's pixels, as its first directory says."""
 
     bits: int  # a sample
     samples: int  # a pixel, alpha included
@@ -91,7 +91,7 @@ def read_layout(file: BinaryIO, path: Path) -> TiffLayout:
 def encode_tiff(
     pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None
 ) -> bytes:
-    """A whole TIFF file of ``pixels``: (H, W, C), uint8 or uint16.
+    """Encode a whole TIFF file of ``pixels``: (H, W, C), uint8 or uint16.
 
     C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha. ``exif`` is what
     ``PIL.Image.Exif.tobytes`` gives; its Exif and GPS directories stay directories of their own.

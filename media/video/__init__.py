@@ -1,1 +1,1 @@
-"""Video: files, pipes and cameras, from decoded frame to encoded one."""
+"""Files, pipes and cameras of video, from decoded frame to encoded one."""

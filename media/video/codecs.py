@@ -1,4 +1,4 @@
-"""Which encoder writes a clean video, and how well."""
+"""The choice of the encoder that writes a clean video, and of its quality."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError
-from .colour import Coding
-from .reader import VideoReader, chroma_siting, side_data
+from .options import VideoOptions
+from .pixel_formats import chroma_siting, side_data
+from .reader import VideoReader
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -54,16 +56,17 @@ CODECS = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames are encoded. name: in ``CODECS``. pix_fmt: of the frames that are encoded. options: of the encoder."""
+    """The way in which frames are encoded: a name of ``CODECS``, their pixel format, and options of the encoder."""
 
     name: str
     pix_fmt: str
     options: Mapping[str, str]
 
     def add_to(self, container: OutputContainer, reader: VideoReader, first: VideoFrame) -> Any:
-        """A stream of such frames, for a video like that of ``reader``, of which ``first`` is one.
+        """Add a stream of such frames, for a video like that of ``reader``, of which ``first`` is one.
 
-        Raises FFmpegError or ValueError where the container cannot hold it.
+        Raises:
+            FFmpegError, ValueError: the container cannot hold it.
         """
         from av.codec.context import Flags
 
@@ -89,44 +92,36 @@ class Encoding:
 
 
 def choose_encoding(
-    container: str,
-    reader: VideoReader,
-    first: VideoFrame,
-    coding: Coding,
-    *,
-    frames: int,
-    codec: str | None = None,
-    crf: int | None = None,
-    like_input: bool = False,
-    segmented: bool = False,
+    container: str, reader: VideoReader, form: WorkingFormat, options: VideoOptions, frames: int
 ) -> Encoding:
-    """What suits a container (FFmpeg's name), and frames of which ``first`` is one.
+    """Choose what suits a container (FFmpeg's name), frames of a form and the options.
 
-    frames: how many there are, 0 if that is not known. codec, crf: None for what suits. like_input: codec, profile and
-    bit rate are the source's, as far as they can be. segmented: the encoder begins anew several times in one process,
-    and has to give the same in another one.
+    Args:
+        frames: how many there are, 0 if that is not known.
 
     Raises:
         InputError: the codec cannot hold such frames, or a crf that it does not have.
     """
-    name = codec or (like_input and _codec_of(reader)) or choose_codec(container, coding.bits, coding.rgb)
-    pix_fmt = find_pixel_format(name, first.format.name)
-    require_size(name, pix_fmt, first.width, first.height)
-    options = encoder_options(name, crf, first, frames)
-    if like_input:
-        options |= _profile_of(reader, name)
+    suits = choose_codec(container, form.coding.bits, form.coding.rgb)
+    name = options.codec or (options.like_input and _codec_of(reader)) or suits
+    pix_fmt = find_pixel_format(name, form.pix_fmt)
+    require_size(name, pix_fmt, *form.size)
+    encoder = encoder_options(name, options.crf, form.first, frames)
+    if options.like_input:
+        encoder |= _profile_of(reader, name)
         rate = _bit_rate_of(reader)
         if rate and CODECS[name].crf is not None:
-            options.pop("crf", None)
-            options["b"] = str(rate)
-    if segmented and name == "h264":
-        # What x264's macroblock tree decides depends on what encoders before it left in memory.
-        _put(options, "x264-params", [*filter(None, [options.get("x264-params")]), "mbtree=0"])
-    return Encoding(name, pix_fmt, options)
+            encoder.pop("crf", None)
+            encoder["b"] = str(rate)
+    if options.resume and name == "h264":
+        # Each segment's encoder has to give the same in another process, but what x264's macroblock tree decides
+        # depends on what encoders before it left in memory.
+        _put(encoder, "x264-params", [*filter(None, [encoder.get("x264-params")]), "mbtree=0"])
+    return Encoding(name, pix_fmt, encoder)
 
 
 def _codec_of(reader: VideoReader) -> str | None:
-    """The codec of the source, where it is one that is written here; of another that loses nothing, FFV1."""
+    """Return the codec of the source, where it is one that is written here; of another that loses nothing, FFV1."""
     codec = reader.video.codec_context.codec
     name = _OWN_NAMES.get(codec.canonical_name, codec.canonical_name)
     if name in CODECS:
@@ -135,7 +130,7 @@ def _codec_of(reader: VideoReader) -> str | None:
 
 
 def _profile_of(reader: VideoReader, name: str) -> dict[str, str]:
-    """The encoder's option for the source's profile; none where the pixel format alone decides."""
+    """Return the encoder's option for the source's profile; none where the pixel format alone decides."""
     if name != _codec_of(reader):
         return {}
     context = reader.video.codec_context
@@ -144,7 +139,7 @@ def _profile_of(reader: VideoReader, name: str) -> dict[str, str]:
 
 
 def _bit_rate_of(reader: VideoReader) -> int:
-    """In bits a second, the container's without the other streams where the video says none; 0 where that is not
+    """Return bits a second, the container's without the other streams where the video says none; 0 where that is not
     known."""
     if reader.video.bit_rate:
         return reader.video.bit_rate
@@ -153,7 +148,7 @@ def _bit_rate_of(reader: VideoReader) -> int:
 
 
 def choose_codec(container: str, bits: int, rgb: bool) -> str:
-    """The name of the codec for a container (FFmpeg's name) and what the frames hold."""
+    """Return the name of the codec for a container (FFmpeg's name) and what the frames hold."""
     if container == "webm":
         return "vp9" if bits == 8 else "av1"
     if rgb or bits > _H265_BITS:
@@ -162,8 +157,10 @@ def choose_codec(container: str, bits: int, rgb: bool) -> str:
 
 
 def find_pixel_format(name: str, pix_fmt: str) -> str:
-    """The format that the codec of that name takes frames of ``pix_fmt`` in without loss: itself; for full range its
-    plain form, where the range is said beside the frames; for planar RGB the packed one.
+    """Return the format that the codec of that name takes frames of ``pix_fmt`` in without loss.
+
+    That is ``pix_fmt`` itself; for full range its plain form, where the range is said beside the frames; for planar RGB
+    the packed one.
 
     Raises:
         InputError: there is none.
@@ -181,7 +178,7 @@ def find_pixel_format(name: str, pix_fmt: str) -> str:
 
 
 def require_size(name: str, pix_fmt: str, width: int, height: int) -> None:
-    """Raises InputError where x264 or x265, which take no odd side of halved chroma, would give up without a word."""
+    """Raise InputError where x264 or x265, which take no odd side of halved chroma, would give up without a word."""
     odd = (width % 2 and ("420" in pix_fmt or "422" in pix_fmt)) or (height % 2 and "420" in pix_fmt)
     if odd and name in ("h264", "h265"):
         raise InputError(
@@ -191,7 +188,10 @@ def require_size(name: str, pix_fmt: str, width: int, height: int) -> None:
 
 
 def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) -> dict[str, str]:
-    """Options of the encoder for a video that begins with ``frame``. frames: how many it has, 0 if that is not known.
+    """Return options of the encoder for a video that begins with ``frame``.
+
+    Args:
+        frames: how many it has, 0 if that is not known.
 
     Raises:
         InputError: a crf out of range, or for a codec that has none.
@@ -220,7 +220,7 @@ def encoder_options(name: str, crf: int | None, frame: VideoFrame, frames: int) 
 
 
 def holds_hdr(name: str) -> bool:
-    """Whether mastering data of HDR can be said in the headers of a codec."""
+    """Say whether mastering data of HDR can be said in the headers of a codec."""
     return name in ("h265", "h264", "av1")
 
 
@@ -230,10 +230,11 @@ def _put(options: dict[str, str], name: str, words: list[str]) -> None:
 
 
 def _hdr(frame: VideoFrame, mastering: str, light: str, fractions: bool = False) -> list[str]:
-    """What the frame says of the display it was graded on and of its brightest light, in an encoder's words.
+    """Return what the frame says of the display it was graded on and of its brightest light, in an encoder's words.
 
-    mastering, light: what the encoder calls the two. fractions: does it count in 1 and cd/m2, or in the units of
-    SMPTE ST 2086?
+    Args:
+        mastering, light: what the encoder calls the two.
+        fractions: does it count in 1 and cd/m2, or in the units of SMPTE ST 2086?
     """
     words = []
     data = side_data(frame, "MASTERING_DISPLAY_METADATA")

@@ -48,14 +48,15 @@ _PIXEL_FORMAT = re.compile(
 
 @dataclass(frozen=True)
 class Coding:
-    """How the planes of a frame stand for colours.
+    """The way in which the planes of a frame stand for colours.
 
-    bits: of a sample, 8 to 16; samples of more than 8 bits are uint16.
-    rgb: the planes are G, B, R; else Y, Cb, Cr.
-    halved: is chroma half as wide, half as high?
-    cosited: where it is, does a chroma sample lie on a luma column, on a luma row, or between two?
-    kr, kb: the weights of red and blue in luma.
-    full: codes reach from 0 to 2^bits - 1; else luma from 16 and chroma around 128, times 2^(bits - 8).
+    Attributes:
+        bits: of a sample, 8 to 16; samples of more than 8 bits are uint16.
+        rgb: the planes are G, B, R; else Y, Cb, Cr.
+        halved: is chroma half as wide, half as high?
+        cosited: where it is, does a chroma sample lie on a luma column, on a luma row, or between two?
+        kr, kb: the weights of red and blue in luma.
+        full: codes reach from 0 to 2^bits - 1; else luma from 16 and chroma around 128, times 2^(bits - 8).
     """
 
     bits: int
@@ -84,13 +85,14 @@ def coding_of(
     height: int,
     siting: int = 0,
 ) -> Coding:
-    """The coding of a frame that says this of itself.
+    """Return the coding of a frame that says this of itself.
 
-    pix_fmt: FFmpeg's name of a planar format: ``yuv420p``, ``yuv422p10le``, ``yuvj444p``, ``gbrp``, ...
-    matrix: MatrixCoefficients of H.273; 2, unspecified, is BT.709 for frames larger than 1279 x 576, else BT.601.
-    colour_range: 2 is full, 1 is limited, 0 (unspecified) is limited.
-    siting: of chroma, as libavutil counts; 0, unspecified, is what H.264 and H.265 say: on the left column, between
-        the rows; for BT.2020 on the top row.
+    Args:
+        pix_fmt: FFmpeg's name of a planar format: ``yuv420p``, ``yuv422p10le``, ``yuvj444p``, ``gbrp``, ...
+        matrix: MatrixCoefficients of H.273; 2, unspecified, is BT.709 for frames larger than 1279 x 576, else BT.601.
+        colour_range: 2 is full, 1 is limited, 0 (unspecified) is limited.
+        siting: of chroma, as libavutil counts; 0, unspecified, is what H.264 and H.265 say: on the left column,
+            between the rows; for BT.2020 on the top row.
 
     Raises:
         InputError: a format, matrix or siting that is none of these.
@@ -128,7 +130,7 @@ def coding_of(
 
 
 def coding_of_frame(frame: VideoFrame, siting: int) -> Coding:
-    """:func:`coding_of` what the frame says of itself; errors as there. siting: of its chroma, as there."""
+    """Return the coding of a frame, whose chroma has that siting, as :func:`coding_of` says."""
     return coding_of(
         frame.format.name,
         matrix=int(frame.colorspace),
@@ -140,7 +142,7 @@ def coding_of_frame(frame: VideoFrame, siting: int) -> Coding:
 
 
 def rgb_from_yuv(coding: Coding) -> np.ndarray:
-    """3 x 4 float64: [Y, Cb, Cr, 1] in codes -> [R, G, B] in [0, 1]."""
+    """Return a 3 x 4 float64 matrix: [Y, Cb, Cr, 1] in codes -> [R, G, B] in [0, 1]."""
     y_scale, c_scale, y_zero, c_zero = _scales(coding)
     kr, kb = coding.kr, coding.kb
     kg = 1 - kr - kb
@@ -156,7 +158,7 @@ def rgb_from_yuv(coding: Coding) -> np.ndarray:
 
 
 def yuv_from_rgb(coding: Coding) -> np.ndarray:
-    """3 x 3 float64: a difference of [R, G, B] in [0, 1] -> of [Y, Cb, Cr] in codes."""
+    """Return a 3 x 3 float64 matrix: a difference of [R, G, B] in [0, 1] -> of [Y, Cb, Cr] in codes."""
     y_scale, c_scale, *_ = _scales(coding)
     kr, kb = coding.kr, coding.kb
     luma = np.array([kr, 1 - kr - kb, kb])
@@ -165,7 +167,7 @@ def yuv_from_rgb(coding: Coding) -> np.ndarray:
 
 
 def _scales(coding: Coding) -> tuple[float, float, float, float]:
-    """(luma, chroma) codes for a signal of 1, (luma, chroma) codes of 0."""
+    """Return the codes of (luma, chroma) for a signal of 1, and of (luma, chroma) for 0."""
     if coding.full:
         return coding.peak, coding.peak, 0, 1 << (coding.bits - 1)
     unit = 1 << (coding.bits - 8)
@@ -173,14 +175,16 @@ def _scales(coding: Coding) -> tuple[float, float, float, float]:
 
 
 class Scratch:
-    """Arrays that one thread works in again and again: fresh ones of a frame's size cost more than the work in them,
-    as the system hands out their pages one by one."""
+    """Arrays that one thread works in again and again.
+
+    Fresh ones of a frame's size cost more than the work in them, as the system hands out their pages one by one.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-        """The array of that name, with whatever it held last; a new one where shape or dtype are others."""
+        """Return the array of that name, with whatever it held last; a new one where shape or dtype are others."""
         kept = self._kept.get(name)
         if kept is None or kept.shape != shape or kept.dtype != dtype:
             kept = self._kept[name] = np.empty(shape, dtype)
@@ -193,10 +197,12 @@ def to_rgb(
     out: np.ndarray | None = None,
     scratch: Scratch | None = None,
 ) -> np.ndarray:
-    """H x W x 3 RGB of a frame: uint8 for 8-bit codings, else float32; colours outside of [0, 1] are clipped.
+    """Return H x W x 3 RGB of a frame: uint8 for 8-bit codings, else float32; colours outside of [0, 1] are clipped.
 
-    planes: H x W, and those of chroma as the coding says (rounded up), of ``coding.sample``. They are not changed.
-    out: written to and returned. scratch: of the calling thread.
+    Args:
+        planes: H x W, and those of chroma as the coding says (rounded up), of ``coding.sample``. They are not changed.
+        out: written to and returned.
+        scratch: of the calling thread.
     """
     import cv2
 
@@ -233,7 +239,7 @@ def to_rgb(
 
 
 def differ(rainy: np.ndarray, clean: np.ndarray) -> bool:
-    """Whether two pictures of one shape and dtype are not the same."""
+    """Say whether two pictures of one shape and dtype are not the same."""
     import cv2
 
     return cv2.norm(rainy, clean, cv2.NORM_INF) != 0
@@ -246,10 +252,13 @@ def add_difference(
     coding: Coding,
     scratch: Scratch | None = None,
 ) -> bool:
-    """Change ``planes`` in place by what the engine changed; False if that is nothing.
+    """Change ``planes`` in place by what the engine changed; return False if that is nothing.
 
-    planes: as for :func:`to_rgb`, writable. rainy, clean: H x W x 3 RGB, uint8 or float32, what the engine was given
-    (of :func:`to_rgb`) and what it made of it. scratch: of the calling thread.
+    Args:
+        planes: as for :func:`to_rgb`, writable.
+        rainy, clean: H x W x 3 RGB, uint8 or float32, what the engine was given (of :func:`to_rgb`) and what it made
+            of it.
+        scratch: of the calling thread.
     """
     import cv2
 
@@ -260,9 +269,8 @@ def add_difference(
     depth = cv2.CV_8U if coding.bits == 8 else cv2.CV_16U
     height, width, _ = rainy.shape
     changed = False
-    above: list[np.ndarray] | None = (
-        None  # of each plane of chroma, the line before the band; None where it is 0
-    )
+    # Of each plane of chroma, the line before the band; None where it is 0.
+    above: list[np.ndarray] | None = None
     for rows in _bands(height, width):
         before, after = rainy[rows], clean[rows]
         if rainy.dtype != np.uint8:
@@ -293,13 +301,13 @@ def add_difference(
 
 
 def _bands(height: int, width: int) -> list[slice]:
-    """Rows of a picture in parts that the steps of a conversion find in the cache, each but the last of even height."""
+    """Return the rows of a picture in parts that fit into the cache, each but the last of even height."""
     rows = max(_BAND_VALUES // (3 * width) // 2 * 2, 2)
     return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
 def _upsample(plane: np.ndarray, coding: Coding, name: str, scratch: Scratch) -> np.ndarray:
-    """Chroma at the luma's resolution, linearly, by its siting; a row or column too many where luma is odd."""
+    """Return chroma at the luma's resolution, linearly, by its siting; a row or column too many where luma is odd."""
     import cv2
 
     kind = plane.dtype.type
@@ -319,17 +327,11 @@ def _upsample(plane: np.ndarray, coding: Coding, name: str, scratch: Scratch) ->
         if axis == 0:  # of the coding, which is across
             middle[:, -1] = plane[:, -1]
             if width > 1:
-                middle[:, :-1] = cv2.addWeighted(
-                    plane[:, :-1],
-                    0.5,
-                    plane[:, 1:],
-                    0.5,
-                    0,
-                    scratch(f"{name} mean", (height, width - 1), kind),
-                )
-            # Two channels side by side are every other column: OpenCV weaves them in steps of a whole register.
-            woven = scratch(f"{name} across", (height, width, 2), kind)
-            plane = cv2.merge([plane, middle], woven).reshape(height, 2 * width)
+                mean = scratch(f"{name} mean", (height, width - 1), kind)
+                middle[:, :-1] = cv2.addWeighted(plane[:, :-1], 0.5, plane[:, 1:], 0.5, 0, mean)
+            # Two channels side by side are every other column: OpenCV interleaves them by whole registers.
+            interleaved = scratch(f"{name} across", (height, width, 2), kind)
+            plane = cv2.merge([plane, middle], interleaved).reshape(height, 2 * width)
         else:
             middle[-1] = plane[-1]
             if height > 1:
@@ -343,10 +345,13 @@ def _upsample(plane: np.ndarray, coding: Coding, name: str, scratch: Scratch) ->
 def _downsample(
     change: np.ndarray, coding: Coding, above: np.ndarray | None, row: int, scratch: Scratch
 ) -> np.ndarray:
-    """A band of a change of chroma at the luma's resolution -> at its own: the mean of two where a sample lies
-    between them, 1/4, 1/2, 1/4 where it lies on one. Edges are repeated.
+    """Bring a band of a change of chroma from the luma's resolution to its own.
 
-    above: the line before it, None for zeros. row: where it begins.
+    That is the mean of two where a sample lies between them, 1/4, 1/2, 1/4 where it lies on one. Edges are repeated.
+
+    Args:
+        above: the line before the band, None for zeros.
+        row: where it begins.
     """
     import cv2
 

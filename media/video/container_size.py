@@ -1,4 +1,4 @@
-"""How many bytes a video file says it has: one that was cut off has fewer, and demuxers end there without a word."""
+"""The size that a video file says it has: one that was cut off is shorter, and demuxers end there without a word."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _MOST_BOXES = 1_000_000
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes the file has less than its outermost elements say: those of Matroska and WebM (RFC 8794), the
-    MP4 family (ISO/IEC 14496-12) and AVI. 0 for whole files, for others, and where the size was never written."""
+    """Return how many bytes the file has less than its outermost elements say.
+
+    These are known of Matroska and WebM (RFC 8794), the MP4 family (ISO/IEC 14496-12) and AVI. 0 for whole files, for
+    others, and where the size was never written.
+    """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -47,7 +50,7 @@ def _matroska(file: BinaryIO) -> int:
 
 
 def _element_size(file: BinaryIO) -> int | None:
-    """A variable-size integer; None where all its bits are set, which says that the size is not known."""
+    """Read a variable-size integer; None where all its bits are set, which says that the size is not known."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -59,7 +62,7 @@ def _element_size(file: BinaryIO) -> int | None:
 
 
 def _boxes(file: BinaryIO, size: int) -> int:
-    """Where the last box ends that begins within the file."""
+    """Return where the last box ends that begins within the file."""
     at = 0
     for _ in range(_MOST_BOXES):
         if at + 8 > size:

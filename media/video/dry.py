@@ -1,4 +1,4 @@
-"""Which frames of a video are dry, so that the network need not be asked for them.
+"""Detection of the frames of a video that are dry, so that the network need not be asked for them.
 
 A rain streak is a bright line, and a frame is full of them: its response to line filters is skewed to the bright side
 nearly everywhere, and weak across the direction of fall. Photographs without rain have dark lines as often as bright
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .colour import Coding
-from .reader import Shot, convert, planes
+from .pixel_formats import convert
+from .reader import DecodedFrame
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -47,9 +48,10 @@ class DryDetector:
         self._before: np.ndarray | None = None
 
     def is_dry(self, luma: np.ndarray) -> bool:
-        """Whether there is no rain to be seen; False in doubt.
+        """Say whether there is no rain to be seen; False in doubt.
 
-        luma: H x W uint8, of any range; from 32 pixels a side on, else the answer is False.
+        Args:
+            luma: H x W uint8, of any range; from 32 pixels a side on, else the answer is False.
         """
         luma = _reduced(luma)
         before, self._before = self._before, luma
@@ -58,40 +60,31 @@ class DryDetector:
         return before is None or before.shape != luma.shape or not _new_rain(before, luma)
 
     def skip(self) -> None:
-        """A frame that cannot be looked at: the next one is looked at alone."""
+        """Pass over a frame that cannot be looked at: the next one is looked at alone."""
         self._before = None
 
 
-def mark_dry(items: Iterator[Shot | Packet], coding: Coding, pix_fmt: str) -> Iterator[Shot | Packet]:
-    """What a source reads, with dry frames marked as such.
-
-    coding, pix_fmt: of the frames that are worked on; others are converted.
-
-    Raises:
-        InputError: there is no such pixel format.
-    """
+def mark_dry(items: Iterator[DecodedFrame | Packet], form: WorkingFormat) -> Iterator[DecodedFrame | Packet]:
+    """Yield what a source reads, with dry frames, in the form that is worked on, marked as such."""
     detector = DryDetector()
     for item in items:
-        if not isinstance(item, Shot) or item.frame is None or item.damage:
-            if isinstance(item, Shot):
+        if not isinstance(item, DecodedFrame) or item.frame is None or item.damage:
+            if isinstance(item, DecodedFrame):
                 detector.skip()
             yield item
             continue
-        frame = convert(item.frame, pix_fmt)
-        luma = planes(frame, coding.sample)[0]  # green where there is no luma
-        if coding.bits > 8:
-            luma = (luma >> (coding.bits - 8)).astype(np.uint8)
-        yield Shot(frame, item.seconds, dry=detector.is_dry(luma))
+        frame = convert(item.frame, form.pix_fmt)
+        yield DecodedFrame(frame, item.seconds, dry=detector.is_dry(form.luma(frame)))
 
 
 def rain_score(luma: np.ndarray) -> float:
-    """How much a picture looks like rain, higher for more; H x W uint8 of 32 pixels a side or more."""
+    """Return how much a picture, H x W uint8 of 32 pixels a side or more, looks like rain; higher for more."""
     better, weakest, strongest = _statistics(luma)
     return _WEIGHTS[0] * better + _WEIGHTS[1] * weakest + _WEIGHTS[2] * strongest
 
 
 def _new_rain(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether new light in a scene that stands still has the form of rain."""
+    """Say whether new light in a scene that stands still has the form of rain."""
     import cv2
 
     # A frame that is shown twice says nothing of its rain, and has no new light.
@@ -113,7 +106,7 @@ def _reduced(luma: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _line_filters() -> list[np.ndarray]:
-    """For each angle the response to a bright line, second derivative of a Gaussian across it; sums to 0."""
+    """Return for each angle the response to a bright line, second derivative of a Gaussian across it; sums to 0."""
     y, x = np.mgrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1]
     filters = []
     for angle in np.deg2rad(_ANGLES):
@@ -126,8 +119,11 @@ def _line_filters() -> list[np.ndarray]:
 
 
 def _statistics(luma: np.ndarray) -> tuple[float, float, float]:
-    """Of the response in blocks: upper quartile of the skewness in its best direction; logarithm of the median
-    deviation in the weakest direction over the mean of all; median skewness in the strongest direction."""
+    """Return statistics of the response in blocks.
+
+    These are the upper quartile of the skewness in its best direction; the logarithm of the median deviation in the
+    weakest direction over the mean of all; the median skewness in the strongest direction.
+    """
     import cv2
 
     height, width = (side // _BLOCK * _BLOCK for side in luma.shape)

@@ -21,8 +21,8 @@ class Ffv1Checksums:
         self._protected = self._lost = False
 
     def damaged(self, packet: bytes, is_key: bool) -> bool:
-        """Whether the packet, one frame, is not as it was written, or needs one that is not; False where nothing
-        tells. is_key: it needs no other."""
+        """Say whether the packet, one frame, is not as it was written, or (unless ``is_key``) needs one that is not;
+        False where nothing tells."""
         whole = _whole(packet)
         self._protected = self._protected or whole
         self._lost = self._protected and (not whole or (self._lost and not is_key))
@@ -30,7 +30,7 @@ class Ffv1Checksums:
 
 
 def _whole(packet: bytes) -> bool:
-    """Whether the packet is nothing but slices whose CRC is right."""
+    """Say whether the packet is nothing but slices whose CRC is right."""
     end = len(packet)
     while end > 0:
         size = int.from_bytes(packet[end - _PROTECTED : end - _PROTECTED + _SIZE], "big")

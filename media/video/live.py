@@ -8,21 +8,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
 from ...base.files import atomic_write, require_writable
 from ...engine.runtime import Engine
-from .codecs import Encoding, choose_encoding
-from .colour import Coding, Scratch, add_difference, coding_of_frame, differ, to_rgb
+from .colour import Scratch
+from .ffmpeg import require_av
 from .live_source import LiveSource, require_live
-from .pipes import PipeFormat, PipeWriter
-from .reader import KINDS, convert, planar_form, planes, require_av
+from .options import KINDS, LiveOptions, VideoOptions
+from .pipes import PipeWriter
+from .pixel_formats import convert
+from .working_format import WorkingFormat
 from .writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -37,10 +39,13 @@ _TICKS, _APART = 90_000, Fraction(1, 1000)
 #: Frames whose latencies are kept: a camera may run for weeks.
 _REMEMBERED = 10_000
 
+#: A frame, and when it would have come without delay.
+_Taken = tuple["VideoFrame", float]
+
 
 @dataclass
 class LiveReport:
-    """How it went, and while it goes on how it goes.
+    """An account of how it went, and while it goes on of how it goes.
 
     frames: written. received: decoded. replaced: left out for a newer one while the engine was at work. late: left out
     as they were over the budget already, or at a time that the file cannot tell from the frame's before. reconnections:
@@ -59,14 +64,14 @@ class LiveReport:
     failure: str | None = None
 
     def percentiles(self) -> tuple[float, float, float]:
-        """Latency in seconds that 50, 95 and 99 % of the frames did not exceed; 0 where there are none."""
+        """Return the latency in seconds that 50, 95 and 99 % of the frames did not exceed; 0 where there are none."""
         if not self.latencies:
             return 0.0, 0.0, 0.0
         p50, p95, p99 = np.percentile(self.latencies, (50, 95, 99))
         return float(p50), float(p95), float(p99)
 
     def line(self) -> str:
-        """In words."""
+        """Put it into words."""
         p50, p95, p99 = (round(1000 * each) for each in self.percentiles())
         rate = self.frames / self.seconds if self.seconds else 0.0
         return (
@@ -79,15 +84,11 @@ def clean_live(
     engine: Engine,
     source: str,
     target: str | Path | BinaryIO,
+    options: LiveOptions | None = None,
     *,
-    latency: float = 0.5,
-    codec: str | None = None,
-    crf: int | None = None,
-    pix_fmt: str | None = None,
-    pipe_format: PipeFormat = "y4m",
-    give_up: float = 60.0,
     stop: threading.Event | None = None,
     status: Callable[[LiveReport], None] = lambda _: None,
+    **fields: Any,
 ) -> LiveReport:
     """Clean a camera or a URL as it comes, until ``stop`` is set, the source ends or it stays away.
 
@@ -101,11 +102,10 @@ def clean_live(
         source: a URL (``rtsp://``, ``http://``, ``tcp://``, ...), or a camera as FFmpeg names it, such as
             ``/dev/video0``.
         target: as for ``clean_video``; whole once this returns.
-        latency: the budget in seconds: a frame that is that late before the engine is asked is left out.
-        codec, crf, pix_fmt, pipe_format: as for ``clean_video``.
-        give_up: seconds for which a lost source is tried.
+        options: by default those of ``LiveOptions()``.
         stop: set it from anywhere to end, with the file whole.
         status: told after each frame.
+        fields: of the options, by their names, in place of what ``options`` has.
 
     Raises:
         InputError: options that do not fit, a file as the source, or interlaced frames.
@@ -113,42 +113,31 @@ def clean_live(
         BackendUnavailable: PyAV is not installed.
     """
     require_av()
+    options = replace(options or LiveOptions(), **fields)
     require_live(source)
-    if latency <= 0 or give_up < 0:
-        raise InputError("A budget of latency is above 0, and the time to give up after not below.")
     stop = stop or threading.Event()
-    if not isinstance(target, str | Path) and (codec is not None or crf is not None):
-        raise InputError("Frames are not encoded for a pipe: codec and crf are for files.")
     if isinstance(target, str | Path):
         target = Path(target)
         require_writable(target)
+    elif options.codec is not None or options.crf is not None:
+        raise InputError("Frames are not encoded for a pipe: codec and crf are for files.")
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(LiveSource(source, give_up=give_up))
+        live = stack.enter_context(LiveSource(source, give_up=options.give_up))
         taken = _first(live, stop)
         if taken is None:
             return LiveReport()
         first, came = taken
-        if first.interlaced_frame:
-            raise InputError(
-                f"{live.name} is interlaced; deinterlace it first, for example with ffmpeg -vf bwdif."
-            )
-        asked = pix_fmt or first.format.name
-        first = convert(first, planar_form(asked))
-        coding = coding_of_frame(first, live.reader.siting(first))
+        reader, form = live.reader, WorkingFormat.choose(first, live.reader, options)
         if isinstance(target, Path):
-
-            def encoding(container: str) -> Encoding:
-                return choose_encoding(container, live.reader, first, coding, frames=0, codec=codec, crf=crf)
-
-            temporary = stack.enter_context(atomic_write(target))
-            sink = VideoWriter(temporary, target, live.reader, first, encoding=encoding, drop=KINDS)
+            path = stack.enter_context(atomic_write(target))
+            sink = VideoWriter(
+                path, target, reader, form, VideoOptions(options.codec, options.crf, drop=KINDS)
+            )
         else:
-            written = asked if pipe_format == "rawvideo" else first.format.name
-            sink = PipeWriter(target, pipe_format, convert(first, written), live.reader)
+            sink = PipeWriter(target, options.pipe_format, convert(form.first, form.piped), reader)
         stack.callback(sink.close)
         live.release()
-        report = LiveReport()
-        _Loop(engine, live, sink, coding, first, latency, report).run((first, came), stop, status)
+        report = _Loop(engine, live, sink, form, options.latency).run((form.first, came), stop, status)
         if report.failure and not report.frames:
             raise MediaError(report.failure)
         try:
@@ -161,35 +150,26 @@ def clean_live(
 
 
 class _Loop:
-    """Frame by frame, in the caller's thread."""
+    """The work on one frame after the other, in the caller's thread."""
 
     def __init__(
         self,
         engine: Engine,
         live: LiveSource,
         sink: VideoWriter | PipeWriter,
-        coding: Coding,
-        first: VideoFrame,
+        form: WorkingFormat,
         latency: float,
-        report: LiveReport,
     ) -> None:
-        self._engine, self._live, self._sink, self._coding = engine, live, sink, coding
-        self._shape = first.format.name, first.width, first.height
-        self._base = Fraction(first.time_base or Fraction(1, _TICKS))
-        self._latency, self._report = latency, report
-        self._scratch = Scratch()
+        self._engine, self._live, self._sink, self._form = engine, live, sink, form
+        self._base = Fraction(form.first.time_base or Fraction(1, _TICKS))
+        self._latency, self._report, self._scratch = latency, LiveReport(), Scratch()
         self._apart = max(math.ceil(_APART / self._base), 1)
         self._last_ticks = -self._apart
 
-    def run(
-        self,
-        taken: tuple[VideoFrame, float] | None,
-        stop: threading.Event,
-        status: Callable[[LiveReport], None],
-    ) -> None:
+    def run(self, first: _Taken, stop: threading.Event, status: Callable[[LiveReport], None]) -> LiveReport:
         report, live = self._report, self._live
-        assert taken is not None
-        began, wrote = taken[1], 0.0
+        taken: _Taken | None = first
+        began, wrote = first[1], 0.0
         while not stop.is_set() and not (taken is None and live.ended):
             if taken is not None:
                 frame, came = taken
@@ -201,16 +181,17 @@ class _Loop:
                     report.latencies.append(wrote - came)
                     report.frames += 1
                 elif report.failure:
-                    return
+                    break
                 else:
                     report.late += 1
                 report.received, report.replaced = live.received, live.replaced
                 report.reconnections, report.seconds = live.reconnections, time.monotonic() - began
                 status(report)
             taken = live.take(_LOOK)
+        return report
 
     def _written(self, frame: VideoFrame, seconds: float) -> bool:
-        """As :meth:`_write`; what fails is told in the report, so that hours of video before it stay."""
+        """Write as :meth:`_write` does; what fails is told in the report, so that hours of video before it stay."""
         try:
             return self._write(frame, seconds)
         except (DerainError, MemoryError) as error:
@@ -218,31 +199,24 @@ class _Loop:
             return False
 
     def _write(self, frame: VideoFrame, seconds: float) -> bool:
-        """Whether it is in the result: not where its time, as a file tells it, is that of the frame before."""
-        name, width, height = self._shape
-        if (frame.width, frame.height) != (width, height):
-            self._report.failure = (
-                f"{self._live.name} has changed from {width}x{height} to {frame.width}x{frame.height}; the file ends "
-                "there."
-            )
+        """Clean and write a frame, but where its time, as a file tells it, is that of the frame before; say whether."""
+        if (frame.width, frame.height) != self._form.size:
+            sizes = "from {}x{} to {}x{}".format(*self._form.size, frame.width, frame.height)
+            self._report.failure = f"{self._live.name} has changed {sizes}; the file ends there."
             return False
         ticks = round(Fraction(seconds) / self._base)
         if ticks - self._last_ticks < self._apart:
             return False
-        frame = convert(frame, name)
-        rainy = to_rgb(planes(frame, self._coding.sample), self._coding, None, self._scratch)
-        clean = self._engine(rainy)
-        if differ(rainy, clean):
-            # The decoder may still refer to the frame; a copy is made where it does.
-            frame.make_writable()
-            add_difference(planes(frame, self._coding.sample), rainy, clean, self._coding, self._scratch)
+        frame = convert(frame, self._form.pix_fmt)
+        rainy = self._form.to_rgb(frame, None, self._scratch)
+        self._form.change(frame, rainy, self._engine(rainy), self._scratch)
         frame.pts, frame.time_base, self._last_ticks = ticks, self._base, ticks
         self._sink.write(frame)
         return True
 
 
-def _first(live: LiveSource, stop: threading.Event) -> tuple[VideoFrame, float] | None:
-    """The first frame and when it came; None where it is stopped before."""
+def _first(live: LiveSource, stop: threading.Event) -> _Taken | None:
+    """Return the first frame and when it came; None where it is stopped before."""
     until = time.monotonic() + _FIRST_FRAME
     while time.monotonic() < until and not stop.is_set() and not live.ended:
         taken = live.take(_LOOK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
 import sys
 import threading
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ...base.errors import DerainError, InputError, MediaError
-from .reader import Shot, VideoReader
+from .reader import DecodedFrame, VideoReader
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -26,12 +26,12 @@ _CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
 def is_url(source: str) -> bool:
-    """Whether it is ``rtsp://...``, ``http://...`` and the like."""
+    """Say whether it is ``rtsp://...``, ``http://...`` and the like."""
     return bool(_URL.match(source))
 
 
 def shown_name(source: str) -> str:
-    """For messages: a URL without user, password and what follows a question mark, which may hold keys."""
+    """Return a name for messages: a URL without user, password and what follows a question mark (keys, perhaps)."""
     if not is_url(source):
         return source
     parts = urlsplit(source)
@@ -46,9 +46,14 @@ class LiveSource:
     """
 
     def __init__(self, source: str, *, give_up: float) -> None:
-        """source: a URL, or a camera as FFmpeg names it. give_up: seconds without a frame after which it ends.
+        """Open the source and begin to read.
 
-        Raises MediaError: it cannot be opened now.
+        Args:
+            source: a URL, or a camera as FFmpeg names it.
+            give_up: seconds without a frame after which it ends.
+
+        Raises:
+            MediaError: it cannot be opened now.
         """
         self.name = shown_name(source)
         self.received = self.replaced = self.reconnections = 0
@@ -67,14 +72,14 @@ class LiveSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits no longer than a connection may be silent."""
+        """Wait for the end, no longer than a connection may be silent."""
         self._stopping.set()
         self._looked_at.set()
         self._thread.join(_SILENCE + 1)
 
     def take(self, timeout: float) -> tuple[VideoFrame, float] | None:
-        """The newest frame that was not taken yet, and when it would have come without delay, in seconds of
-        ``time.monotonic``; None where none comes in that many seconds."""
+        """Take the newest frame that was not taken yet, and when it would have come without delay, in seconds of
+        ``time.monotonic``; None where none comes in ``timeout`` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._ended, timeout)
             newest, self._newest = self._newest, None
@@ -83,12 +88,12 @@ class LiveSource:
         return newest
 
     def release(self) -> None:
-        """Nobody asks ``reader`` about the video any more, which until then stays open."""
+        """Let go of ``reader``, which stays open until nobody asks it about the video any more."""
         self._looked_at.set()
 
     @property
     def ended(self) -> bool:
-        """Whether no frame comes any more."""
+        """True once no frame comes any more."""
         with self._changed:
             return self._ended and self._newest is None
 
@@ -116,14 +121,14 @@ class LiveSource:
                 self._changed.notify_all()
 
     def _read(self) -> bool:
-        """Read this connection to its end; whether another one is wanted."""
+        """Read this connection to its end; say whether another one is wanted."""
         # When a frame of time 0 would have come: by the one that came with the least delay.
         zero = float("inf")
         with self.reader as reader:
             for item in reader.read():
                 if self._stopping.is_set():
                     return False
-                if not isinstance(item, Shot) or item.frame is None or item.damage:
+                if not isinstance(item, DecodedFrame) or item.frame is None or item.damage:
                     continue
                 zero = min(zero, time.monotonic() - item.seconds)
                 with self._changed:
@@ -154,13 +159,6 @@ class LiveSource:
 
 
 def require_live(source: str) -> None:
-    """Raises InputError for a file, which is no live source."""
-    if not is_url(source):
-        with contextlib.suppress(OSError):
-            import stat
-            from pathlib import Path
-
-            if stat.S_ISREG(Path(source).stat().st_mode):
-                raise InputError(
-                    f"{source} is a file, of which no frame has to be left out; do without --live."
-                )
+    """Raise InputError for a file, which is no live source."""
+    if not is_url(source) and os.path.isfile(source):
+        raise InputError(f"{source} is a file, of which no frame has to be left out; do without --live.")

@@ -7,19 +7,19 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...base.errors import InputError, MediaError
-from .reader import VideoReader, convert, reason
+from .ffmpeg import reason
+from .options import PipeFormat, RawFrames
+from .pixel_formats import convert
+from .reader import VideoReader
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-#: How frames can be written into a pipe.
-PipeFormat = Literal["y4m", "rawvideo"]
 #: Bytes that a pipe is asked to hold (Linux's largest without privileges), and those that are read at a time: few
 #: enough for memory that the process has already.
 _PIPE_BYTES, _READ_BYTES = 1 << 20, 1 << 17
@@ -31,38 +31,8 @@ _FRAME = b"FRAME\n"
 _SITING_TAGS = {1: "mpeg2", 2: "jpeg", 3: "paldv"}
 
 
-@dataclass(frozen=True)
-class RawFrames:
-    """What a pipe of nothing but frames does not say: width and height in pixels, frames a second, FFmpeg's name of
-    the pixel format."""
-
-    width: int
-    height: int
-    fps: Fraction
-    pix_fmt: str
-
-    def __post_init__(self) -> None:
-        import av
-
-        if self.width < 1 or self.height < 1 or self.fps <= 0:
-            raise InputError("Raw frames need a width, a height and a rate above 0.")
-        try:
-            av.VideoFormat(self.pix_fmt)
-        except ValueError as error:
-            raise InputError(
-                f"{self.pix_fmt} is not a pixel format; name one such as yuv420p or yuv422p10le."
-            ) from error
-
-    @property
-    def options(self) -> dict[str, str]:
-        """For FFmpeg's demuxer."""
-        size = f"{self.width}x{self.height}"
-        return {"video_size": size, "framerate": str(self.fps), "pixel_format": self.pix_fmt}
-
-
 class Incoming:
-    """A pipe that is read from. stream: binary, with ``fileno`` or only with ``read``. count: bytes read. head: the
-    first of them."""
+    """A pipe that is read from, binary, with ``fileno`` or only with ``read``. count: bytes read. head: the first."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -70,7 +40,7 @@ class Incoming:
         self.count, self.head = 0, b""
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes, what is there; empty at the end."""
+        """Read what is there, at most so many bytes; empty at the end."""
         size = min(size, _READ_BYTES)
         data = self._stream.read(size) if self._number is None else os.read(self._number, size)
         self.count += len(data)
@@ -80,14 +50,14 @@ class Incoming:
 
 
 class Outgoing:
-    """A pipe that is written to. stream: binary, with ``fileno`` or only with ``write``."""
+    """A pipe that is written to, binary, with ``fileno`` or only with ``write``."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._number = _file_number(stream)
 
     def write(self, data: Any) -> None:
-        """All of it, at once."""
+        """Write all of it, at once."""
         if self._number is None:
             self._stream.write(data)
             return
@@ -97,7 +67,7 @@ class Outgoing:
 
 
 def _file_number(stream: BinaryIO) -> int | None:
-    """Of the system, with a pipe behind it made as large as it gets."""
+    """Return the system's number of a file, and make a pipe behind it as large as it gets."""
     try:
         number = stream.fileno()
     except (AttributeError, io.UnsupportedOperation):
@@ -113,20 +83,24 @@ class PipeReader(VideoReader):
     """Reads one video from a pipe: in any container that can be read from front to back, or raw frames."""
 
     def __init__(self, stream: BinaryIO, raw: RawFrames | None = None) -> None:
-        """raw: None where the pipe begins with a header. Raises MediaError: there is no video in it."""
+        """Open the pipe, which begins with a header where ``raw`` is None.
+
+        Raises:
+            MediaError: there is no video in it.
+        """
         self._incoming = Incoming(stream)
         options: dict[str, Any] = {} if raw is None else {"format": "rawvideo", "options": raw.options}
         super().__init__(self._incoming, "Standard input", options)
         self._end = 0
 
     def siting(self, frame: VideoFrame) -> int:
-        """Of y4m, what its header says, which PyAV older than 19 does not tell."""
+        """Return a frame's siting; of y4m what its header says, which PyAV older than 19 does not tell."""
         tag = re.match(rb"YUV4MPEG2 [^\n]*\bC420(\w+)", self._incoming.head)
         tags = {name.encode(): number for number, name in _SITING_TAGS.items()}
         return super().siting(frame) or (tags.get(tag[1], 0) if tag else 0)
 
     def seek(self, seconds: Fraction) -> None:
-        """Nothing: a pipe is read from its beginning."""
+        """Do nothing: a pipe is read from its beginning."""
 
     def _packets(self) -> Iterator[Packet]:
         for packet in super()._packets():
@@ -148,7 +122,11 @@ class PipeWriter:
     def __init__(
         self, stream: BinaryIO, pipe_format: PipeFormat, first: VideoFrame, reader: VideoReader
     ) -> None:
-        """first: a frame of the video, with the pixel format, size and colours of all. reader: with rate and aspect.
+        """Begin with the header, where the format has one.
+
+        Args:
+            first: a frame of the video, with the pixel format, size and colours of all.
+            reader: with rate and aspect.
 
         Raises:
             InputError: the format cannot hold such frames.
@@ -169,7 +147,7 @@ class PipeWriter:
             self._put(_header(first, reader))
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame. Raises MediaError where it cannot be written."""
+        """Write the next frame; raise MediaError where that cannot be done."""
         frame = convert(frame, self._pix_fmt)
         self._put(self._mark)
         if sum(plane.buffer_size for plane in frame.planes) == self._frame_bytes:
@@ -185,14 +163,14 @@ class PipeWriter:
         self.frames += 1
 
     def copy(self, packet: Packet) -> None:
-        """Nothing: there is no room for it."""
+        """Do nothing: there is no room for it."""
 
     def finish(self) -> None:
-        """Hand on what is still held back. Raises MediaError where it cannot be written."""
+        """Hand on what is still held back; raise MediaError where that cannot be done."""
         self._put(b"")
 
     def close(self) -> None:
-        """Nothing: the pipe stays open, and nothing is held."""
+        """Do nothing: the pipe stays open, and nothing is held."""
 
     def _put(self, data: Any) -> None:
         try:
@@ -204,8 +182,13 @@ class PipeWriter:
 
 
 def _header(first: VideoFrame, reader: VideoReader) -> bytes:
-    """The first line of YUV4MPEG2 (man page yuv4mpeg(5) of the MJPEG tools), with the depths and the range in the way
-    of FFmpeg. Raises InputError for frames that it cannot say."""
+    """Return the first line of YUV4MPEG2, with the depths and the range in the way of FFmpeg.
+
+    Source: man page yuv4mpeg(5) of the MJPEG tools.
+
+    Raises:
+        InputError: frames that it cannot say.
+    """
     name = first.format.name
     found = re.fullmatch(r"yuvj?(420|422|444)p(?:(9|10|12|14|16)le)?", name)
     if found is None:

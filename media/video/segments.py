@@ -7,12 +7,12 @@ each. Joined, their packets are those that the encoder gave.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from heapq import merge
@@ -22,15 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError, MediaError
 from ...base.files import atomic_write
-from .codecs import Encoding
-from .reader import Shot, VideoReader, convert, reason
+from ...base.version import __version__
+from ...engine.runtime import Engine
+from .ffmpeg import close_quietly, ffmpeg_errors
+from .output_file import OutputFile
+from .pixel_formats import convert
+from .reader import DecodedFrame, exact_seconds
 from .stages import FrameFailure, Stages
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
-
-    from .writer import VideoWriter
 
 _log = logging.getLogger(__name__)
 _JOB = "job.json"
@@ -38,9 +40,12 @@ _JOB = "job.json"
 
 @dataclass(frozen=True)
 class _Finished:
-    """A segment. index: of its time. file: its name. size: in bytes. frames: in it. delay: places by which its packets
-    are reordered at most. duration: of the last frame, in ticks. failures: (seconds, message) of frames before its end
-    and after the segment before."""
+    """A finished segment.
+
+    index: of its time. file: its name. size: in bytes. frames: in it. delay: places by which its packets are reordered
+    at most. duration: of the last frame, in ticks. failures: (seconds, message) of frames before its end and after the
+    segment before.
+    """
 
     index: int
     file: str
@@ -58,29 +63,25 @@ class Segments:
     whole file was written.
     """
 
-    def __init__(
-        self,
-        target: Path,
-        seconds: Fraction,
-        job: Mapping[str, Any],
-        reader: VideoReader,
-        first: VideoFrame,
-        encoding: Encoding,
-        header: bytes,
-        whole: Callable[[], contextlib.AbstractContextManager[VideoWriter]],
-        copied: Callable[[], Iterator[Packet]],
-    ) -> None:
-        """target: what they are joined into. seconds: of a segment. job: what has to be the same for segments to be of
-        the same video. header: of the whole file's video. whole: opens that file. copied: packets that go into it.
+    def __init__(self, output: OutputFile, engine: Engine) -> None:
+        """Find the finished segments of the same job.
+
+        Args:
+            output: what they are joined into.
 
         Raises:
-            InputError: the folder holds segments of another job, or what is none of ours.
+            InputError: the folder holds segments of another job, or what is none of ours; or the file cannot hold what
+                it is to.
         """
-        self._folder = segments_folder(target)
-        self._seconds, self._reader, self._first = seconds, reader, first
-        self._encoding, self._header = encoding, header
-        self._whole, self._copied = whole, copied
-        self._origin = _seconds(first)
+        self._output, self._first = output, output.form.first
+        self._folder = segments_folder(output.target)
+        self._seconds = Fraction(output.options.segment_seconds)
+        with tempfile.TemporaryDirectory(prefix="derain-engine-") as folder:
+            # Whatever the file cannot hold shows now, and not when all is done.
+            trial = output.begin(Path(folder, output.target.name))
+            self._encoding, self._header = trial.encoding, trial.header
+            trial.close()
+        self._origin = exact_seconds(self._first)
         self._container: Any = None
         self._stream: Any = None
         self._index: int | None = None
@@ -89,52 +90,51 @@ class Segments:
         self._last = self._origin  # when the frame is shown that was written last
         self._stages: Stages | None = None
         self.joined = False
-        self._require_job(job)
+        self._require_job(self._job(engine))
         self._done = self._found()
         self.frames = sum(each.frames for each in self._done)
         self.earlier = [FrameFailure(*failure) for each in self._done for failure in each.failures]
 
     def attach(self, stages: Stages) -> None:
-        """stages: that write here, and know which frames failed."""
+        """Make the stages known that write here, as they know which frames failed."""
         self._stages = stages
 
     def unfinished(self, items: Iterator[Any]) -> Iterator[Any]:
-        """Of what a source gives, the frames that come after the finished segments."""
+        """Yield the frames that a source gives after the finished segments."""
         last = self._done[-1].index if self._done else None
         for item in items:
-            if isinstance(item, Shot):
-                at = Fraction(item.seconds) if item.frame is None else _seconds(item.frame)
+            if isinstance(item, DecodedFrame):
                 # What is damaged before the first whole frame has an index below 0.
-                if last is None or self._index_of(at) > last:
+                if last is None or self._index_of(exact_seconds(item)) > last:
                     yield item
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame. Raises MediaError where it cannot be encoded or written."""
+        """Write the next frame; raise MediaError where it cannot be encoded or written."""
         from av.video.frame import PictureType
 
-        index = self._index_of(_seconds(frame))
+        index = self._index_of(exact_seconds(frame))
         if index != self._index:
             self._finish_segment()
             self._begin(index)
         frame = convert(frame, self._encoding.pix_fmt)
         frame.pict_type = PictureType.NONE  # the encoder chooses its key frames
         self._sent += 1
-        self._last = _seconds(frame)
+        self._last = exact_seconds(frame)
         self._duration = getattr(frame, "duration", None) or 0
         self._mux(frame)
 
     def copy(self, packet: Packet) -> None:
-        """Nothing yet: other streams are read again when all is joined."""
+        """Do nothing yet: other streams are read again when all is joined."""
 
     def finish(self) -> None:
-        """Join the segments and remove them. Raises MediaError where that cannot be done."""
+        """Join the segments and remove them; raise MediaError where that cannot be done."""
         self._finish_segment()
         if not self._done:
             return
-        copied = ((_order(packet), packet, False) for packet in self._copied())
+        copied = ((exact_seconds(packet, decoded=True), packet, False) for packet in self._output.copied())
         if self._stages is not None and self._stages.halted:
             copied = takewhile(lambda each: each[0] <= self._last, copied)
-        with self._whole() as writer:
+        with self._output.whole() as writer:
             for _, packet, of_video in merge(self._joined(), copied, key=lambda each: each[0]):
                 (writer.join if of_video else writer.copy)(packet)
             writer.finish()
@@ -156,6 +156,28 @@ class Segments:
 
     # -- the folder
 
+    def _job(self, engine: Engine) -> dict[str, Any]:
+        """Return what has to be the same for segments to be of the same video."""
+        import av
+
+        options, source = self._output.options, self._output.trim.reader.path
+        assert source is not None
+        status = source.stat()
+        hashes = sorted(str(payload["sha256"]) for payload in engine.manifest.payloads.values())
+        return {
+            "start": str(options.start),
+            "end": str(options.end),
+            "on_error": options.on_error,
+            "pix_fmt": self._output.form.pix_fmt,
+            "skip_dry": options.skip_dry,
+            "tile": str(engine.tile),
+            "source": [source.name, status.st_size, status.st_mtime_ns],
+            "engine": [engine.precision, engine.manifest.backend_version, *hashes],
+            "encoding": [self._encoding.name, self._encoding.pix_fmt, dict(self._encoding.options)],
+            "segment length": str(self._seconds),
+            "version": [__version__, av.__version__],
+        }
+
     def _require_job(self, job: Mapping[str, Any]) -> None:
         note = self._folder / _JOB
         if note.exists():
@@ -174,7 +196,7 @@ class Segments:
         _write(note, job)
 
     def _found(self) -> list[_Finished]:
-        """The finished segments, up to the first that is not as its note says."""
+        """Return the finished segments, up to the first that is not as its note says."""
         found = []
         for note in sorted(self._folder.glob("[0-9]*.json")):
             try:
@@ -190,44 +212,33 @@ class Segments:
 
     def _begin(self, index: int) -> None:
         import av
-        from av.error import FFmpegError
 
         ending = "mov" if self._encoding.name == "prores" else "nut"
         self._index, self._times, self._sent = index, [], 0
         self._file, self._part = f"{index:08}.{ending}", self._folder / f"part.{ending}"
-        try:
-            # Decoding begins before 0, and times are not to be moved for that.
-            kept = {"avoid_negative_ts": "disabled"}
+        # Decoding begins before 0, and times are not to be moved for that.
+        kept = {"avoid_negative_ts": "disabled"}
+        with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be begun"):
             self._container = av.open(os.path.abspath(self._part), "w", container_options=kept)
-            self._stream = self._encoding.add_to(self._container, self._reader, self._first)
+            self._stream = self._encoding.add_to(self._container, self._output.trim.reader, self._first)
             self._container.start_encoding()
-        except (FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f"{self._folder}: a segment cannot be begun: {reason(error)}.") from error
         if bytes(self._stream.codec_context.extradata or b"") != self._header:
             raise InputError(
                 "Segments of this encoder cannot be joined into this kind of file; write .mkv or .mp4."
             )
 
     def _mux(self, frame: VideoFrame | None) -> None:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be written"):
             packets = self._stream.encode(frame)
             self._times += [packet.pts for packet in packets]
             self._container.mux(packets)
-        except (FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f"{self._folder}: a segment cannot be written: {reason(error)}.") from error
 
     def _finish_segment(self) -> None:
-        from av.error import FFmpegError
-
         if self._index is None:
             return
         self._mux(None)
-        try:
+        with ffmpeg_errors(MediaError, f"{self._folder}: a segment cannot be finished"):
             self._container.close()
-        except (FFmpegError, OSError) as error:
-            raise MediaError(f"{self._folder}: a segment cannot be finished: {reason(error)}.") from error
         self._container = None
         if len(self._times) != self._sent:
             raise MediaError(
@@ -251,17 +262,14 @@ class Segments:
         self._index = None
 
     def _let_go(self) -> None:
-        from av.error import FFmpegError
-
         if self._container is not None:
-            with contextlib.suppress(FFmpegError, OSError, ValueError):
-                self._container.close()
+            close_quietly(self._container)
             self._container = None
 
     # -- the whole
 
     def _joined(self) -> Iterator[tuple[Fraction, Packet, bool]]:
-        """All packets of the video with their times, in the order of decoding, as one encoder would have given them."""
+        """Yield all packets of the video with their times, in the order of decoding, as one encoder would give them."""
         base = Fraction(self._first.time_base or 1)
         delay = max(each.delay for each in self._done)
         shown = [
@@ -289,21 +297,12 @@ class Segments:
 
 
 def segments_folder(target: Path) -> Path:
-    """Where segments of this file are kept."""
+    """Return where segments of this file are kept."""
     return target.with_name(f"{target.name}.segments")
 
 
-def _seconds(frame: VideoFrame) -> Fraction:
-    return Fraction(frame.pts or 0) * Fraction(frame.time_base or 0)
-
-
-def _order(packet: Packet) -> Fraction:
-    ticks = packet.dts if packet.dts is not None else packet.pts
-    return Fraction(ticks or 0) * Fraction(packet.time_base or 0)
-
-
 def _delay(times: Sequence[int]) -> int:
-    """By how many places a packet comes later than its frame is shown, at most."""
+    """Return by how many places a packet comes later than its frame is shown, at most."""
     rank = {ticks: place for place, ticks in enumerate(sorted(times))}
     return max(place - rank[ticks] for place, ticks in enumerate(times))
 

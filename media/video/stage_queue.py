@@ -1,4 +1,4 @@
-"""What two threads hand work through."""
+"""The queue that two threads hand work through."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _WAITING = 3
 _LOOK = 0.1
 
 
-class Stopped(Exception):
+class QueueClosed(Exception):
     """A stage waits for another one that has ended."""
 
 
-class Pipe:
+class StageQueue:
     """A bounded queue between two threads that either can leave."""
 
     def __init__(self) -> None:
@@ -24,19 +24,19 @@ class Pipe:
         self.closed = threading.Event()
 
     def put(self, item: Any) -> None:
-        """Raises Stopped if the pipe is closed while there is no room."""
+        """Put an item in; raise QueueClosed if the queue is closed while there is no room."""
         while True:
             try:
                 return self._queue.put(item, timeout=_LOOK)
             except queue.Full:
                 if self.closed.is_set():
-                    raise Stopped from None
+                    raise QueueClosed from None
 
     def get(self) -> Any:
-        """Raises Stopped if the pipe is closed while there is nothing."""
+        """Take the next item; raise QueueClosed if the queue is closed while there is nothing."""
         while True:
             try:
                 return self._queue.get(timeout=_LOOK)
             except queue.Empty:
                 if self.closed.is_set():
-                    raise Stopped from None
+                    raise QueueClosed from None

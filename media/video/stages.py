@@ -6,38 +6,38 @@ Where the frames come from and where they go is up to the two ends, :class:`Sour
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ...base.errors import DerainError, MediaError
+from ...base.files import disk_full
 from ...base.progress import Progress
 from ...engine.runtime import Engine
-from .colour import Coding, Scratch, add_difference, differ, to_rgb
-from .reader import Shot, convert, planes
-from .stage_queue import Pipe, Stopped
+from .colour import Scratch
+from .options import OnError
+from .pixel_formats import convert
+from .reader import DecodedFrame
+from .stage_queue import QueueClosed, StageQueue
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-#: What to do with a frame that is broken or cannot be cleaned: end the video before it, leave it out, or write it
-#: unclean (and leave it out where nothing of it can be decoded).
-OnError = Literal["stop", "skip", "passthrough"]
 #: What is timed: reading and decoding, conversion to RGB, the engine, conversion of its difference, encoding and
 #: writing.
 STAGES = ("decode", "to RGB", "engine", "difference", "encode")
 
 
 class Source(Protocol):
-    """Where frames come from.
+    """The place that frames come from.
 
     name: for messages. frames: how many there are, or about so; 0 where that is not known.
     """
@@ -48,33 +48,30 @@ class Source(Protocol):
     @property
     def frames(self) -> int: ...
 
-    def read(self) -> Iterator[Shot | Packet]:
-        """Frames with their timestamps, which rise, and between them packets that the sink may copy. It is drawn in
-        a thread of its own, a few frames ahead of the engine; what comes too late for a live source is left out
-        here."""
+    def read(self) -> Iterator[DecodedFrame | Packet]:
+        """Yield frames with their timestamps, which rise, and between them packets that the sink may copy.
+
+        It is drawn in a thread of its own, a few frames ahead of the engine.
+        """
         ...
 
 
 class Sink(Protocol):
-    """Where frames go. frames: those that are in the result."""
+    """The place that frames go to; ``frames`` of them are in the result."""
 
     frames: int
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame, which nobody changes any more. Raises MediaError where it cannot be written."""
-        ...
+        """Write the next frame, which nobody changes any more; raise MediaError where that cannot be done."""
 
     def copy(self, packet: Packet) -> None:
-        """A packet of another stream of the source, which the sink may leave out."""
-        ...
+        """Take a packet of another stream of the source, or leave it out."""
 
     def finish(self) -> None:
-        """After the last frame. Raises MediaError where not all of them are in the result."""
-        ...
+        """Finish after the last frame; raise MediaError where not all of them are in the result."""
 
     def close(self) -> None:
         """Let go of everything, finished or not; may be called twice."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class FrameFailure:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What became of a video.
+    """The outcome for a video.
 
     frames: in the result. seconds: that the work took. failures: in the order of time. busy: seconds that each of
     STAGES worked, not counting what it waited for the others; they overlap. halted: whether it ended at a frame that
@@ -114,7 +111,7 @@ class Cleaned:
 class _Work:
     """A frame on its way. rainy: what the engine is given; None for a frame that is written as it is."""
 
-    shot: Shot
+    decoded: DecodedFrame
     rainy: np.ndarray | None = None
     clean: np.ndarray | None = None
     damage: str = ""
@@ -128,20 +125,21 @@ class Stages:
         engine: Engine,
         source: Source,
         sink: Sink,
-        coding: Coding,
+        form: WorkingFormat,
         *,
-        pix_fmt: str,
-        size: tuple[int, int],
         on_error: OnError,
         progress: Progress,
         already: int = 0,
     ) -> None:
-        """coding, pix_fmt: of the frames that are worked on; others are converted. size: width and height of all.
-        already: frames of the source that were done before."""
-        self._engine, self._source, self._sink = engine, source, sink
-        self._coding, self._pix_fmt, self._size = coding, pix_fmt, size
+        """Prepare the stages.
+
+        Args:
+            form: of the frames that are worked on; others are converted, and fail where their size is another.
+            already: frames of the source that were done before.
+        """
+        self._engine, self._source, self._sink, self._form = engine, source, sink, form
         self._on_error, self._progress, self._already = on_error, progress, already
-        self._decoded, self._cleaned = Pipe(), Pipe()
+        self._decoded, self._cleaned = StageQueue(), StageQueue()
         self._failures: list[FrameFailure] = []
         self._broken_stage: Exception | None = None
         self._write_failure: tuple[float, DerainError] | None = None
@@ -154,16 +152,16 @@ class Stages:
 
     @property
     def failures(self) -> Sequence[FrameFailure]:
-        """Those up to now."""
+        """The failures up to now."""
         return self._failures
 
     @property
     def halted(self) -> bool:
-        """Whether a frame that failed ended it."""
+        """True where a frame that failed ended it."""
         return self._halted
 
-    def run(self, items: Iterator[Shot | Packet]) -> Cleaned:
-        """items: what the source reads; the rest of it where some was read already."""
+    def run(self, items: Iterator[DecodedFrame | Packet]) -> Cleaned:
+        """Clean ``items``, which is what the source reads, or the rest of it where some was read already."""
         decoding = threading.Thread(
             target=self._guarded, args=(self._decode, items), name="derain-engine-decode"
         )
@@ -181,7 +179,7 @@ class Stages:
                 decoding.join()
                 self._cleaned.put(None)
                 encoding.join()
-            except Stopped:  # why is told below
+            except QueueClosed:  # why is told below
                 pass
         finally:
             self._decoded.closed.set()
@@ -199,7 +197,7 @@ class Stages:
         """Run a stage; what it does not foresee ends all of them and is raised in the caller's thread."""
         try:
             stage(*arguments)
-        except Stopped:
+        except QueueClosed:
             pass
         except Exception as error:
             self._broken_stage = error
@@ -216,7 +214,7 @@ class Stages:
 
     # -- in the decoding thread
 
-    def _decode(self, items: Iterator[Shot | Packet]) -> None:
+    def _decode(self, items: Iterator[DecodedFrame | Packet]) -> None:
         last: int | None = None
         while True:
             with self._timed("decode"):
@@ -225,33 +223,32 @@ class Stages:
                 break
             if self._decoded.closed.is_set():
                 return
-            if not isinstance(item, Shot):
+            if not isinstance(item, DecodedFrame):
                 self._cleaned.put(item)
                 continue
             work = self._prepare(item, last)
-            if work.shot.frame is not None:
-                last = work.shot.frame.pts
+            if work.decoded.frame is not None:
+                last = work.decoded.frame.pts
             self._decoded.put(work)
         self._decoded.put(None)
 
-    def _prepare(self, shot: Shot, last: int | None) -> _Work:
-        frame, coding = shot.frame, self._coding
+    def _prepare(self, decoded: DecodedFrame, last: int | None) -> _Work:
+        frame = decoded.frame
         if frame is None:
-            return _Work(shot, damage=shot.damage)
-        frame = convert(frame, self._pix_fmt)
-        if (frame.width, frame.height) != self._size:
-            sizes = f"{frame.width}x{frame.height} instead of {self._size[0]}x{self._size[1]}"
-            return _Work(Shot(None, shot.seconds), damage=f"it has another size, {sizes}")
+            return _Work(decoded, damage=decoded.damage)
+        frame = convert(frame, self._form.pix_fmt)
+        if (frame.width, frame.height) != self._form.size:
+            sizes = "{}x{} instead of {}x{}".format(frame.width, frame.height, *self._form.size)
+            return _Work(DecodedFrame(None, decoded.seconds), damage=f"it has another size, {sizes}")
         if last is not None and frame.pts is not None and frame.pts <= last:
-            return _Work(
-                Shot(None, shot.seconds), damage="its timestamp is not after that of the frame before"
-            )
-        shot = Shot(frame, shot.seconds, shot.damage, shot.dry)
-        if shot.damage or shot.dry:
-            return _Work(shot, damage=shot.damage)
+            why = "its timestamp is not after that of the frame before"
+            return _Work(DecodedFrame(None, decoded.seconds), damage=why)
+        decoded = DecodedFrame(frame, decoded.seconds, decoded.damage, decoded.dry)
+        if decoded.damage or decoded.dry:
+            return _Work(decoded, damage=decoded.damage)
         with self._timed("to RGB"):
             out = self._spare.popleft() if self._spare else None
-            return _Work(shot, to_rgb(planes(frame, coding.sample), coding, out, self._scratch_to_rgb))
+            return _Work(decoded, self._form.to_rgb(frame, out, self._scratch_to_rgb))
 
     # -- in the caller's thread
 
@@ -272,12 +269,9 @@ class Stages:
                 if not drawn:
                     raise
                 work = drawn.popleft()
-                told = (
-                    "there is not enough memory; use smaller tiles"
-                    if isinstance(error, MemoryError)
-                    else error
-                )
-                if not self._goes_on(work, f"cannot be cleaned: {str(told).rstrip('.')}"):
+                memory = isinstance(error, MemoryError)
+                why = "there is not enough memory; use smaller tiles" if memory else str(error).rstrip(".")
+                if not self._goes_on(work, f"cannot be cleaned: {why}"):
                     return
                 if self._on_error == "passthrough":
                     work.rainy = None
@@ -286,7 +280,7 @@ class Stages:
                 drawn.clear()
 
     def _checked(self) -> Iterator[_Work]:
-        """What was decoded; broken frames are noted, and left out or end it as ``on_error`` says."""
+        """Yield what was decoded; broken frames are noted, and left out or end it as ``on_error`` says."""
         while True:
             began = time.perf_counter()
             work = self._decoded.get()
@@ -295,13 +289,15 @@ class Stages:
                 return
             if work.damage and not self._goes_on(work, f"is broken: {work.damage}"):
                 return
-            if not work.damage or (self._on_error == "passthrough" and work.shot.frame is not None):
+            if not work.damage or (self._on_error == "passthrough" and work.decoded.frame is not None):
                 yield work
 
     def _draw(self, waiting: Iterator[_Work], drawn: deque[_Work]) -> Iterator[np.ndarray]:
-        """What the engine is given, one frame at a time: no backend says that it gains from batches, as a frame of
-        video is enough work for all threads or the GPU, and what is left a session fills with several frames at once
-        (``Session.parallelism``)."""
+        """Yield what the engine is given, one frame at a time.
+
+        No backend says that it gains from batches, as a frame of video is enough work for all threads or the GPU, and
+        what is left a session fills with several frames at once (``Session.parallelism``).
+        """
         for work in waiting:
             drawn.append(work)
             self._hand_on_unclean(drawn)
@@ -309,7 +305,7 @@ class Stages:
                 yield work.rainy
 
     def _hand_on_unclean(self, drawn: deque[_Work]) -> None:
-        """Frames that the engine is not asked for wait only for those before them."""
+        """Hand on frames that the engine is not asked for, which wait only for those before them."""
         while drawn and drawn[0].rainy is None:
             self._hand_on(drawn.popleft())
 
@@ -318,9 +314,9 @@ class Stages:
         self._cleaned.put(work)
         self._waited += time.perf_counter() - began
         if self._cleaned.closed.is_set():
-            raise Stopped
+            raise QueueClosed
         self._done += 1
-        self._dry += work.shot.dry
+        self._dry += work.decoded.dry
         rate = self._done / max(time.perf_counter() - self._began, 1e-9)
         done, total = self._done + self._already, self._source.frames
         share = min(done / total, 1.0) if total else 0.0
@@ -328,7 +324,7 @@ class Stages:
         self._progress(f"{done}{of_total} frames, {rate:.3g} fps", share)
 
     def _goes_on(self, work: _Work, what: str) -> bool:
-        seconds = work.shot.seconds
+        seconds = work.decoded.seconds
         self._failures.append(
             FrameFailure(seconds, f"{self._source.name}: the frame at {timestamp(seconds)} {what}.")
         )
@@ -344,7 +340,7 @@ class Stages:
         if self._write_failure is not None:
             seconds, error = self._write_failure
             self._sink.close()
-            if _disk_full(error) or not self._sink.frames:
+            if disk_full(error) or not self._sink.frames:
                 raise error
             self._failures.append(
                 FrameFailure(seconds, f"{str(error).rstrip('.')}, at {timestamp(seconds)}.")
@@ -361,9 +357,9 @@ class Stages:
                 if not isinstance(item, _Work):
                     self._sink.copy(item)
                     continue
-                frame = item.shot.frame
+                frame = item.decoded.frame
                 assert frame is not None
-                seconds = item.shot.seconds
+                seconds = item.decoded.seconds
                 with self._timed("difference"):
                     self._change(frame, item)
                 with self._timed("encode"):
@@ -376,21 +372,12 @@ class Stages:
     def _change(self, frame: VideoFrame, work: _Work) -> None:
         if work.rainy is None or work.clean is None:
             return
-        if differ(work.rainy, work.clean):
-            # The decoder may still refer to the frame; a copy is made where it does.
-            frame.make_writable()
-            changed = planes(frame, self._coding.sample)
-            add_difference(changed, work.rainy, work.clean, self._coding, self._scratch_difference)
+        self._form.change(frame, work.rainy, work.clean, self._scratch_difference)
         self._spare.append(work.rainy)
 
 
 def timestamp(seconds: float) -> str:
-    """``1:02:03.450``."""
+    """Write a time like ``1:02:03.450``."""
     minutes, rest = divmod(max(seconds, 0.0), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:06.3f}"
-
-
-def _disk_full(error: BaseException) -> bool:
-    cause = error.__cause__
-    return getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

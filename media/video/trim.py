@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import InputError
-from .reader import Shot, VideoReader
+from .reader import DecodedFrame, VideoReader, exact_seconds
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
@@ -18,16 +17,13 @@ if TYPE_CHECKING:
 _INTERLEAVED = 1
 
 
-class Cut:
-    """What lies in ``self.reader`` from ``start`` on and before ``end``, in seconds from its beginning; None for all.
+class Trim:
+    """The part of a video from ``start`` on and before ``end``, in seconds from its beginning; None for all.
 
     All timestamps are moved so that the first frame is shown at 0, unless the video is cut from its beginning.
     """
 
     def __init__(self, reader: VideoReader, start: Fraction | None, end: Fraction | None) -> None:
-        """Raises InputError: the part is empty."""
-        if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
-            raise InputError("A part of a video ends after it starts, and starts at 0 or later.")
         self.reader = reader
         zero = self._zero
         self._start = None if not start else start + zero
@@ -39,9 +35,9 @@ class Cut:
         """The file's own time of its beginning."""
         return Fraction(self.reader.container.start_time or 0, 1_000_000)
 
-    def of(self, reader: VideoReader) -> Cut:
-        """The same part of the same video, opened anew."""
-        other = Cut(reader, None, None)
+    def of(self, reader: VideoReader) -> Trim:
+        """Return the same part of the same video, opened anew."""
+        other = Trim(reader, None, None)
         other._start, other._end, other.shift = self._start, self._end, self.shift
         return other
 
@@ -51,7 +47,7 @@ class Cut:
 
     @property
     def frames(self) -> int:
-        """About how many, 0 where that is not known."""
+        """About how many there are, 0 where that is not known."""
         total = self.reader.frames
         if (self._start is None and self._end is None) or not total:
             return total
@@ -61,7 +57,7 @@ class Cut:
         return max(round((end - (self._start - zero if self._start else 0)) * self.reader.rate), 1)
 
     def chapters(self) -> list[Chapter]:
-        """Those that reach into the part, cut to it. To be asked after the first frame."""
+        """Return those that reach into the part, cut to it; to be asked after the first frame."""
         kept = []
         for chapter in self.reader.container.chapters():
             base = Fraction(chapter["time_base"] or 1)
@@ -78,8 +74,8 @@ class Cut:
             kept.append({**chapter, **ticks})
         return kept
 
-    def read(self) -> Iterator[Shot | Packet]:
-        """Like the reader's."""
+    def read(self) -> Iterator[DecodedFrame | Packet]:
+        """Yield the part as the reader yields the whole."""
         if self._start is None and self._end is None:
             yield from self.reader.read()
             return
@@ -87,8 +83,8 @@ class Cut:
             self.reader.seek(self._start)
         early: list[Packet] | None = [] if self._start is not None else None
         for item in self.reader.read():
-            at = _time(item)
-            if isinstance(item, Shot):
+            at = exact_seconds(item)
+            if isinstance(item, DecodedFrame):
                 if self._start is not None and at < self._start:
                     continue
                 if self._end is not None and at >= self._end:
@@ -98,7 +94,7 @@ class Cut:
                 if early is not None and item.frame is not None:
                     self.shift = at
                     until = math.inf if self._end is None else self._end
-                    yield from (self._moved(each) for each in early if at <= _time(each) < until)
+                    yield from (self._moved(each) for each in early if at <= exact_seconds(each) < until)
                     early = None
                 yield self._moved(item)
             elif early is not None:
@@ -107,11 +103,11 @@ class Cut:
                 yield self._moved(item)
 
     def packets(self) -> Iterator[Packet]:
-        """Those of the streams that are copied, as :meth:`read` gives them, once that has given a frame."""
+        """Yield those of the streams that are copied, as :meth:`read` gives them, once that has given a frame."""
         if self._start is not None:
             self.reader.seek(self._start)
         for packet in self.reader.packets():
-            at = _time(packet)
+            at = exact_seconds(packet)
             if self._start is not None and at < self.shift:
                 continue
             if self._end is None or at < self._end:
@@ -122,7 +118,7 @@ class Cut:
     def _moved(self, item: Any) -> Any:
         if not self.shift:
             return item
-        if isinstance(item, Shot):
+        if isinstance(item, DecodedFrame):
             frame = item.frame
             if frame is not None and frame.pts is not None:
                 frame.pts -= round(self.shift / (frame.time_base or 1))
@@ -133,12 +129,3 @@ class Cut:
         if item.dts is not None:
             item.dts -= ticks
         return item
-
-
-def _time(item: Any) -> Fraction:
-    """In seconds, exactly where there is a timestamp."""
-    thing: Any = item.frame if isinstance(item, Shot) else item
-    if thing is None:
-        return Fraction(item.seconds)
-    ticks = thing.pts if thing.pts is not None else thing.dts
-    return Fraction(ticks or 0) * Fraction(thing.time_base or 0)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...base.errors import InputError, MediaError
-from .codecs import Encoding, holds_hdr
-from .reader import VideoReader, convert, reason, side_data
+from .codecs import choose_encoding, holds_hdr
+from .ffmpeg import close_quietly, ffmpeg_errors
+from .options import VideoOptions
+from .pixel_formats import convert, side_data
+from .reader import VideoReader
+from .working_format import WorkingFormat
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -28,31 +32,11 @@ _OF_THE_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 _OF_THE_ENCODING = {"encoder", "vendor_id", "duration", "bps", "handler_name"}
 _OF_THE_ENCODING_PREFIXES = ("bps-", "duration-", "number_of_", "_statistics")
 #: Keys that the MP4 family writes in the way that players read; others need the way that keeps all keys.
-_MP4_KEYS = {
-    *(
-        "title",
-        "artist",
-        "album",
-        "album_artist",
-        "composer",
-        "comment",
-        "genre",
-        "date",
-        "year",
-        "copyright",
-    ),
-    *("description", "synopsis", "show", "episode_id", "network", "lyrics", "grouping", "track", "disc"),
-    *(
-        "creation_time",
-        "timecode",
-        "location",
-        "language",
-        "keywords",
-        "media_type",
-        "hd_video",
-        "compilation",
-    ),
-}
+_MP4_KEYS = set(
+    "title artist album album_artist composer comment genre date year copyright description synopsis show episode_id "
+    "network lyrics grouping track disc creation_time timecode location language keywords media_type hd_video "
+    "compilation".split()
+)
 _MP4_FAMILY = {"mp4", "mov", "ipod", "3gp", "3g2", "f4v"}
 _MATROSKA, _HOLD_ASPECT = {"matroska", "webm"}, {"h264", "h265"}
 _HDR_KINDS = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
@@ -70,15 +54,18 @@ class VideoWriter:
         path: Path,
         target: Path,
         reader: VideoReader,
-        first: VideoFrame,
-        *,
-        encoding: Callable[[str], Encoding],
-        drop: Collection[str],
+        form: WorkingFormat,
+        options: VideoOptions,
+        frames: int = 0,
         chapters: Sequence[Chapter] = (),
     ) -> None:
-        """path: written to. target: its name later, for messages. first: a frame of the video, with the pixel format,
-        size and colours of all. encoding: from FFmpeg's name of the container. drop: kinds of streams that are left
-        out.
+        """Write the header.
+
+        Args:
+            path: written to.
+            target: its name later, for messages.
+            form: of the frames.
+            frames: how many there are, 0 if that is not known.
 
         Raises:
             InputError: a container that is not known, or cannot hold the codec or one of the streams; a crf out of
@@ -86,52 +73,39 @@ class VideoWriter:
             MediaError: the header cannot be written.
         """
         import av
-        from av.error import FFmpegError
 
         self._target = target
         self.frames = 0
         self._sent = 0
         metadata = {k: v for k, v in reader.container.metadata.items() if k.lower() not in _OF_THE_FILE}
-        try:
-            self._container: OutputContainer = av.open(
-                os.path.abspath(path), "w", container_options=_container_options(target, metadata)
-            )
-        except (FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
-            ) from error
+        flags = _container_options(target, metadata)
+        unknown = f"{target}: no kind of video file has that ending; use .mp4, .mkv, .mov or .webm."
+        with ffmpeg_errors(InputError, unknown):
+            self._container: OutputContainer = av.open(os.path.abspath(path), "w", container_options=flags)
         try:
             _require_timestamps(self._container, target)
             self._container.metadata.update(metadata)
-            self.encoding = encoding(self._container.format.name)
-            self._add_video(reader, first)
-            self._copies: dict[int, Stream] = {}
-            for stream in reader.copied:
-                if stream.type not in drop:
-                    self._copies[stream.index] = self._add_copy(stream)
+            self.encoding = choose_encoding(self._container.format.name, reader, form, options, frames)
+            self._add_video(reader, form.first)
+            copied = [stream for stream in reader.copied if stream.type not in options.drop]
+            self._copies: dict[int, Stream] = {stream.index: self._add_copy(stream) for stream in copied}
             if chapters:
                 self._container.set_chapters(list(chapters))
-            try:
+            advice = (
+                " If one of the streams that are copied does not fit into it, write .mkv or .mov, or leave that kind "
+                "of stream out with --drop."
+            )
+            with ffmpeg_errors(MediaError, f"{target} cannot be begun", advice):
                 self._container.start_encoding()
-            except (FFmpegError, ValueError) as error:
-                raise MediaError(
-                    f"{target} cannot be begun: {reason(error)}. If one of the streams that are copied does not fit "
-                    "into it, write .mkv or .mov, or leave that kind of stream out with --drop."
-                ) from error
         except BaseException:
             self.close()
             raise
 
     def _add_video(self, reader: VideoReader, first: VideoFrame) -> None:
-        from av.error import FFmpegError
-
         name, source = self.encoding.name, reader.video
-        try:
+        refused = f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
+        with ffmpeg_errors(InputError, refused):
             stream = self.encoding.add_to(self._container, reader, first)
-        except (FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{self._target} cannot hold {name}; name another --codec, or write .mkv."
-            ) from error
         if name == "h265" and self._container.format.name in _MP4_FAMILY:
             stream.codec_context.codec_tag = "hvc1"  # which Apple's players insist on
         matrix = side_data(first, "DISPLAYMATRIX")
@@ -145,11 +119,8 @@ class VideoWriter:
 
     def _warn_of_aspect(self, ratio: Fraction | None, codec: str) -> None:
         # Matroska's own field for it is out of PyAV's reach, so it has to be in the codec's headers.
-        if (
-            self._container.format.name in _MATROSKA
-            and codec not in _HOLD_ASPECT
-            and ratio not in (None, 0, 1)
-        ):
+        held = self._container.format.name not in _MATROSKA or codec in _HOLD_ASPECT
+        if not held and ratio not in (None, 0, 1):
             _log.warning(
                 "%s is written without the source's sample aspect ratio of %s; .mp4 or --codec h264 keeps it.",
                 self._target,
@@ -157,22 +128,19 @@ class VideoWriter:
             )
 
     def _add_copy(self, stream: Stream) -> Stream:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(
+            InputError,
+            f"{self._target} cannot hold stream {stream.index} of the source, which is {stream.type} "
+            f"({getattr(stream, 'name', None) or 'unknown'}); write .mkv or .mov, or leave it out with --drop "
+            f"{stream.type}.",
+        ):
             copy = self._container.add_stream_from_template(stream, opaque=True)
-        except (FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{self._target} cannot hold stream {stream.index} of the source, which is {stream.type} "
-                f"({getattr(stream, 'name', None) or 'unknown'}); write .mkv or .mov, or leave it out with --drop "
-                f"{stream.type}."
-            ) from error
         copy.metadata.update(stream.metadata)
         copy.disposition = stream.disposition  # pyright: ignore[reportAttributeAccessIssue]
         return copy
 
     def write(self, frame: VideoFrame) -> None:
-        """The next frame, with its timestamp. Raises MediaError where it cannot be encoded or written."""
+        """Write the next frame, with its timestamp; raise MediaError where it cannot be encoded or written."""
         from av.video.frame import PictureType
 
         frame = convert(frame, self.encoding.pix_fmt)
@@ -182,18 +150,18 @@ class VideoWriter:
 
     @property
     def header(self) -> bytes:
-        """What decoders of the video need beside its packets."""
+        """The bytes that decoders of the video need beside its packets."""
         return bytes(self._stream.codec_context.extradata or b"")
 
     def join(self, packet: Packet) -> None:
-        """A packet of the video that was encoded before, in the same way and with the same header."""
+        """Write a packet of the video that was encoded before, in the same way and with the same header."""
         packet.stream = self._stream
         self._sent += 1
         self.frames += 1
         self._mux([packet])
 
     def copy(self, packet: Packet) -> None:
-        """A packet of another stream of the source; dropped where its stream is."""
+        """Write a packet of another stream of the source, unless that is dropped."""
         copy = self._copies.get(packet.stream_index)
         if copy is not None:
             packet.stream = copy
@@ -207,13 +175,9 @@ class VideoWriter:
         Raises:
             MediaError: that cannot be done, or the file has not as many frames as were written.
         """
-        from av.error import FFmpegError
-
         self._mux_video(None)
-        try:
+        with ffmpeg_errors(MediaError, f"{self._target} cannot be finished"):
             self._container.close()
-        except (FFmpegError, OSError) as error:
-            raise MediaError(f"{self._target} cannot be finished: {reason(error)}.") from error
         if self.frames != self._sent:
             raise MediaError(
                 f"{self._target} is not what it should be: of {self._sent} frames the encoder wrote {self.frames}."
@@ -221,30 +185,17 @@ class VideoWriter:
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
-        import contextlib
-
-        from av.error import FFmpegError
-
-        with contextlib.suppress(FFmpegError, OSError, ValueError):
-            self._container.close()
+        close_quietly(self._container)
 
     def _mux_video(self, frame: VideoFrame | None) -> None:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(MediaError, f"{self._target}: the encoder failed"):
             packets = self._stream.encode(frame)
-        except (FFmpegError, ValueError) as error:
-            raise MediaError(f"{self._target}: the encoder failed: {reason(error)}.") from error
         self.frames += len(packets)
         self._mux(packets)
 
     def _mux(self, packets: list[Packet]) -> None:
-        from av.error import FFmpegError
-
-        try:
+        with ffmpeg_errors(MediaError, f"{self._target} cannot be written"):
             self._container.mux(packets)
-        except (FFmpegError, ValueError) as error:
-            raise MediaError(f"{self._target} cannot be written: {reason(error)}.") from error
 
 
 def _require_timestamps(container: OutputContainer, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""How fast video goes through, measured on little of it."""
+"""The rate of video, measured on little of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from derain_engine.base.errors import DerainError, InputError
 from derain_engine.bench import video
 from derain_engine.bench.page import make_page
-from derain_engine.bench.video import Row, VideoBenchmark, bench_video, make_rainy_clip, stand_in
+from derain_engine.bench.video import VideoBenchmark, VideoRow, bench_video, make_rainy_clip, stand_in
 from derain_engine.cli import app
 from derain_engine.media.video.stages import STAGES, Cleaned, FrameFailure
 
@@ -73,7 +73,7 @@ def test_a_clip_that_cannot_be_is_refused(options: dict) -> None:
 
 def test_a_result_becomes_a_section_of_the_page(tmp_path: Path) -> None:
     busy: dict[str, float] = dict.fromkeys(STAGES, 1.25)
-    row = Row("x.derain", "files", "fake", "fp32", 4, 8, 2, 10, 3, 20.5, 19.0, None, 1.5, busy)
+    row = VideoRow("x.derain", "files", "fake", "fp32", 4, 8, 2, 10, 3, 20.5, 19.0, None, 1.5, busy)
     facts = {"cpu": {"model": "a CPU", "threads": 2}, "derain_engine": "1"}
     result = VideoBenchmark((row,), facts, "the command", "a day")
     (tmp_path / "result.json").write_text(json.dumps(result.to_json()))

@@ -37,6 +37,11 @@ class Options:
             raise InputError("9 is too many.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class More(Options):
+    deep: int = option(0, help="How deep.")
+
+
 def run(verb: Any, *arguments: str) -> Any:
     app = typer.Typer(rich_markup_mode=None)
     app.command()(verb)
@@ -91,6 +96,17 @@ def test_help_shows_meaning_names_and_default() -> None:
     text = run(verb([]), "--help").output
     assert "How often." in text and "default: 1" in text
     assert "--least" in text and "PIXELS" in text and "--inner" not in text
+
+
+def test_a_field_that_two_objects_share_is_one_option() -> None:
+    got: list[Any] = []
+
+    @with_options(options=Options, more=More)
+    def verb(options: Options, more: More) -> None:
+        got.append((options, more))
+
+    assert run(verb, "--passes", "2", "--deep", "3").exit_code == 0
+    assert got == [(Options(passes=2), More(passes=2, deep=3))]
 
 
 def test_settings_are_those_that_are_given() -> None:

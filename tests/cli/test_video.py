@@ -1,4 +1,4 @@
-"""``video``: what it answers and with which exit code."""
+"""The verb ``video``: what it answers and with which exit code."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def frames_of(clip: Path) -> bytes:
 def test_standard_output_takes_the_frames_alone(
     capfdbinary: pytest.CaptureFixture[bytes], clip: Path, reference_file: Path
 ) -> None:
-    """Of all that is told on the way nothing gets between the frames."""
+    """Check that nothing of all that is told on the way gets between the frames."""
     code = app.run(["video", str(clip), "-o", "-", "-e", str(reference_file), "--format", "rawvideo"])
     told = capfdbinary.readouterr()
     assert code == 0, told.err
@@ -108,7 +108,7 @@ def test_standard_output_takes_the_frames_alone(
 
 @pytest.mark.slow
 def test_a_pipeline_of_programs(clip: Path, reference_file: Path) -> None:
-    """Frames in, frames out, and a cut one at the end told with exit code 5."""
+    """Put frames in and get frames out; a cut one at the end is told with exit code 5."""
     command = [sys.executable, "-c", "from derain_engine.cli import main; main()", "video", "-", "-o", "-"]
     raw = ["--size", "64x48", "--fps", "25", "--pix-fmt", "yuv420p", "--format", "rawvideo"]
     data = frames_of(clip)
@@ -155,6 +155,12 @@ def test_the_output_is_like_the_input(cli: Cli, clip: Path, reference_file: Path
 def test_times_that_are_none(cli: Cli, clip: Path, time: str) -> None:
     done = cli("video", clip, "-o", "out.mkv", f"--start={time}")
     assert (done.code, "is no time" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("latency", ["0.5", "soon"])
+def test_latencies_that_are_none(cli: Cli, latency: str) -> None:
+    done = cli("video", "rtsp://camera/live", "-o", "out.mkv", "--latency-ms", latency)
+    assert (done.code, "is not a number of milliseconds" in done.err) == (2, True), done.err
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def rgb(path: Path) -> np.ndarray:
-    """frames x H x W x 3 in levels of 1/255."""
+    """Read a video as frames x H x W x 3 in levels of 1/255."""
     coding = coding_of("yuv420p", matrix=2, colour_range=1, width=64, height=48)
     return np.stack([to_rgb(planes, coding) for planes in read(path).frames]).astype(np.float64)
 
@@ -110,12 +110,12 @@ def test_videos_that_are_no_pair_are_refused(
 
 def test_a_broken_frame_takes_its_transitions_with_it(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     from derain_engine.evaluation import video as module
-    from derain_engine.media.video.reader import Shot, VideoReader
+    from derain_engine.media.video.reader import DecodedFrame, VideoReader
 
     class Damaged(VideoReader):
         def read(self):
-            shots = [item for item in super().read() if isinstance(item, Shot)]
-            shots[1] = Shot(None, shots[1].seconds, "it is cut off")
+            shots = [item for item in super().read() if isinstance(item, DecodedFrame)]
+            shots[1] = DecodedFrame(None, shots[1].seconds, "it is cut off")
             return iter(shots)
 
     frames = rgb(clip)

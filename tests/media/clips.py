@@ -74,7 +74,7 @@ def random_frame(pix_fmt: str, seed: int, width: int = 64, height: int = 48, **c
 
 
 def codes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """Of each plane, what is within the picture."""
+    """Return of each plane what is within the picture."""
     kind = np.uint8 if frame.format.components[0].bits == 8 else np.uint16
     size = np.dtype(kind).itemsize
     return [
@@ -99,7 +99,12 @@ def make_clip(
     title: str = "",
     **colours: int,
 ) -> Path:
-    """A video of noise. times: of its frames in ms. colours: color_range, colorspace, color_primaries, color_trc."""
+    """Write a video of noise.
+
+    Args:
+        times: of its frames in ms.
+        colours: color_range, colorspace, color_primaries, color_trc.
+    """
     width, height = size
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
@@ -137,7 +142,7 @@ def make_clip(
 
 
 def _lines(path: Path, times: tuple[int, ...]) -> str:
-    """A file of subtitles, one line at each of the times in ms."""
+    """Write a file of subtitles, one line at each of the times in ms."""
     entries = [
         f"{n}\n00:00:00,{at:03} --> 00:00:00,{at + 80:03}\nline {n}\n" for n, at in enumerate(times, 1)
     ]
@@ -157,7 +162,7 @@ def _noise(stream: Any, milliseconds: int) -> list[av.Packet]:
 
 @dataclass
 class Content:
-    """What reading a video back gives. packets: of other streams, by kind: (seconds, bytes)."""
+    """The content of a video that was read back. packets: of other streams, by kind: (seconds, bytes)."""
 
     times: list[Fraction] = field(default_factory=list)
     frames: list[list[np.ndarray]] = field(default_factory=list)
@@ -179,13 +184,8 @@ def read(path: Path) -> Content:
             "pix_fmt": context.pix_fmt,
             "aspect": stream.sample_aspect_ratio,
             "colours": [
-                int(each)
-                for each in (
-                    context.color_range,
-                    context.colorspace,
-                    context.color_primaries,
-                    context.color_trc,
-                )
+                int(getattr(context, name))
+                for name in ("color_range", "colorspace", "color_primaries", "color_trc")
             ],
         }
         for packet in container.demux():

@@ -19,12 +19,12 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def values(*shape: int, dtype: type = np.uint8) -> np.ndarray:
-    """Every value of the type is as likely as any other."""
+    """Return random values, every one of the type as likely as any other."""
     return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
 def smooth(height: int = 24, width: int = 32) -> np.ndarray:
-    """A picture that lossy formats hardly change, different along both axes and in all channels."""
+    """Return a picture that lossy formats hardly change, different along both axes and in all channels."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([255 * x / width, 255 * y / height, 255 - 127 * (x + y) / (height + width)], -1).astype(
         np.uint8
@@ -57,7 +57,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def png(
     rows: np.ndarray, depth: int, colour_type: int, *chunks: bytes, size: tuple[int, int] | None = None
 ) -> bytes:
-    """A PNG of kinds that Pillow does not write: 16-bit grey with alpha, colour keys, lying headers."""
+    """Return a PNG of kinds that Pillow does not write: 16-bit grey with alpha, colour keys, lying headers."""
     height, width = size or rows.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -77,6 +77,6 @@ def tiff(array: np.ndarray, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def read(folder: Path, content: bytes, name: str = "picture", **options: int) -> Picture:
+def read(folder: Path, content: bytes, name: str = "picture") -> Picture:
     (folder / name).write_bytes(content)
-    return read_picture(folder / name, **options)
+    return read_picture(folder / name)

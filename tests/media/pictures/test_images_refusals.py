@@ -1,4 +1,4 @@
-"""What is no picture, damaged, too large or cannot be written is refused by name, whatever the bytes."""
+"""Files that are no picture, damaged, too large or cannot be written are refused by name, whatever the bytes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from derain_engine.base.errors import InputError, MediaError
+from derain_engine.media.pictures import images
 from derain_engine.media.pictures.images import SUFFIXES, Picture, read_picture, write_picture
 
 from .pictures import SRGB, exif_block, png, png_chunk, read, saved, smooth, tiff, values
@@ -92,11 +93,13 @@ def test_cut_short(tmp_path, kind):
             read(tmp_path, content[: int(len(content) * share)])
 
 
-def test_more_pixels_than_allowed(tmp_path):
+def test_more_pixels_than_allowed(tmp_path, monkeypatch):
     content = saved(Image.fromarray(smooth(10, 10)), "PNG")
-    assert read(tmp_path, content, max_pixels=100).pixels.shape == (10, 10, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    assert read(tmp_path, content).pixels.shape == (10, 10, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
     with pytest.raises(MediaError, match="10 x 10 pixels, more than the limit of 99"):
-        read(tmp_path, content, max_pixels=99)
+        read(tmp_path, content)
 
 
 def test_the_limit_is_ours_alone(tmp_path, monkeypatch):
@@ -174,9 +177,10 @@ def test_alpha_fits():
 
 
 def check_outcome(folder: Path, content: bytes) -> None:
-    with warnings.catch_warnings(), contextlib.suppress(MediaError):
+    with warnings.catch_warnings(), contextlib.suppress(MediaError), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")  # Pillow's doubts about damaged tags
-        picture = read(folder, content, max_pixels=100_000)
+        patch.setattr(images, "MAX_PIXELS", 100_000)
+        picture = read(folder, content)
         assert picture.pixels.shape[0] * picture.pixels.shape[1] <= 100_000
         for suffix in (".png", ".tif", ".jpg"):
             write_picture(folder / f"again{suffix}", picture)

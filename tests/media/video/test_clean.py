@@ -13,16 +13,14 @@ import pytest
 from derain_engine.base.errors import InputError, MediaError
 from derain_engine.media.video.clean import clean_video
 from derain_engine.media.video.colour import coding_of, yuv_from_rgb
-from derain_engine.media.video.reader import side_data
+from derain_engine.media.video.options import VideoOptions
+from derain_engine.media.video.pixel_formats import side_data
 
 from ..clips import engine, make_clip, random_frame, read
 
 #: Variable: no two steps are alike.
 VARIABLE = (0, 40, 87, 141, 202, 270, 345, 427, 516, 612, 715, 900)
-FORMATS = [
-    *("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"),
-    *("yuv420p12le", "bgr0", "gbrp10le"),
-]
+FORMATS = "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv444p10le yuv420p12le bgr0 gbrp10le".split()
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +130,9 @@ def test_hdr_mastering_data_are_kept(tmp_path: Path) -> None:
 
 
 def test_frames_can_be_converted_first(tmp_path: Path, clip: Path) -> None:
+    options = VideoOptions(codec="prores", drop=("subtitle",))
     with engine() as runs:
-        clean_video(
-            runs, clip, tmp_path / "out.mov", codec="prores", pix_fmt="yuv422p10le", drop=["subtitle"]
-        )
+        clean_video(runs, clip, tmp_path / "out.mov", options, pix_fmt="yuv422p10le")
     assert read(tmp_path / "out.mov").video["pix_fmt"] == "yuv422p10le"
 
 

@@ -104,7 +104,7 @@ def test_what_the_engine_leaves_alone_stays_to_the_bit(
 
 
 def upsampled(plane: np.ndarray, kind: Coding, height: int, width: int) -> np.ndarray:
-    """By interpolation between the positions where samples lie."""
+    """Interpolate between the positions where samples lie."""
     result = plane.astype(np.float64)
     for axis, length, halved, on in (
         (1, width, kind.halved[0], kind.cosited[0]),

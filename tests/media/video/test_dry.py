@@ -1,4 +1,4 @@
-"""Which frames are taken for dry, on made pictures and on the rainy and clean pairs of the literature."""
+"""Frames that are taken for dry, on made pictures and on the rainy and clean pairs of the literature."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rained(rain: Rain, seed: int = 0) -> np.ndarray:
 
 
 def luma(picture: np.ndarray, noise: float = 0.0, seed: int = 0) -> np.ndarray:
-    """uint8; with sensor noise of so many levels."""
+    """Return a picture's luma as uint8, with sensor noise of so many levels."""
     grey = cv2.cvtColor(np.asarray(picture, np.float32), cv2.COLOR_RGB2GRAY) * 255
     grey = grey + np.random.default_rng(seed).normal(0, noise, grey.shape)
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
@@ -122,7 +122,7 @@ def test_without_asking_no_frame_is_skipped(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_skips_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first frame after a finished segment is compared with the last one in it."""
+    """Compare the first frame after a finished segment with the last one in it."""
     pictures = [rained(DRIZZLE, seed) for seed in range(6)]
     source = make_video(tmp_path / "in.mkv", pictures, "yuv420p")
     options: dict[str, Any] = {
@@ -146,7 +146,7 @@ def test_a_resumed_run_skips_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def skipped(paths: Sequence[Path]) -> int:
-    """Of pictures looked at one by one."""
+    """Return how many are taken for dry of pictures looked at one by one."""
     return sum(
         DryDetector().is_dry(cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2GRAY))
         for path in paths
@@ -155,7 +155,7 @@ def skipped(paths: Sequence[Path]) -> int:
 
 @pytest.mark.slow
 def test_error_rates_on_the_pairs_of_the_literature(shared_data: Path) -> None:
-    """The figures of the README: rainy pictures that are missed and clean ones that are seen as such."""
+    """Measure the figures of the README: rainy pictures that are missed and clean ones that are seen as such."""
     found = {
         name: tuple(skipped(sorted((shared_data / name / kind).iterdir())) for kind in ("rainy", "clean"))
         for name in ("rain100h", "rain100l", "sirr20")

@@ -1,10 +1,10 @@
-"""How videos are encoded: like their source, with its HDR data, and whatever their length and streams."""
+"""The encoding of videos: like their source, with its HDR data, and whatever their length and streams."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import av
 import cv2
@@ -13,7 +13,9 @@ import pytest
 
 from derain_engine.base.errors import InputError, MediaError
 from derain_engine.media.video.clean import clean_video
-from derain_engine.media.video.reader import side_data
+from derain_engine.media.video.codecs import CODECS
+from derain_engine.media.video.options import CodecName
+from derain_engine.media.video.pixel_formats import side_data
 
 from ..clips import engine, make_clip, random_frame, read
 
@@ -21,7 +23,7 @@ from ..clips import engine, make_clip, random_frame, read
 def moving(
     path: Path, codec: str, options: dict[str, str], frames: int = 100, pix_fmt: str = "yuv420p"
 ) -> Path:
-    """A picture that moves under grain, which takes all bits that there are: 160 x 96 at 25 frames a second."""
+    """Write a picture that moves under grain, which takes all bits that there are: 160 x 96 at 25 frames a second."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 600, 3), np.uint8)
     scene = cv2.GaussianBlur(noise, (0, 0), 0.8)
     with av.open(str(path), "w") as container:
@@ -126,7 +128,7 @@ def test_one_frame_and_two(tmp_path: Path, codec: str, ending: str, frames: int)
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4", "ts"])
 def test_a_video_of_no_frame_is_refused(tmp_path: Path, ending: str) -> None:
-    """With sound, and a video stream that has nothing in it."""
+    """Clean a file with sound, and a video stream that has nothing in it."""
     source = tmp_path / f"in.{ending}"
     with av.open(str(source), "w") as container:
         video: Any = container.add_stream("libx264", rate=25)
@@ -144,7 +146,7 @@ def test_a_video_of_no_frame_is_refused(tmp_path: Path, ending: str) -> None:
 
 @pytest.fixture
 def with_data(tmp_path: Path) -> Path:
-    """With a stream of positions, as cameras of drones write them."""
+    """Write a video with a stream of positions, as cameras of drones write them."""
     path = tmp_path / "in.ts"
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream("libx264", rate=25)
@@ -185,3 +187,7 @@ def test_data_that_the_container_cannot_hold_is_refused_by_name(tmp_path: Path, 
     with engine() as runs:
         clean_video(runs, with_data, tmp_path / "out.mkv", drop=["data"])
     assert read(tmp_path / "out.mkv").packets == {}
+
+
+def test_every_codec_that_can_be_named_has_an_encoder() -> None:
+    assert set(get_args(CodecName)) == set(CODECS)

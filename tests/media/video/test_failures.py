@@ -107,7 +107,7 @@ def test_a_frame_that_is_damaged(tmp_path: Path, on_error: Any, frames: Any) -> 
 
 @pytest.mark.parametrize(("options", "lost"), [({"g": "1"}, 1), ({"g": "4"}, 3)])
 def test_ffv1_is_found_damaged_by_its_checksums(tmp_path: Path, options: dict[str, str], lost: int) -> None:
-    """Its decoder shows the frame before in their place, and says nothing."""
+    """FFmpeg's decoder shows the frame before in their place, and says nothing."""
     source = make_clip(tmp_path / "in.mkv", times=tuple(range(0, 480, 40)), options=options)
     with av.open(str(source)) as container:
         whole = [bytes(packet) for packet in container.demux(video=0) if packet.size]

@@ -23,8 +23,8 @@ VARIABLE = (0, 40, 87, 141, 202, 270, 345, 427)
 HDR: dict[str, Any] = {"color_range": 1, "colorspace": 9, "color_primaries": 9, "color_trc": 16}
 LOSSLESS = {"codec": "libx264", "options": {"crf": "0", "preset": "ultrafast"}}
 STREAM = (
-    *("codec_type", "pix_fmt", "width", "height", "sample_aspect_ratio", "sample_rate", "channels"),
-    *("color_range", "color_space", "color_transfer", "color_primaries"),
+    "codec_type pix_fmt width height sample_aspect_ratio sample_rate channels "
+    "color_range color_space color_transfer color_primaries".split()
 )
 CLIPS: dict[str, dict[str, Any]] = {
     "variable": {"times": VARIABLE, "audio": True, "subtitles": True, "title": "Rain", **LOSSLESS},
@@ -37,7 +37,7 @@ CLIPS: dict[str, dict[str, Any]] = {
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """What ffprobe says of the file, once every frame is decoded; it must have nothing to complain about."""
+    """Return what ffprobe says of the file, once every frame is decoded; it must have nothing to complain about."""
     asked = ["-show_streams", "-show_chapters", "-show_format", "-show_packets", "-show_frames"]
     command = ["ffprobe", "-v", "error", *asked, "-show_data_hash", "md5", "-of", "json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

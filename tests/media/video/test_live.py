@@ -29,7 +29,7 @@ from derain_engine.media.video.writer import VideoWriter
 
 from ..clips import MANIFEST, Shifting, engine, make_clip, random_frame, read
 
-RATE = 25
+RATE = 50
 
 
 def free_port() -> int:
@@ -59,7 +59,7 @@ class Camera:
                     self._send(connection, length)
 
     def _opened(self, connection: socket.socket) -> Any:
-        """What the stream is written to."""
+        """Return what the stream is written to."""
         return connection.makefile("wb", buffering=0)
 
     def _send(self, connection: socket.socket, length: int) -> None:
@@ -157,12 +157,12 @@ def test_frames_that_come_at_once_have_times_of_their_own(tmp_path: Path) -> Non
 
 class Slow(Shifting):
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        time.sleep(0.2)
+        time.sleep(0.1)
         return super().run(batch, out)
 
 
 def test_a_slow_engine_gets_the_newest_frame(tmp_path: Path) -> None:
-    camera = Camera(50)
+    camera = Camera(75)
     with Engine(Slow(), MANIFEST, tile=0) as runs:
         report = watch(runs, camera.url, tmp_path / "out.mkv", latency=5.0)
     assert report.replaced > report.frames

@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 64, 48
 
 
 def y4m(frames: list[av.VideoFrame], tag: str, head: str = "F30000:1001 Ip A4:3") -> bytes:
-    """By the description of the format, not by the library that the code under test uses."""
+    """Write YUV4MPEG2 by its description, not by the library that the code under test uses."""
     first = frames[0]
     data = f"YUV4MPEG2 W{first.width} H{first.height} {head} C{tag}\n".encode()
     return data + b"".join(b"FRAME\n" + raw(frame) for frame in frames)
@@ -95,7 +95,7 @@ def semiplanar(bits: int, size: tuple[int, int], count: int = 3) -> bytes:
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (65, 33), (7, 13), (1, 1)])
 @pytest.mark.parametrize(("pix_fmt", "bits"), [("nv12", 8), ("p010le", 10)])
-def test_woven_chroma_comes_through_to_the_bit(pix_fmt: str, bits: int, size: tuple[int, int]) -> None:
+def test_interleaved_chroma_comes_through_to_the_bit(pix_fmt: str, bits: int, size: tuple[int, int]) -> None:
     data, out, raw_frames = semiplanar(bits, size), io.BytesIO(), RawFrames(*size, Fraction(25), pix_fmt)
     with engine() as runs:
         clean_video(runs, io.BytesIO(data), out, raw=raw_frames, pipe_format="rawvideo")
@@ -104,17 +104,19 @@ def test_woven_chroma_comes_through_to_the_bit(pix_fmt: str, bits: int, size: tu
 
 @pytest.mark.parametrize(("pix_fmt", "planar"), [("nv12", "yuv420p"), ("p010le", "yuv420p10le")])
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (65, 33)])
-def test_woven_chroma_is_changed_like_planes(pix_fmt: str, planar: str, size: tuple[int, int]) -> None:
-    """From a planar file by asking for it; the same frames woven give the same woven."""
+def test_interleaved_chroma_is_changed_like_planes(pix_fmt: str, planar: str, size: tuple[int, int]) -> None:
+    """Ask a planar file for it; the same frames interleaved give the same interleaved."""
     data = b"".join(map(raw, noise(planar, 3, size)))
-    outs = {name: io.BytesIO() for name in ("planar", "woven")}
+    outs = {name: io.BytesIO() for name in ("planar", "interleaved")}
     kind = RawFrames(*size, Fraction(25), planar)
     with engine(-20) as runs:
         clean_video(runs, io.BytesIO(data), outs["planar"], raw=kind, pipe_format="rawvideo")
         options: Any = {"raw": kind, "pipe_format": "rawvideo", "pix_fmt": pix_fmt}
-        clean_video(runs, io.BytesIO(data), outs["woven"], **options)
+        clean_video(runs, io.BytesIO(data), outs["interleaved"], **options)
     dtype, shift = (np.uint8, 0) if planar == "yuv420p" else (np.uint16, 6)
-    found, expected = (np.frombuffer(each.getvalue(), dtype) for each in (outs["woven"], outs["planar"]))
+    found, expected = (
+        np.frombuffer(each.getvalue(), dtype) for each in (outs["interleaved"], outs["planar"])
+    )
     pixels, chroma = size[0] * size[1], -(-size[0] // 2) * -(-size[1] // 2)
     for one, other in zip(found.reshape(3, -1) >> shift, expected.reshape(3, -1), strict=True):
         assert np.array_equal(one[:pixels], other[:pixels])
@@ -122,7 +124,7 @@ def test_woven_chroma_is_changed_like_planes(pix_fmt: str, planar: str, size: tu
         assert np.array_equal(one[pixels + 1 :: 2], other[pixels + chroma :])
 
 
-def test_a_file_takes_woven_frames_as_planes(tmp_path: Path) -> None:
+def test_a_file_takes_interleaved_frames_as_planes(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv")
     with engine() as runs:
         clean_video(runs, source, tmp_path / "out.mkv", codec="ffv1", pix_fmt="nv12")

@@ -19,7 +19,8 @@ from derain_engine.base.errors import InputError, MediaError
 from derain_engine.engine.runtime import Engine
 from derain_engine.media.video import segments as video_segments
 from derain_engine.media.video.clean import clean_video
-from derain_engine.media.video.reader import Shot, VideoReader
+from derain_engine.media.video.options import VideoOptions
+from derain_engine.media.video.reader import DecodedFrame, VideoReader
 from derain_engine.media.video.segments import segments_folder
 
 from ..clips import MANIFEST, Content, Shifting, engine, make_clip, read
@@ -52,7 +53,9 @@ def test_a_part_has_the_frames_and_packets_of_its_time(
     low, high = Fraction(start or 0), Fraction(end or 100)
     with engine() as runs:
         clean_video(
-            *(runs, clip, tmp_path / f"out.{ending}"),
+            runs,
+            clip,
+            tmp_path / f"out.{ending}",
             codec="ffv1" if ending == "mkv" else "h264",
             start=None if start is None else low,
             end=None if end is None else high,
@@ -105,7 +108,9 @@ def test_segments_are_joined_as_they_were_encoded(
     for target, resume in zip(targets, (False, True), strict=True):
         with engine(-20) as runs:
             done = clean_video(
-                *(runs, clip, target),
+                runs,
+                clip,
+                target,
                 codec=codec,
                 pix_fmt=pix_fmt,
                 drop=drop,
@@ -134,7 +139,7 @@ from derain_engine.media.video.clean import clean_video
 
 class Slow(Shifting):
     def run(self, batch, out=None):
-        time.sleep(0.05)
+        time.sleep(0.03)
         return super().run(batch, out)
 
 engine = Engine(Slow(-20), MANIFEST, tile=0)
@@ -168,7 +173,9 @@ def test_a_killed_run_goes_on(tmp_path: Path, clip: Path, ending: str, codec: st
     told: list[str] = []
     with engine(-20) as runs:
         done = clean_video(
-            *(runs, clip, killed),
+            runs,
+            clip,
+            killed,
             codec=codec,
             pix_fmt=pix_fmt,
             resume=True,
@@ -282,8 +289,8 @@ def test_damage_before_the_first_whole_frame_is_told_as_without_segments(
 
     def damaged(reader: VideoReader) -> Iterator[Any]:
         items = read(reader)
-        first = next(item for item in items if isinstance(item, Shot))
-        yield Shot(None, first.seconds, "its data are damaged")
+        first = next(item for item in items if isinstance(item, DecodedFrame))
+        yield DecodedFrame(None, first.seconds, "its data are damaged")
         yield from items
 
     monkeypatch.setattr(VideoReader, "read", damaged)
@@ -324,8 +331,8 @@ def test_only_files_can_be_resumed(tmp_path: Path, clip: Path) -> None:
         pytest.raises(InputError, match="from one file to another"),
     ):
         clean_video(runs, stream, tmp_path / "out.mkv", resume=True)
-    with engine() as runs, pytest.raises(InputError, match="longer than 0"):
-        clean_video(runs, clip, tmp_path / "out.mkv", resume=True, segment_seconds=0)
+    with pytest.raises(InputError, match="longer than 0"):
+        VideoOptions(resume=True, segment_seconds=0)
     with engine() as runs, pytest.raises(InputError, match="--drop"):
         clean_video(runs, clip, tmp_path / "out.webm", resume=True)
     assert list(tmp_path.iterdir()) == []
