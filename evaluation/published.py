@@ -194,7 +194,7 @@ def named(name: str) -> DataSet:
 
 
 def recognise(folder: Path) -> DataSet | None:
-    """Find the data set that a folder's path speaks of (``Rain200H/test/rain``, ``spa-data``), the nearest name first."""
+    """Find the data set that a folder's path speaks of (``Rain200H/test/rain``, ``spa-data``), the nearest first."""
     for part in reversed(folder.absolute().parts):
         words = re.findall("[a-z0-9]+", part.lower())
         for key in ("".join(words), *words, *("".join(pair) for pair in pairwise(words))):

@@ -15,7 +15,8 @@ from ..base.progress import Progress, no_progress
 from ..engine import frames
 from ..media.video.colour import coding_of, to_rgb
 from ..media.video.reader import Shot, VideoReader, convert, planar_form, planes
-from .figures import Protocol, as_measured
+from .figures import as_measured
+from .options import EvaluationProtocol
 from .subject import Subject
 
 
@@ -47,7 +48,7 @@ class Flicker:
 
 
 def measure_flicker(
-    clip: Path, subject: Subject, protocol: Protocol = "float", *, progress: Progress = no_progress
+    clip: Path, subject: Subject, protocol: EvaluationProtocol = "float", *, progress: Progress = no_progress
 ) -> Flicker:
     """Clean a video frame by frame, or read the clean one that the subject is, and compare consecutive frames.
 

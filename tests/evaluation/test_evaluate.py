@@ -135,7 +135,7 @@ def test_what_weights_do_not_tell_is_told(folders, tmp_path):
     path = tmp_path / "net_latest.pth"
     torch.save(network.state_dict(), path)
     for arch, stages in (("prenet", 1), ("prenet", 2), ("prenet-lstm", 2)):
-        result = evaluate(path, *folders, native=True, arch=arch, options={"stages": stages})
+        result = evaluate(path, *folders, native=True, arch=arch, network_options={"stages": stages})
         spec = registry.spec_of(arch, {"stages": stages})
         truth = registry.create(spec).eval()
         truth.load_state_dict(network.state_dict())
@@ -158,7 +158,7 @@ def test_a_name_of_shipped_weights_means_their_engine_and_natively_the_weights(
 
 
 @pytest.mark.parametrize(
-    "options", [{"options": {"stages": 2}}, {"arch": "prenet"}, {"colour_order": "bgr"}], ids=str
+    "options", [{"network_options": {"stages": 2}}, {"arch": "prenet"}, {"colour_order": "bgr"}], ids=str
 )
 def test_options_of_a_network_are_refused_where_they_would_change_nothing(
     folders, model, engine, monkeypatch, options
