@@ -198,10 +198,7 @@ def _show_published(result: Evaluation, part: SetResult) -> None:
             [part.data_set.name, *(_head(figure) for figure in table.figures)],
             [
                 *([name, *(_text(figure, values) for figure in table.figures)] for name, values in ours),
-                *(
-                    [row.method, *row_cells]
-                    for row, row_cells in zip(table.rows, table.printed(), strict=True)
-                ),
+                *([row.method, *row.printed] for row in table.rows),
             ],
         )
         say(f"Here: {part.share} of {part.data_set.name}, protocol {result.protocol}.")

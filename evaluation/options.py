@@ -17,7 +17,7 @@ PROTOCOLS: tuple[EvaluationProtocol, ...] = get_args(EvaluationProtocol)
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How pictures and videos are cleaned and measured.
+    """The ways in which pictures and videos are cleaned and measured.
 
     ``colour_order``, ``network_options`` and ``arch`` are of the evaluated model, where that is a weights file, as for
     ``load_checkpoint`` (whose ``options`` are the network's).

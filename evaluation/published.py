@@ -27,10 +27,14 @@ _SIRR_PROTOCOL = "not said; the row for the input is nearly that of RGB"
 
 @dataclass(frozen=True)
 class PublishedFigures:
-    """A method and its figures, under ``Table.figures``."""
+    """A method and its figures as the paper prints them, under ``Table.figures``."""
 
     method: str
-    values: tuple[float, ...]
+    printed: tuple[str, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(map(float, self.printed))
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,6 @@ class Table:
     protocol: str
     figures: tuple[str, ...]
     rows: tuple[PublishedFigures, ...]
-
-    def printed(self) -> list[list[str]]:
-        """Write out the rows' values with the digits that the paper prints, which are a column's most."""
-        columns = list(zip(*(row.values for row in self.rows), strict=True))
-        digits = [max(len(str(value).partition(".")[2]) for value in column) for column in columns]
-        return [
-            [f"{value:.{count}f}" for value, count in zip(row.values, digits, strict=True)]
-            for row in self.rows
-        ]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,7 +79,7 @@ def _read(table: str) -> dict[str, tuple[PublishedFigures, ...]]:
     each of them, with two spaces or more between columns."""
     names, *rows = (re.split("  +", line.strip()) for line in table.strip().splitlines())
     return {
-        name: tuple(PublishedFigures(row[0], tuple(map(float, row[column].split()))) for row in rows)
+        name: tuple(PublishedFigures(row[0], tuple(row[column].split())) for row in rows)
         for column, name in enumerate(names, 1)
     }
 

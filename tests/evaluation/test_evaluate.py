@@ -20,7 +20,7 @@ from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
 
 @pytest.fixture
 def folders(tmp_path):
-    """Three smooth pictures of odd sizes with bright one-pixel streaks, and without."""
+    """Save three smooth pictures of odd sizes with bright one-pixel streaks, and without."""
     rainy, clean = tmp_path / "rainy", tmp_path / "clean"
     rainy.mkdir()
     clean.mkdir()
@@ -35,7 +35,7 @@ def folders(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A tiny network's weights file."""
+    """Save a tiny network's weights file."""
     import torch
 
     from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
@@ -52,11 +52,13 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(model, tmp_path_factory):
+def engine(model, examine_little, tmp_path_factory):
     from derain_engine.engine.build import build
 
     path = tmp_path_factory.mktemp("engine") / "tiny.derain"
-    build(model, path, backend="reference")
+    with pytest.MonkeyPatch.context() as patch:
+        examine_little(patch)
+        build(model, path, backend="reference")
     return path
 
 

@@ -35,7 +35,7 @@ def fill(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
 
 
 def pair(base: Path, seed: int, names: str) -> tuple[Path, Path]:
-    """(rainy, clean) folders of little photographs, and the same under streaks of a strength of their own."""
+    """Fill (rainy, clean) folders of little photographs, and the same under streaks of a strength of their own."""
     random = np.random.default_rng(seed)
     clean, rainy = {}, {}
     for name, (height, width) in zip(names, SIZES, strict=False):
@@ -59,7 +59,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_protocols_are_what_they_say(two_sets, monkeypatch) -> None:
-    """The output has every fraction of a level, also below 0 and above 1."""
+    """Check on an output that has every fraction of a level, also below 0 and above 1."""
     (rainy, clean), _ = two_sets
 
     def remove_rain(image: np.ndarray) -> np.ndarray:
