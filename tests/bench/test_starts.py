@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from derain_engine.base.errors import DerainError
 from derain_engine.bench import starts
 from derain_engine.bench.gpu import GpuStatus
 from derain_engine.bench.starts import measure_starts, peak_bytes
@@ -70,6 +71,12 @@ def test_the_warm_start_is_the_second_one_in_the_same_folder(monkeypatch):
     found = measure_starts(Engine(), IMAGE)  # pyright: ignore
     assert (found.cold_ms, found.warm_ms, found.peak_host_mb, found.device_mb) == (1000, 400, 300, 50)
     assert folders[0] == folders[1] and not os.path.exists(folders[0])
+
+
+def test_work_is_done_in_a_process_of_its_own_whose_death_is_told():
+    assert starts.in_new_process("a start", os.getpid) != os.getpid()
+    with pytest.raises(DerainError, match="The process that a build was measured in died"):
+        starts.in_new_process("a build", os._exit, 1)
 
 
 def test_the_peak_is_read_from_the_process_table():

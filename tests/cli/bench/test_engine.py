@@ -76,7 +76,7 @@ def test_a_wrong_output_is_shown_and_leaves_with_four(cli, reference_file, model
         return clean if clean.dtype == np.uint8 else clean + np.float32(1e-3)
 
     monkeypatch.setattr(ReferenceSession, "run", wrong)
-    options = "--size 32x32 --runs 1 --no-starts".split()
+    options = "--size 32x32 --runs 1 --threads 1 --no-starts".split()
     done = cli("bench", "engine", reference_file, "--model", model, *options)
     assert done.code == 4 and f"{reference_file.name} at 32x32" in done.err
     assert "NO, 60.0 dB" in done.out
