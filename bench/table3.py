@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from ..base.errors import BackendUnavailable, DerainError, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import backends, environment, verify
-from ..engine.backends.base import Artefact, Backend, CompileOptions
+from ..engine.backends.base import Backend, CompileOptions
 from ..engine.manifest import Manifest
 from ..engine.options import calibration, frame_sizes
 from ..models.checkpoint import Checkpoint
@@ -162,14 +162,7 @@ def _from_backend(
     )
     artefact = backend.compile(checkpoint.network, spec, options)
     # Payloads may be views of a file, which another process cannot be sent.
-    artefact = Artefact(
-        backend=artefact.backend,
-        backend_version=artefact.backend_version,
-        precision=artefact.precision,
-        payloads={key: bytes(payload) for key, payload in artefact.payloads.items()},
-        gpus=artefact.gpus,
-        sizes=artefact.sizes,
-    )
+    artefact = replace(artefact, payloads={key: bytes(each) for key, each in artefact.payloads.items()})
     manifest = manifest_of(
         spec,
         checkpoint.weights_sha256,
