@@ -1,4 +1,4 @@
-"""How long TensorRT takes to build an engine, how large that becomes, and how much memory it takes.
+"""The time that TensorRT takes to build an engine, its size, and the memory that building takes.
 
 Every build is a process of its own, so that its peak of memory is its own.
 """
@@ -6,11 +6,8 @@ Every build is a process of its own, so that its peak of memory is its own.
 from __future__ import annotations
 
 import datetime
-import multiprocessing
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +16,8 @@ from ..base.progress import Progress, no_progress
 from ..base.sizes import FrameSizes, words
 from ..engine import environment
 from ..export.nvinfer import FLAVOURS
+from .contestants import find_checkpoint
+from .starts import in_new_process, peak_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,13 +29,14 @@ _STATIC = (512, 512)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One build.
+class EngineBuild:
+    """One build of one network's engine.
 
     name: of the network. parameters: distinct numbers in its weights. nodes: of its ONNX graph.
     frames: sizes that the engine takes, as of FrameSizes. gpus: that it was built for; empty for this machine's.
     export_s, plan_s: seconds from PyTorch to a graph in that precision, and from there to the plan.
-    graph_bytes, plan_bytes: sizes of the two. peak_bytes: most memory that the process had, PyTorch included.
+    graph_bytes, plan_bytes: sizes of the two. peak_bytes: most memory that the process had, PyTorch included; None
+    where the system does not tell.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Row:
     plan_s: float
     graph_bytes: int
     plan_bytes: int
-    peak_bytes: int
+    peak_bytes: int | None
 
     @property
     def takes(self) -> str:
@@ -62,10 +62,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Builds:
-    """rows: by network, first for one size of frame, then for a range. environment: facts of ``engine.environment``.
-    command, date (UTC, ISO 8601): of the run."""
+    """The outcome of a run of builds.
 
-    rows: tuple[Row, ...]
+    rows: by network, first for one size of frame, then for a range. environment: facts of ``engine.environment``.
+    command, date (UTC, ISO 8601): of the run.
+    """
+
+    rows: tuple[EngineBuild, ...]
     environment: dict[str, Any]
     command: str
     date: str
@@ -84,9 +87,10 @@ def bench_builds(
 ) -> Builds:
     """Build every network for 512x512 and for a range of sizes, one after the other.
 
-    names: model files, shipped weights or presets, which have random weights.
-    backend: ``tensorrt-rtx``, which builds for all GPUs that it can name, or ``tensorrt`` for this machine's.
-    precision: ``fp16`` or ``fp32``.
+    Args:
+        names: model files, shipped weights or presets, which have random weights.
+        backend: ``tensorrt-rtx``, which builds for all GPUs that it can name, or ``tensorrt`` for this machine's.
+        precision: ``fp16`` or ``fp32``.
 
     Raises:
         InputError, CheckpointError: a name of nothing, another backend or precision.
@@ -104,17 +108,12 @@ def bench_builds(
             progress(
                 f"{name}, {words(_STATIC) if fixed else 'a range of sizes'}", len(rows) / (2 * len(names))
             )
-            rows.append(_in_own_process(name, backend, precision, fixed))
+            rows.append(in_new_process("a build", _build, name, backend, precision, fixed))
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return Builds(tuple(rows), environment.of_measurement(), command, now)
 
 
-def _in_own_process(name: str, backend: str, precision: str, fixed: bool) -> Row:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_build, name, backend, precision, fixed).result()
-
-
-def _build(name: str, backend: str, precision: str, fixed: bool) -> Row:
+def _build(name: str, backend: str, precision: str, fixed: bool) -> EngineBuild:
     from ..engine.options import frame_sizes
     from ..export.half import to_half
     from ..export.onnx import export_onnx
@@ -129,7 +128,7 @@ def _build(name: str, backend: str, precision: str, fixed: bool) -> Row:
         graph = to_half(exported).model
     exported_at = time.perf_counter()
     plan = build_plan(graph, flavour, sizes, PlanOptions(flavour.gpus or None, precision))
-    return Row(
+    return EngineBuild(
         name=name,
         parameters=sum(each.numel() for each in network.parameters()),
         nodes=len(exported.graph.node),
@@ -142,33 +141,16 @@ def _build(name: str, backend: str, precision: str, fixed: bool) -> Row:
         plan_s=round(plan.seconds, 2),
         graph_bytes=graph.ByteSize(),
         plan_bytes=len(plan.data),
-        peak_bytes=_peak(),
+        peak_bytes=peak_bytes(),
     )
 
 
 def _find(name: str) -> tuple[nn.Module, ModelSpec]:
-    from ..engine.build import find_model
     from ..models.checkpoint import load_checkpoint
-    from ..models.registry import architectures, create, spec_of
+    from ..models.loading import find_model
 
     try:
         checkpoint = load_checkpoint(find_model(name)[0])
     except InputError:
-        for architecture in architectures().values():
-            if name in architecture.presets:
-                spec = spec_of(architecture.name, architecture.presets[name])
-                return create(spec).eval(), spec
-        raise
+        checkpoint = find_checkpoint(name)
     return checkpoint.network, checkpoint.spec
-
-
-def _peak() -> int:
-    """Most bytes of memory that this process has had."""
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    # Kilobytes, but for macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,5 @@
-"""What can be timed: a name, the network's reference, and a way of opening it that another process can follow, too."""
+"""Contestants, which can be timed: a name, the network's reference, and a way of opening it that another process can
+follow, too."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ..base import files
+from ..base.errors import BackendUnavailable
+from ..base.version import __version__
 from ..engine import backends
 from ..engine.backends.base import Artefact, RunOptions
 from ..engine.manifest import Manifest
 from ..engine.runtime import Engine, load
 from ..models.checkpoint import Checkpoint
+from ..models.spec import ModelSpec
 
 Mode = Literal["latency", "throughput"]
 
@@ -24,13 +28,16 @@ class Opener(Protocol):
     def on_gpu(self) -> bool: ...
 
     def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
-        """cache: keep compiled code in the user's cache folder, and take it from there."""
+        """Open it. cache: keep compiled code in the user's cache folder, and take it from there."""
         ...
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """reference: the network to compare with, None for none. manifest: what its engines say of themselves."""
+    """Something that can be timed.
+
+    reference: the network to compare with, None for none. manifest: what its engines say of themselves.
+    """
 
     name: str
     manifest: Manifest
@@ -53,11 +60,12 @@ class FromFile:
 
 @dataclass(frozen=True)
 class FromArtefact:
-    """What a backend made, without a file around it."""
+    """An artefact of a backend, without a file around it. streams: frames at once when throughput is asked for."""
 
     artefact: Artefact = field(repr=False)
     manifest: Manifest
     threads: int
+    streams: int | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -65,6 +73,75 @@ class FromArtefact:
 
     def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
         folder = files.cache_dir("bench", self.artefact.backend, self.artefact.precision) if cache else None
-        options = RunOptions(mode=mode, threads=self.threads, cache_dir=folder)
+        options = RunOptions(mode=mode, threads=self.threads, cache_dir=folder, streams=self.streams)
         session = backends.get(self.artefact.backend).open(self.artefact, options)
         return Engine(session, self.manifest, tile=0)
+
+
+def find_checkpoint(model: str) -> Checkpoint:
+    """Find the network of a preset with random weights, the same each time, or of a file or shipped weights. A preset's
+    name means the preset where no file has it.
+
+    Raises:
+        InputError, CheckpointError: a name of nothing, or a file that is no model.
+        BackendUnavailable: PyTorch is not installed.
+    """
+    try:
+        import torch
+
+        from ..models.checkpoint import load_checkpoint, weights_sha256
+        from ..models.loading import find_model
+        from ..models.registry import architectures, create, spec_of
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"This needs {error.name}, which is not installed: pip install 'derain-engine[build]'"
+        ) from error
+    presets = {
+        name: spec_of(architecture.name, config)
+        for architecture in architectures().values()
+        for name, config in architecture.presets.items()
+    }
+    if model not in presets or Path(model).exists():
+        return load_checkpoint(find_model(model)[0])
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        network = create(presets[model]).eval().requires_grad_(False)
+    return Checkpoint(
+        spec=presets[model],
+        network=network,
+        weights_sha256=weights_sha256(dict(network.named_parameters())),
+        colour_order="rgb",
+        source=Path(model),
+        metadata={},
+        format="torch",
+    )
+
+
+def manifest_of(
+    spec: ModelSpec,
+    weights_sha256: str,
+    *,
+    source: str,
+    backend: str = "none",
+    version: str = "0",
+    precision: str = "fp32",
+) -> Manifest:
+    """Make a manifest for a contestant that no engine file is of."""
+    return Manifest(
+        architecture=spec.architecture,
+        config=dict(spec.config),
+        granularity=spec.granularity,
+        smallest_side=spec.smallest_side,
+        exact_tiling_halo=spec.exact_tiling_halo,
+        tile_overlap=spec.tile_overlap,
+        bytes_per_pixel=spec.bytes_per_pixel,
+        source=source,
+        weights_sha256=weights_sha256,
+        backend=backend,
+        backend_version=version,
+        precision=precision,
+        input={},
+        output={},
+        verification={},
+        derain_engine=__version__,
+    )

@@ -1,4 +1,4 @@
-"""What each step of OpenVINO's path on a CPU is worth: the same network, from its ONNX graph run as it is to INT8."""
+"""The worth of each step of OpenVINO's path on a CPU: the same network, from its ONNX graph run as it is to INT8."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import numpy as np
 from ..base.errors import BackendUnavailable, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import backends, environment
-from ..engine.backends.base import Artefact, CompileOptions, RunOptions
-from ..engine.frames import quantise, to_float
+from ..engine.backends.base import Artefact, CompileOptions
 from ..engine.manifest import Manifest
 from ..engine.options import calibration
 from ..engine.runtime import Engine
 from ..models.checkpoint import Checkpoint
-from .contestants import Contestant, Mode
-from .race import measure
+from .contestants import Contestant, FromArtefact, Mode, find_checkpoint, manifest_of
+from .race import time_in_turns
 from .results import Benchmark
-from .table3 import find_checkpoint, manifest_of
+from .rivals import FloatSession
 
 if TYPE_CHECKING:
     import openvino
@@ -40,7 +39,7 @@ def bench_cpu(
     """Time the steps from a plain graph to this project's engines, all taking turns.
 
     Args:
-        model: as for :func:`.table3.bench_table3`.
+        model: as for :func:`.contestants.find_checkpoint`.
         sizes, runs, threads, command, progress: as for :func:`.engine.bench_engines`.
 
     Raises:
@@ -55,7 +54,7 @@ def bench_cpu(
     count: int = threads or environment.cores()["threads"] or 1
     progress("Loading", 0.0)
     checkpoint = find_checkpoint(model)
-    return measure(
+    return time_in_turns(
         list(_steps(checkpoint, model, count, progress)),
         sizes=sizes,
         runs=runs,
@@ -73,7 +72,8 @@ def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress)
     from ..export.onnx import export_onnx
 
     def manifest(precision: str) -> Manifest:
-        return manifest_of(checkpoint, model, "openvino", openvino.__version__, precision)
+        about = {"backend": "openvino", "version": openvino.__version__, "precision": precision}
+        return manifest_of(checkpoint.spec, checkpoint.weights_sha256, source=model, **about)
 
     backend, spec = backends.get("openvino"), checkpoint.spec
     fastest = "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
@@ -95,30 +95,15 @@ def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress)
         ("+ rewrites (the engine)", rewritten),
         ("+ quantised (the engine)", int8),
     ):
-        made = _FromArtefact(artefact, manifest(artefact.precision), threads)
+        made = FromArtefact(artefact, manifest(artefact.precision), threads)
         yield Contestant(f"{label}, {artefact.precision}", made.manifest, checkpoint, made)
     if threads > 1:
         for artefact in (rewritten, int8):
-            one = _FromArtefact(artefact, manifest(artefact.precision), 1)
+            one = FromArtefact(artefact, manifest(artefact.precision), 1)
             yield Contestant(f"the engine on one thread, {artefact.precision}", one.manifest, checkpoint, one)
-            many = _FromArtefact(artefact, manifest(artefact.precision), threads, streams=threads)
+            many = FromArtefact(artefact, manifest(artefact.precision), threads, streams=threads)
             name = f"the engine, a frame for each thread in streams, {artefact.precision}"
             yield Contestant(name, many.manifest, checkpoint, many)
-
-
-@dataclass(frozen=True)
-class _FromArtefact:
-    """Opens the engine's own session. streams: frames at once when throughput is asked for."""
-
-    artefact: Artefact = field(repr=False)
-    manifest: Manifest
-    threads: int
-    streams: int | None = None
-    on_gpu: bool = False
-
-    def __call__(self, mode: Mode, *, cache: bool = False) -> Engine:
-        options = RunOptions(mode=mode, threads=self.threads, streams=self.streams)
-        return Engine(backends.get("openvino").open(self.artefact, options), self.manifest, tile=0)
 
 
 @dataclass(frozen=True)
@@ -142,11 +127,8 @@ class _FromGraph:
         return Engine(session, self.manifest, tile=0)
 
 
-class _PlainSession:
-    """A session (``engine.backends.base.Session``) whose pixels are converted by NumPy."""
-
-    parallelism = 1
-    available_memory = None
+class _PlainSession(FloatSession):
+    """A session of a graph as it was exported."""
 
     def __init__(
         self, core: openvino.Core, model: openvino.Model, precision: str, threads: int, any_size: bool
@@ -160,14 +142,8 @@ class _PlainSession:
         }
         self._compiled: dict[tuple[int, ...] | None, Any] = {}
 
-    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        image = np.ascontiguousarray(to_float(batch).transpose(0, 3, 1, 2))
-        clean = self._request(image.shape).infer([image])[0].transpose(0, 2, 3, 1)
-        result = quantise(clean, np.uint8) if batch.dtype == np.uint8 else np.ascontiguousarray(clean)
-        if out is None:
-            return result
-        np.copyto(out, result)
-        return out
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        return self._request(image.shape).infer([image])[0]
 
     def close(self) -> None:
         self._compiled.clear()

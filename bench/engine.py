@@ -1,4 +1,4 @@
-"""How fast an engine file is, beside PyTorch eager and ONNX Runtime on the same network in the same run.
+"""The speed of engine files, beside PyTorch eager and ONNX Runtime on the same network in the same run.
 
 How they are timed stands in ``race``.
 """
@@ -12,15 +12,16 @@ from pathlib import Path
 from ..base.errors import BackendUnavailable, InputError, VerificationError
 from ..base.progress import Progress, no_progress
 from ..engine import backends, environment
-from ..engine.build import find_model, matching_checkpoint
+from ..engine.build import matching_checkpoint
 from ..engine.bundle import open_bundle
 from ..engine.manifest import Manifest
 from ..engine.shipped import find_engine
 from ..models import weights
 from ..models.checkpoint import Checkpoint
+from ..models.loading import find_model
 from . import rivals
 from .contestants import Contestant, FromFile
-from .race import measure
+from .race import time_in_turns
 from .results import Benchmark
 
 
@@ -49,7 +50,7 @@ def bench_engines(
             source. Without it, or without what the reference needs to run, outputs are not verified.
         compare: also run the network in PyTorch eager and in ONNX Runtime, both fp32.
         onnx: (name, file) of other networks to time in ONNX Runtime in the same run, see
-            :class:`.rivals.OnnxFile`; their output is not verified.
+            :func:`.rivals.onnx_file`; their output is not verified.
         starts: also measure cold and warm starts and memory, each in a process of its own.
         trust: as for ``load``.
         command: the command line, for the record.
@@ -69,7 +70,7 @@ def bench_engines(
     if compare:
         contestants += _rivals(contestants, count, progress)
     contestants += [rivals.onnx_file(name, file, count) for name, file in onnx]
-    return measure(
+    return time_in_turns(
         contestants,
         sizes=sizes,
         runs=runs,
@@ -104,7 +105,7 @@ def _engine_file(
 
 
 def _network_of(manifest: Manifest, engine: Path, model: str | os.PathLike[str] | None) -> Checkpoint | None:
-    """What the engine was built from: ``model``, or the shipped weights of its source's name if they are it."""
+    """Read what the engine was built from: ``model``, or the shipped weights of its source's name if they are it."""
     path = weights.shipped(manifest.source) if model is None else find_model(model)[0]
     if path is None:
         return None
@@ -115,7 +116,7 @@ def _network_of(manifest: Manifest, engine: Path, model: str | os.PathLike[str] 
 
 
 def _rivals(engines: Sequence[Contestant], threads: int, progress: Progress) -> list[Contestant]:
-    """Two for each network among the engines."""
+    """Make two contestants for each network among the engines."""
     networks = {each.manifest.weights_sha256: each for each in engines}
     found = []
     for each in networks.values():

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """used_mib: memory in use by all programs, in MiB."""
+class GpuStatus:
+    """A GPU's facts of the moment. used_mib: memory in use by all programs, in MiB."""
 
     name: str
     driver: str
     used_mib: int
 
 
-def gpu() -> Gpu | None:
-    """The GPU that programs get first, or None: no nvidia-smi, or it fails."""
+def gpu_status() -> GpuStatus | None:
+    """Ask nvidia-smi for the GPU that programs get first; None where there is no such tool, or it fails."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.used", "--format=csv,noheader,nounits"]
     if visible:
@@ -25,6 +25,6 @@ def gpu() -> Gpu | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
         name, driver, used = done.stdout.splitlines()[0].rsplit(",", 2)
-        return Gpu(name.strip(), driver.strip(), int(used))
+        return GpuStatus(name.strip(), driver.strip(), int(used))
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return None

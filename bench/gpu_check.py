@@ -67,7 +67,7 @@ def check_kernels(
     from ..kernels.aot import specialisation
     from ..plan import lower
     from ..plan.memory import Memory
-    from .table3 import find_checkpoint
+    from .contestants import find_checkpoint
 
     network = find_checkpoint(model).network
     with rig() as here:
@@ -102,7 +102,7 @@ def check_network(
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
     """
-    from .table3 import find_checkpoint, manifest_of
+    from .contestants import find_checkpoint, manifest_of
 
     checkpoint = find_checkpoint(model)
     spec, backend = checkpoint.spec, get("fused")
@@ -127,7 +127,8 @@ def check_network(
             yield Outcome(name, not missed, "; ".join([figures, *missed]))
     finally:
         session.close()
-    manifest = manifest_of(checkpoint, model, "fused", artefact.backend_version, precision)
+    about = {"backend": "fused", "version": artefact.backend_version, "precision": precision}
+    manifest = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source=model, **about)
 
     def open_engine(mode: Mode) -> Engine:
         return Engine(backend.open(artefact, RunOptions(mode=mode)), manifest, tile=0)

@@ -10,7 +10,7 @@ from ..base.errors import InputError
 from ..base.files import atomic_write
 from . import builds, published, video
 from .plots import plot_all
-from .results import Benchmark, as_markdown, markdown_table, without_empty
+from .results import Benchmark, as_columns, as_markdown, markdown_table, without_empty
 
 _HEAD = """# Benchmarks
 
@@ -31,9 +31,12 @@ No speeds of engines are kept with this version. `derain-engine bench table3 --j
 def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     """Write the page, and the plots beside it in a folder of its name.
 
-    results: files that ``bench engine``, ``table3``, ``cpu``, ``builds`` or ``video`` gave with ``--json``, one run
-        each.
-    Returns all written files, the page last.
+    Args:
+        results: files that ``bench engine``, ``table3``, ``cpu``, ``builds`` or ``video`` gave with ``--json``, one run
+            each.
+
+    Returns:
+        All written files, the page last.
 
     Raises:
         InputError: a file cannot be read or does not hold that, or two have the same name.
@@ -80,7 +83,7 @@ def _read(file: Path) -> Benchmark | builds.Builds | video.VideoBenchmark:
     try:
         if kind == "video":
             return video.VideoBenchmark.from_json(record)
-        rows = tuple(builds.Row(**{**row, "gpus": tuple(row["gpus"])}) for row in record["rows"])
+        rows = tuple(builds.EngineBuild(**{**row, "gpus": tuple(row["gpus"])}) for row in record["rows"])
         return builds.Builds(rows, record["environment"], record["command"], record["date"])
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -90,28 +93,24 @@ def _read(file: Path) -> Benchmark | builds.Builds | video.VideoBenchmark:
 
 def _published() -> str:
     notes = "".join(f"- {note}\n" for note in published.notes())
-    table = markdown_table(published.HEADS, published.cells())
+    table = markdown_table(*as_columns(published.cells()))
     return f"## Tables III and IV of the SSID-KD paper\n\n{table}\n{notes}"
 
 
 def _of_video(found: video.VideoBenchmark) -> str:
-    """Frames a second, and where the time goes."""
+    """Write frames a second, and where the time goes."""
     heads, rows = without_empty(video.HEADS, video.cells(found))
-    cpu = found.environment["cpu"]
     return (
         f"{markdown_table(heads, rows)}\n"
         "- Frames/s: median of the runs, of the whole video. Cores: CPU seconds in a second. The stages: milliseconds "
         "of work for a frame; they overlap, and waiting at a pipe counts as work.\n"
         f"- Runs: {found.rows[0].runs}, of {', '.join(str(row.frames) for row in found.rows)} frames\n"
-        f"- Device: {cpu['model']}, {cpu['threads']} threads\n"
-        f"- derain-engine: {found.environment['derain_engine']}\n"
-        f"- Date: {found.date}\n"
-        f"- Command: `{found.command}`\n"
+        f"{_run(found)}"
     )
 
 
 def _of_builds(found: builds.Builds) -> str:
-    """Seconds from a network to an engine of TensorRT, and what comes out."""
+    """Write the seconds from a network to an engine of TensorRT, and what comes out."""
     heads = ("Network", "Frames", "Precision", "Export s", "Plan s", "Graph MB", "Plan MB", "Peak memory MB")
     rows = [
         [
@@ -120,15 +119,23 @@ def _of_builds(found: builds.Builds) -> str:
             row.precision,
             f"{row.export_s:.1f}",
             f"{row.plan_s:.1f}",
-            *(f"{size / 1e6:.1f}" for size in (row.graph_bytes, row.plan_bytes)),
-            f"{row.peak_bytes / 1e6:.0f}",
+            f"{row.graph_bytes / 1e6:.1f}",
+            f"{row.plan_bytes / 1e6:.1f}",
+            "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}",
         ]
         for row in found.rows
     ]
-    first, cpu = found.rows[0], found.environment["cpu"]
+    first = found.rows[0]
     return (
         f"{markdown_table(heads, rows)}\n"
         f"- Built with: {first.backend} {first.backend_version}, for {', '.join(first.gpus) or 'the GPU at hand'}\n"
+        f"{_run(found)}"
+    )
+
+
+def _run(found: builds.Builds | video.VideoBenchmark) -> str:
+    cpu = found.environment["cpu"]
+    return (
         f"- Device: {cpu['model']}, {cpu['threads']} threads\n"
         f"- derain-engine: {found.environment['derain_engine']}\n"
         f"- Date: {found.date}\n"

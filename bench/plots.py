@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base.errors import BackendUnavailable
 from ..base.files import atomic_write
-from .results import Benchmark, Row
+from .results import Benchmark, EngineTiming
 
 #: Inches, and dots an inch.
 _SIZE, _DPI = (8.0, 4.5), 120
@@ -16,7 +16,10 @@ _METADATA = {"Software": None}
 
 
 def plot_all(benchmark: Benchmark, folder: Path, before: str = "") -> dict[str, Path]:
-    """Every plot that says something, in an existing folder, ``before`` at the front of their names: title and file.
+    """Draw every plot that says something in an existing folder, ``before`` at the front of their names.
+
+    Returns:
+        Titles and files.
 
     Raises:
         BackendUnavailable: matplotlib is not installed. InputError, OSError: a file cannot be written.
@@ -33,13 +36,13 @@ def plot_all(benchmark: Benchmark, folder: Path, before: str = "") -> dict[str, 
 
 
 def plot_latency(benchmark: Benchmark, path: Path) -> None:
-    """Median latency over megapixels, a line for each contestant, both axes logarithmic.
+    """Draw median latency over megapixels, a line for each contestant, both axes logarithmic.
 
     Raises:
         BackendUnavailable: matplotlib is not installed. OSError: the file cannot be written.
     """
     figure, axes = _figure()
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[EngineTiming]] = {}
     for row in benchmark.rows:
         lines.setdefault(label(row), []).append(row)
     for name, rows in lines.items():
@@ -57,8 +60,8 @@ def plot_latency(benchmark: Benchmark, path: Path) -> None:
 
 
 def plot_speed_up(benchmark: Benchmark, path: Path) -> None:
-    """How many times faster than the baseline each contestant is, a group of bars for each frame size. Noisy rows are
-    hatched. Raises as :func:`plot_latency` does."""
+    """Draw how many times faster than the baseline each contestant is, a group of bars for each frame size. Noisy rows
+    are hatched. Raises as :func:`plot_latency` does."""
     figure, axes = _figure()
     sizes = benchmark.sizes()
     names = list(dict.fromkeys(map(label, benchmark.rows)))
@@ -82,8 +85,8 @@ def plot_speed_up(benchmark: Benchmark, path: Path) -> None:
 
 
 def plot_roofline(benchmark: Benchmark, path: Path) -> bool:
-    """The roofs that a copy and a matrix product of each precision make, measured in the run, and the rows under them;
-    False, and no file, where nothing is known of them. Raises as :func:`plot_latency` does."""
+    """Draw the roofs that a copy and a matrix product of each precision make, measured in the run, and the rows under
+    them; False, and no file, where nothing is known of them. Raises as :func:`plot_latency` does."""
     rows = [row for row in benchmark.rows if row.tflop_s and row.matmul_tflop_s and row.flop_per_byte]
     if not rows:
         return False
@@ -106,8 +109,8 @@ def plot_roofline(benchmark: Benchmark, path: Path) -> bool:
     return True
 
 
-def label(row: Row) -> str:
-    """The contestant and what it computes in, once."""
+def label(row: EngineTiming) -> str:
+    """Name the contestant and what it computes in, once."""
     return row.name if row.name.endswith(row.precision) else f"{row.name}, {row.precision}"
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a frame goes, step by step: OpenVINO's performance counters, or the launches of a fused plan."""
+"""The profile of a frame, step by step: OpenVINO's performance counters, or the launches of a fused plan."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..base.progress import Progress, no_progress
 from ..engine import environment
 from ..engine.bundle import open_bundle
 from ..engine.frames import padded_side
+from .contestants import find_checkpoint
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -25,9 +26,12 @@ _WARM_UP = 2
 
 @dataclass(frozen=True)
 class ProfiledStep:
-    """name: of the layer or launch. kind: what computes it. ms: median over the frames, None where nothing ran it.
+    """A step of a frame.
+
+    name: of the layer or launch. kind: what computes it. ms: median over the frames, None where nothing ran it.
     share: of the whole frame's time, or of its operations where nothing ran. gflop: 10^9 operations, a multiply-add
-    counted as two; mb: 10^6 bytes moved with every map and weight touched once; None where nobody tells."""
+    counted as two; mb: 10^6 bytes moved with every map and weight touched once; None where nobody tells.
+    """
 
     name: str
     kind: str
@@ -39,8 +43,11 @@ class ProfiledStep:
 
 @dataclass(frozen=True)
 class Profile:
-    """steps: the most expensive first. subject: what was profiled, ``backend``, ``precision``. height, width: of the
-    frame after padding. runs, threads: of what was measured, None where nothing ran. ms: sum over the steps."""
+    """The steps of a frame.
+
+    steps: the most expensive first. subject: what was profiled, ``backend``, ``precision``. height, width: of the
+    frame after padding. runs, threads: of what was measured, None where nothing ran. ms: sum over the steps.
+    """
 
     subject: str
     backend: str
@@ -64,7 +71,8 @@ def profile_engine(
 ) -> Profile:
     """Profile an engine file: OpenVINO's is run, without the conversion of pixels; of a fused one the plan is read.
 
-    size: height and width of the frame in pixels, padded up as a frame is.
+    Args:
+        size: height and width of the frame in pixels, padded up as a frame is.
 
     Raises:
         InputError: an engine of another backend, or a frame that it does not take.
@@ -103,7 +111,7 @@ def profile_engine(
 
 
 def profile_plan(plan: Plan, subject: str, height: int, width: int) -> Profile:
-    """The launches of a plan by their operations. height, width: multiples of 32."""
+    """Rank the launches of a plan by their operations. height, width: multiples of 32."""
     from ..plan.program import GRANULARITY
 
     area = height * width / GRANULARITY**2
@@ -134,9 +142,8 @@ def profile_plan(plan: Plan, subject: str, height: int, width: int) -> Profile:
 
 
 def profile_model(model: str, size: tuple[int, int]) -> Profile:
-    """The launches that a model becomes in fp16. model, errors: as for :func:`.table3.find_checkpoint`."""
+    """Rank the launches that a model becomes in fp16. model, errors: as for :func:`.contestants.find_checkpoint`."""
     from ..plan import lower
-    from .table3 import find_checkpoint
 
     checkpoint = find_checkpoint(model)
     spec = checkpoint.spec
@@ -145,7 +152,7 @@ def profile_model(model: str, size: tuple[int, int]) -> Profile:
 
 
 def by_kind(steps: Sequence[ProfiledStep]) -> dict[str, float]:
-    """Share of each kind of step, the largest first."""
+    """Sum the share of each kind of step, the largest first."""
     shares: dict[str, float] = {}
     for step in steps:
         shares[step.kind] = shares.get(step.kind, 0.0) + step.share
@@ -160,7 +167,7 @@ def _counters(
     threads: int,
     progress: Progress,
 ) -> dict[tuple[str, str], list[float]]:
-    """Milliseconds in every frame of each layer that was executed, by (name, kind)."""
+    """Count milliseconds in every frame of each layer that was executed, by (name, kind)."""
     try:
         import openvino
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Speed and size of deraining networks as the SSID-KD paper prints them, and what can be said of those figures.
+"""The speed and size of deraining networks as the SSID-KD paper prints them, and what can be said of those figures.
 
 Cui et al., "Semi-supervised Image Deraining Using Knowledge Distillation", IEEE Transactions on Circuits and Systems
 for Video Technology, 2022, Tables III and IV.
@@ -19,11 +19,14 @@ SIZES = ((512, 512), (1024, 1024))
 
 
 @dataclass(frozen=True)
-class Published:
-    """One method. seconds_512, seconds_1024: Table III, at 512x512 and 1024x1024. gmacs (10^9 multiply-adds),
-    mparams (10^6 parameters): Table IV, which names no picture size. side: of the square picture at which counting
-    the convolutions of the authors' public code gives ``gmacs`` within 4 %, in pixels; None where no such size was
-    found. semi_supervised: as the paper groups them."""
+class PublishedSpeed:
+    """One method.
+
+    seconds_512, seconds_1024: Table III, at 512x512 and 1024x1024. gmacs (10^9 multiply-adds), mparams (10^6
+    parameters): Table IV, which names no picture size. side: of the square picture at which counting the convolutions
+    of the authors' public code gives ``gmacs`` within 4 %, in pixels; None where no such size was found.
+    semi_supervised: as the paper groups them.
+    """
 
     method: str
     seconds_512: float
@@ -38,7 +41,8 @@ class Published:
         return None if self.side is None else 1e9 * self.gmacs / self.side**2
 
     def tflop_s(self, side: int) -> float | None:
-        """10^12 operations a second that Table III implies at ``side`` (512 or 1024), a multiply-add counted as two."""
+        """Compute the 10^12 operations a second, a multiply-add counted as two, that Table III implies at ``side`` (512
+        or 1024)."""
         if self.macs_per_pixel is None:
             return None
         seconds = {512: self.seconds_512, 1024: self.seconds_1024}[side]
@@ -46,47 +50,43 @@ class Published:
 
 
 #: In the tables' order. Table IV spells PReNet "PRNet".
-TABLE: tuple[Published, ...] = (
-    Published("NLEDN", 0.094, 0.259, 22.18, 1.01, 256),
-    Published("RESCAN", 0.026, 0.070, 32.32, 0.15, 256),
-    Published("ReHEN", 0.016, 0.064, 22.49, 1.07, None),
-    Published("PReNet", 0.104, 0.400, 66.58, 0.17, 256),
-    Published("SIRR", 0.442, 0.855, 32.37, 2.58, None, semi_supervised=True),
-    Published("SID", 0.299, 0.572, 64.66, 4.43, 128),
-    Published("DCSFN", 0.362, 0.971, 34.89, 2.11, None),
-    Published("MSPFN", 0.831, 2.310, 59.71, 3.47, None),
-    Published("RCDNet", 0.817, 1.748, 79.71, 3.17, None),
-    Published("VRGNet", 0.102, 0.394, 91.51, 0.17, None),
-    Published("Syn2Real", 0.028, 0.032, 21.10, 2.62, 256, semi_supervised=True),
-    Published("SSID-KD", 0.301, 0.575, 64.66, 4.43, 128, semi_supervised=True),
-)
-
-HEADS = (
-    *("Method", "512x512 s", "1024x1024 s", "x for 4x pixels", "GMAC", "at", "MAC/pixel", "M parameters"),
-    *("TFLOP/s at 512", "TFLOP/s at 1024"),
+TABLE: tuple[PublishedSpeed, ...] = (
+    PublishedSpeed("NLEDN", 0.094, 0.259, 22.18, 1.01, 256),
+    PublishedSpeed("RESCAN", 0.026, 0.070, 32.32, 0.15, 256),
+    PublishedSpeed("ReHEN", 0.016, 0.064, 22.49, 1.07, None),
+    PublishedSpeed("PReNet", 0.104, 0.400, 66.58, 0.17, 256),
+    PublishedSpeed("SIRR", 0.442, 0.855, 32.37, 2.58, None, semi_supervised=True),
+    PublishedSpeed("SID", 0.299, 0.572, 64.66, 4.43, 128),
+    PublishedSpeed("DCSFN", 0.362, 0.971, 34.89, 2.11, None),
+    PublishedSpeed("MSPFN", 0.831, 2.310, 59.71, 3.47, None),
+    PublishedSpeed("RCDNet", 0.817, 1.748, 79.71, 3.17, None),
+    PublishedSpeed("VRGNet", 0.102, 0.394, 91.51, 0.17, None),
+    PublishedSpeed("Syn2Real", 0.028, 0.032, 21.10, 2.62, 256, semi_supervised=True),
+    PublishedSpeed("SSID-KD", 0.301, 0.575, 64.66, 4.43, 128, semi_supervised=True),
 )
 
 
-def cells() -> list[list[str]]:
-    """The table in words, under HEADS; what is computed stands behind what is printed."""
+def cells() -> list[dict[str, str]]:
+    """Put the table in words, by the columns' heads; what is computed stands behind what is printed."""
     return [
-        [
-            each.method,
-            f"{each.seconds_512:.3f}",
-            f"{each.seconds_1024:.3f}",
-            f"{each.seconds_1024 / each.seconds_512:.2f}x",
-            f"{each.gmacs:.2f}",
-            "" if each.side is None else f"{each.side}x{each.side}",
-            "" if each.macs_per_pixel is None else f"{each.macs_per_pixel:,.0f}",
-            f"{each.mparams:.2f}",
-            *("" if (rate := each.tflop_s(side)) is None else f"{rate:.1f}" for side in (512, 1024)),
-        ]
+        {
+            "Method": each.method,
+            "512x512 s": f"{each.seconds_512:.3f}",
+            "1024x1024 s": f"{each.seconds_1024:.3f}",
+            "x for 4x pixels": f"{each.seconds_1024 / each.seconds_512:.2f}x",
+            "GMAC": f"{each.gmacs:.2f}",
+            "at": "" if each.side is None else f"{each.side}x{each.side}",
+            "MAC/pixel": "" if each.macs_per_pixel is None else f"{each.macs_per_pixel:,.0f}",
+            "M parameters": f"{each.mparams:.2f}",
+            "TFLOP/s at 512": "" if (rate := each.tflop_s(512)) is None else f"{rate:.1f}",
+            "TFLOP/s at 1024": "" if (rate := each.tflop_s(1024)) is None else f"{rate:.1f}",
+        }
         for each in TABLE
     ]
 
 
 def notes() -> list[str]:
-    """What a reader has to know of the tables, with the figures computed."""
+    """Write what a reader has to know of the tables, with the figures computed."""
     rates = {each.method: rate for each in TABLE if (rate := each.tflop_s(1024)) is not None}
     fast = {name: rate for name, rate in rates.items() if rate > NOMINAL_2080_TI_TFLOP_S}
     return [

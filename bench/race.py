@@ -1,4 +1,4 @@
-"""Contestants that take turns frame by frame, so that a machine that slows down slows all of them.
+"""The race of contestants that take turns frame by frame, so that a machine that slows down slows all of them.
 
 Every one's output is compared with the fp32 reference in the run that times it.
 """
@@ -18,8 +18,8 @@ from ..engine import environment, frames, quality, verify
 from ..engine.runtime import Engine
 from ..samples import photographs
 from .contestants import Contestant, Mode
-from .gpu import gpu
-from .results import Benchmark, Row
+from .gpu import gpu_status
+from .results import Benchmark, EngineTiming
 from .roofs import Roofs, measure_roofs
 from .starts import Starts, measure_starts
 
@@ -60,7 +60,7 @@ class _Racer:
     stream_seconds: float = 0.0
 
     def open(self, mode: Mode, image: np.ndarray) -> tuple[float, float]:
-        """Seconds of opening it, and of its first frame."""
+        """Open it; return the seconds of that, and of its first frame."""
         began = time.perf_counter()
         self.engine = self.contestant.open(mode)
         opened = time.perf_counter() - began
@@ -73,27 +73,36 @@ class _Racer:
             self.engine = None
 
 
+@dataclass
 class _Race:
-    """Those that are still in it, in turns."""
+    """A race at one frame size. racers: those that are still in it. runs: timed frames of each."""
 
-    def __init__(self, contestants: Sequence[Contestant], label: str, leave_out: LeaveOut | None) -> None:
-        self.racers = [_Racer(each) for each in contestants]
-        self._label, self._leave_out = label, leave_out
+    racers: list[_Racer]
+    size: tuple[int, int]
+    runs: int
+    threads: int
+    leave_out: LeaveOut | None = None
+    progress: Progress = no_progress
+
+    @property
+    def label(self) -> str:
+        """The frame size in words."""
+        return f"{self.size[0]}x{self.size[1]}"
 
     def each(self, work: Callable[[_Racer], None]) -> None:
         for racer in list(self.racers):
             try:
                 work(racer)
             except Exception as error:  # a library may fail with anything
-                if self._leave_out is None:
+                if self.leave_out is None:
                     raise
                 self.racers.remove(racer)
-                self._leave_out(f"{racer.contestant.name}, {self._label}", error)
+                self.leave_out(f"{racer.contestant.name}, {self.label}", error)
                 racer.close()
 
     @contextlib.contextmanager
     def opened(self, work: Callable[[_Racer], None]) -> Iterator[None]:
-        """work: opens a racer. All are closed in the end."""
+        """Open all racers by ``work``, and close them in the end."""
         try:
             self.each(work)
             yield
@@ -102,7 +111,7 @@ class _Race:
                 racer.close()
 
 
-def measure(
+def time_in_turns(
     contestants: Sequence[Contestant],
     *,
     sizes: Sequence[tuple[int, int]],
@@ -120,9 +129,8 @@ def measure(
     rows = [
         row
         for size in sizes
-        for row in _measure(
-            _Race(contestants, f"{size[0]}x{size[1]}", leave_out),
-            *(size, runs, threads, progress),
+        for row in _run(
+            _Race([_Racer(each) for each in contestants], size, runs, threads, leave_out, progress),
             starts=starts,
             roofs=roofs,
         )
@@ -130,18 +138,9 @@ def measure(
     return Benchmark(tuple(rows), environment.of_measurement(), command, date)
 
 
-def _measure(
-    race: _Race,
-    size: tuple[int, int],
-    runs: int,
-    threads: int,
-    progress: Progress,
-    *,
-    starts: bool,
-    roofs: Roofs | None,
-) -> list[Row]:
-    label = f"{size[0]}x{size[1]}"
-    images = np.random.default_rng(0).integers(0, 256, (_INPUTS, *size, 3), dtype=np.uint8)
+def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:
+    label, progress = race.label, race.progress
+    images = np.random.default_rng(0).integers(0, 256, (_INPUTS, *race.size, 3), dtype=np.uint8)
     references: dict[str, np.ndarray] = {}
 
     def start(racer: _Racer) -> None:
@@ -154,7 +153,7 @@ def _measure(
 
     def verify_(racer: _Racer) -> None:
         assert racer.engine is not None
-        racer.verified = _verify(racer.contestant, racer.engine, size, references)
+        racer.verified = _verify(racer.contestant, racer.engine, race.size, references)
 
     def warm(racer: _Racer) -> None:
         assert racer.engine is not None
@@ -169,11 +168,11 @@ def _measure(
         progress(f"{label}: comparing outputs", 0.0)
         race.each(verify_)
         race.each(warm)
-        for run in range(runs):
-            progress(f"{label}: latency", run / runs)
+        for run in range(race.runs):
+            progress(f"{label}: latency", run / race.runs)
             race.each(lambda racer, image=images[run % _INPUTS]: _time(racer, image))
-    _stream(race, images, runs, lambda done: progress(f"{label}: stream", done))
-    return _rows(race, size, runs, threads, roofs)
+    _stream(race, images)
+    return _rows(race, roofs)
 
 
 def _time(racer: _Racer, image: np.ndarray) -> None:
@@ -182,8 +181,8 @@ def _time(racer: _Racer, image: np.ndarray) -> None:
     racer.seconds.append(_seconds(racer.engine, image))
 
 
-def _rows(race: _Race, size: tuple[int, int], runs: int, threads: int, roofs: Roofs | None) -> list[Row]:
-    about = gpu() if any(racer.contestant.open.on_gpu for racer in race.racers) else None
+def _rows(race: _Race, roofs: Roofs) -> list[EngineTiming]:
+    about = gpu_status() if any(racer.contestant.open.on_gpu for racer in race.racers) else None
     cpu = environment.cpu()["model"]
     rows = []
     for racer in race.racers:
@@ -191,24 +190,24 @@ def _rows(race: _Race, size: tuple[int, int], runs: int, threads: int, roofs: Ro
         seconds = np.array(racer.seconds)
         median, p95, p99 = (float(value) for value in 1000 * np.percentile(seconds, (50, 95, 99)))
         on_gpu = each.open.on_gpu
-        work = roofs and roofs.work.get(each.manifest.weights_sha256)
-        ceiling = roofs and roofs.ceilings.get((on_gpu, racer.precision))
+        work = roofs.work.get(each.manifest.weights_sha256)
+        ceiling = roofs.ceilings.get((on_gpu, racer.precision))
         rows.append(
-            Row(
+            EngineTiming(
                 name=each.name,
                 backend=each.manifest.backend,
                 backend_version=each.manifest.backend_version,
                 precision=racer.precision,
-                height=size[0],
-                width=size[1],
-                threads=threads,
+                height=race.size[0],
+                width=race.size[1],
+                threads=race.threads,
                 device=cpu if not on_gpu else "GPU" if about is None else about.name,
                 driver=about.driver if on_gpu and about is not None else None,
                 cold_start_ms=process and process.cold_ms,
                 warm_start_ms=process and process.warm_ms,
                 open_ms=1000 * racer.open_seconds,
                 first_ms=1000 * racer.first_seconds,
-                runs=runs,
+                runs=race.runs,
                 median_ms=median,
                 p95_ms=p95,
                 p99_ms=p99,
@@ -220,7 +219,7 @@ def _rows(race: _Race, size: tuple[int, int], runs: int, threads: int, roofs: Ro
                 psnr_db=check.psnr_db,
                 max_abs=check.max_abs,
                 macs_per_pixel=work and work.macs_per_pixel,
-                flop_per_byte=work and work.flop_per_byte(racer.precision, *size),
+                flop_per_byte=work and work.flop_per_byte(racer.precision, *race.size),
                 matmul_tflop_s=ceiling and ceiling.matmul_tflop_s,
                 copy_gb_s=ceiling and ceiling.copy_gb_s,
             )
@@ -229,7 +228,7 @@ def _rows(race: _Race, size: tuple[int, int], runs: int, threads: int, roofs: Ro
 
 
 def _noise(seconds: np.ndarray) -> float | None:
-    """As of :class:`Row`."""
+    """Compute the noise, as :class:`EngineTiming` says."""
     if len(seconds) < 4:
         return None
     first, second = (float(np.median(half)) for half in np.array_split(seconds, 2))
@@ -242,9 +241,9 @@ def _seconds(engine: Engine, image: np.ndarray) -> float:
     return time.perf_counter() - began
 
 
-def _stream(race: _Race, images: np.ndarray, runs: int, progress: Callable[[float], None]) -> None:
-    """Streams over rounds in which all take turns, slow ones not in all."""
-    count = -(-runs // _STREAM_ROUNDS)
+def _stream(race: _Race, images: np.ndarray) -> None:
+    """Stream over rounds in which all take turns, slow ones not in all."""
+    count = -(-race.runs // _STREAM_ROUNDS)
 
     def stream(racer: _Racer) -> None:
         assert racer.engine is not None
@@ -260,15 +259,18 @@ def _stream(race: _Race, images: np.ndarray, runs: int, progress: Callable[[floa
 
     with race.opened(open_):
         for round_ in range(_STREAM_ROUNDS):
-            progress(round_ / _STREAM_ROUNDS)
+            race.progress(f"{race.label}: stream", round_ / _STREAM_ROUNDS)
             race.each(stream)
 
 
 def _verify(
     contestant: Contestant, engine: Engine, size: tuple[int, int], references: dict[str, np.ndarray]
 ) -> _Verified:
-    """An engine against its fp32 reference on one rainy picture, mirrored to the size that is timed. references:
-    outputs by the network's weights, each computed once."""
+    """Compare an engine with its fp32 reference on one rainy picture, mirrored to the size that is timed.
+
+    Args:
+        references: outputs by the network's weights, each computed once.
+    """
     if contestant.reference is None:
         return _Verified()
     name, pair = next(iter(photographs.rainy_pairs().items()))

@@ -1,11 +1,11 @@
-"""What a benchmark found: rows that can be quoted one by one, as JSON, CSV and Markdown."""
+"""The results of a benchmark: rows that can be quoted one by one, as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -16,7 +16,7 @@ NOISY = 0.1
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineTiming:
     """One contestant at one frame size.
 
     name: the engine file, or what else ran the network. precision: it computed in. height, width: of the
@@ -74,7 +74,7 @@ class Row:
 
     @property
     def tflop_s(self) -> float | None:
-        """10^12 operations a second at the median, a multiply-add counted as two."""
+        """The 10^12 operations a second at the median, a multiply-add counted as two."""
         if self.macs_per_pixel is None:
             return None
         return 2 * self.macs_per_pixel * self.height * self.width / self.median_ms / 1e9
@@ -82,31 +82,37 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """rows: by size, then contestant. environment: facts of ``engine.environment``. command, date (UTC, ISO
-    8601): of the run."""
+    """The outcome of a run.
 
-    rows: tuple[Row, ...]
+    rows: by size, then contestant. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the
+    run.
+    """
+
+    rows: tuple[EngineTiming, ...]
     environment: dict[str, Any]
     command: str
     date: str
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Rows that can be quoted one by one: each repeats where, when and how it was measured."""
+        """Return rows that can be quoted one by one: each repeats where, when and how it was measured."""
         facts = {"environment": self.environment, "command": self.command, "date": self.date}
         return [{**asdict(row), **facts} for row in self.rows]
 
     @classmethod
     def from_json(cls, text: str | bytes, origin: str) -> Benchmark:
-        """Read what :meth:`to_json` gave. origin: the file to name in errors.
+        """Read what :meth:`to_json` gave.
+
+        Args:
+            origin: the file to name in errors.
 
         Raises:
             InputError: it is not that, or rows of several runs.
         """
-        names = {field.name for field in fields(Row)}
+        names = {field.name for field in fields(EngineTiming)}
         try:
             records = json.loads(text)
             facts = [(each["environment"], each["command"], each["date"]) for each in records]
-            rows = tuple(Row(**{name: each[name] for name in names}) for each in records)
+            rows = tuple(EngineTiming(**{name: each[name] for name in names}) for each in records)
             environment, command, date = facts[0]
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise InputError(
@@ -119,58 +125,46 @@ class Benchmark:
         return cls(rows, environment, command, date)
 
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the frames, in the order of the rows."""
+        """List (height, width) of the frames, in the order of the rows."""
         return list(dict.fromkeys((row.height, row.width) for row in self.rows))
 
-    def speed_up(self, row: Row) -> float:
-        """How many times faster than the baseline at this size, by the medians: than PyTorch eager in fp32, or than
-        the first row where that was not run."""
+    def speed_up(self, row: EngineTiming) -> float:
+        """Divide the baseline's median at this size by the row's: that of PyTorch eager in fp32, or of the first row
+        where that was not run."""
         peers = [each for each in self.rows if (each.height, each.width) == (row.height, row.width)]
         eager = (each for each in peers if each.backend == "pytorch" and each.precision == "fp32")
         return next(eager, peers[0]).median_ms / row.median_ms
 
 
-HEADS = (
-    *("Engine", "Runs in", "Frame", "Cold start ms", "Warm start ms", "Open ms", "First ms", "Median ms"),
-    *(
-        "p95 ms",
-        "p99 ms",
-        "Noise",
-        "Speed-up",
-        "Frames/s",
-        "Host MB",
-        "GPU MB",
-        "TFLOP/s",
-        "Of matmul",
-        "Verified",
-    ),
-)
-
-
-def cells(benchmark: Benchmark) -> list[list[str]]:
-    """The rows in words, under HEADS; columns that nothing is known for hold nothing."""
+def cells(benchmark: Benchmark) -> list[dict[str, str]]:
+    """Put the rows in words, by the columns' heads; columns that nothing is known for hold nothing."""
     return [
-        [
-            row.name,
-            f"{row.backend} {row.precision}",
-            f"{row.height}x{row.width}",
-            *(_number(ms, 1) for ms in (row.cold_start_ms, row.warm_start_ms, row.open_ms, row.first_ms)),
-            *(_number(ms, 1) for ms in (row.median_ms, row.p95_ms, row.p99_ms)),
-            "" if row.noise is None else f"{row.noise:.1%}{' noisy' if row.noisy else ''}",
-            f"{benchmark.speed_up(row):.2f}x",
-            _number(row.frames_per_second, 2),
-            _number(row.peak_host_mb, 0),
-            _number(row.device_mb, 0),
-            _number(row.tflop_s, 3),
-            _fraction(row),
-            verified(row),
-        ]
+        {
+            "Engine": row.name,
+            "Runs in": f"{row.backend} {row.precision}",
+            "Frame": f"{row.height}x{row.width}",
+            "Cold start ms": _number(row.cold_start_ms, 1),
+            "Warm start ms": _number(row.warm_start_ms, 1),
+            "Open ms": _number(row.open_ms, 1),
+            "First ms": _number(row.first_ms, 1),
+            "Median ms": _number(row.median_ms, 1),
+            "p95 ms": _number(row.p95_ms, 1),
+            "p99 ms": _number(row.p99_ms, 1),
+            "Noise": "" if row.noise is None else f"{row.noise:.1%}{' noisy' if row.noisy else ''}",
+            "Speed-up": f"{benchmark.speed_up(row):.2f}x",
+            "Frames/s": _number(row.frames_per_second, 2),
+            "Host MB": _number(row.peak_host_mb, 0),
+            "GPU MB": _number(row.device_mb, 0),
+            "TFLOP/s": _number(row.tflop_s, 3),
+            "Of matmul": _fraction(row),
+            "Verified": verified(row),
+        }
         for row in benchmark.rows
     ]
 
 
 def facts(benchmark: Benchmark) -> list[tuple[str, str]]:
-    """What holds for all rows: name and value."""
+    """Return (name, value) of what holds for all rows."""
     rows, cpu = benchmark.rows, benchmark.environment["cpu"]
     versions = {row.backend: row.backend_version for row in rows}
     devices = dict.fromkeys(
@@ -189,8 +183,8 @@ def facts(benchmark: Benchmark) -> list[tuple[str, str]]:
     ]
 
 
-def verified(row: Row) -> str:
-    """Whether, and how closely."""
+def verified(row: EngineTiming) -> str:
+    """Tell whether a row is verified, and how closely."""
     if row.verified is None:
         return "no model"
     closeness = "equal" if row.psnr_db is None else f"{row.psnr_db:.1f} dB"
@@ -198,7 +192,7 @@ def verified(row: Row) -> str:
 
 
 def as_csv(benchmark: Benchmark) -> str:
-    """A header and one line for each row, with everything but the environment's long lists; RFC 4180."""
+    """Write a header and one line for each row, with everything but the environment's long lists; RFC 4180."""
     out = io.StringIO()
     about = {
         "derain_engine": benchmark.environment["derain_engine"],
@@ -207,27 +201,31 @@ def as_csv(benchmark: Benchmark) -> str:
         "date": benchmark.date,
         "command": benchmark.command,
     }
-    writer = csv.DictWriter(out, [*(field.name for field in fields(Row)), *about])
+    writer = csv.DictWriter(out, [*(field.name for field in fields(EngineTiming)), *about])
     writer.writeheader()
     writer.writerows({**asdict(row), **about} for row in benchmark.rows)
     return out.getvalue()
 
 
 def as_markdown(benchmark: Benchmark) -> str:
-    """The table without empty columns, and below it what holds for all rows."""
-    heads, rows = without_empty(HEADS, cells(benchmark))
+    """Write the table without empty columns, and below it what holds for all rows."""
     about = "".join(f"- {name}: {_code(name, value)}\n" for name, value in facts(benchmark))
-    return f"{markdown_table(heads, rows)}\n{about}"
+    return f"{markdown_table(*as_columns(cells(benchmark)))}\n{about}"
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column is text, on the left; the others are figures."""
+    """Write a table whose first column is text, on the left; the others are figures."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
+def as_columns(rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Split rows into heads and cells, without columns in which nothing stands."""
+    return without_empty(list(rows[0]), [list(row.values()) for row in rows])
+
+
 def without_empty(heads: Sequence[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The columns in which something stands."""
+    """Keep the columns in which something stands."""
     kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     return [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -236,7 +234,7 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _fraction(row: Row) -> str:
+def _fraction(row: EngineTiming) -> str:
     if row.tflop_s is None or row.matmul_tflop_s is None:
         return ""
     return f"{row.tflop_s / row.matmul_tflop_s:.0%}"

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..base.errors import BackendUnavailable, InputError
-from ..base.version import __version__
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
 from ..engine.runtime import Engine
 from ..models.checkpoint import Checkpoint
-from ..models.spec import clean_image
-from .contestants import Contestant, Mode, Opener
+from ..models.spec import ModelSpec, clean_image
+from .contestants import Contestant, Mode, Opener, manifest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,13 +26,31 @@ TorchPrecision = Literal["fp32", "bf16", "fp16"]
 _MOST_COMPILED = 64
 
 
-class OnnxRuntimeSession:
-    """A session (``engine.backends.base.Session``) of ONNX Runtime on the CPU, in what the file computes in: one
-    input N x 3 x H x W, RGB in [0, 1], the first output of the same shape."""
+class FloatSession:
+    """A session (``engine.backends.base.Session``) that takes and gives N x 3 x H x W floats; NumPy converts frames."""
 
     parallelism = 1
     precision = "fp32"
     available_memory = None
+
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        """Clean N x 3 x H x W RGB, float32 in [0, 1]."""
+        raise NotImplementedError
+
+    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        image = np.ascontiguousarray(to_float(batch).transpose(0, 3, 1, 2))
+        clean = np.ascontiguousarray(self.infer(image).transpose(0, 2, 3, 1))
+        if batch.dtype == np.uint8:
+            clean = quantise(clean, np.uint8)
+        if out is None:
+            return clean
+        np.copyto(out, clean)
+        return out
+
+
+class OnnxRuntimeSession(FloatSession):
+    """A session of ONNX Runtime on the CPU, in what the file computes in: one input N x 3 x H x W, RGB in [0, 1], the
+    first output of the same shape."""
 
     def __init__(self, model: bytes, threads: int) -> None:
         import onnxruntime
@@ -47,21 +64,14 @@ class OnnxRuntimeSession:
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 
-    def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        image = np.ascontiguousarray(to_float(batch).transpose(0, 3, 1, 2))
+    def infer(self, image: np.ndarray) -> np.ndarray:
         clean = self._session.run([self._output], {self._input: image})[0]
         if clean.shape != image.shape:
             raise InputError(
                 f"An ONNX file made {'x'.join(map(str, clean.shape))} of a frame of "
                 f"{'x'.join(map(str, image.shape))}; its first output has to be a picture of the same size."
             )
-        clean = np.ascontiguousarray(clean.transpose(0, 2, 3, 1))
-        if batch.dtype == np.uint8:
-            clean = quantise(clean, np.uint8)
-        if out is None:
-            return clean
-        np.copyto(out, clean)
-        return out
+        return clean
 
     def close(self) -> None:
         self._session = None
@@ -169,8 +179,12 @@ def pytorch(
     device: Literal["cpu", "cuda"] = "cpu",
     compiled: bool = False,
 ) -> tuple[Manifest, Opener]:
-    """The reference network in PyTorch, eager or through ``torch.compile``, which is tried on one small layer: without
-    a compiler it raises errors of its own. manifest: of an engine that was built from ``checkpoint``.
+    """Make the reference network in PyTorch, eager or through ``torch.compile``, a contestant.
+
+    ``torch.compile`` is tried on one small layer: without a compiler it raises errors of its own.
+
+    Args:
+        manifest: of an engine that was built from ``checkpoint``.
 
     Raises:
         BackendUnavailable: PyTorch is not installed.
@@ -191,7 +205,10 @@ def pytorch(
 
 
 def onnx_runtime(checkpoint: Checkpoint, manifest: Manifest, threads: int) -> tuple[Manifest, Opener]:
-    """The network, exported, in ONNX Runtime, fp32. manifest: as for :func:`pytorch`.
+    """Make the network, exported, in ONNX Runtime, fp32, a contestant.
+
+    Args:
+        manifest: as for :func:`pytorch`.
 
     Raises:
         BackendUnavailable: ONNX or ONNX Runtime is not installed. BuildError: the network cannot be exported.
@@ -212,8 +229,8 @@ def onnx_runtime(checkpoint: Checkpoint, manifest: Manifest, threads: int) -> tu
 
 
 def onnx_file(name: str, file: Path, threads: int) -> Contestant:
-    """Somebody's network in ONNX Runtime: one input N x 3 x H x W, RGB in [0, 1], the first output of the same shape.
-    Frames are given as they are, unpadded.
+    """Make somebody's network in ONNX Runtime a contestant: one input N x 3 x H x W, RGB in [0, 1], the first output of
+    the same shape. Frames are given as they are, unpadded.
 
     Raises:
         BackendUnavailable: ONNX Runtime is not installed.
@@ -246,22 +263,11 @@ def onnx_file(name: str, file: Path, threads: int) -> Contestant:
             f"{file} takes {', '.join(f'{each.name} {each.shape} {each.type}' for each in inputs)}; what can be timed "
             "takes one float input N x 3 x H x W."
         )
-    manifest = Manifest(
-        architecture="onnx",
-        config={},
-        granularity=1,
-        smallest_side=1,
-        exact_tiling_halo=None,
-        tile_overlap=0,
-        bytes_per_pixel=0,
+    manifest = manifest_of(
+        ModelSpec("onnx"),
+        hashlib.sha256(model).hexdigest(),
         source=name,
-        weights_sha256=hashlib.sha256(model).hexdigest(),
         backend="onnxruntime",
-        backend_version=onnxruntime.__version__,
-        precision="fp32",
-        input={},
-        output={},
-        verification={},
-        derain_engine=__version__,
+        version=onnxruntime.__version__,
     )
     return Contestant(name, manifest, None, FromOnnx(model, manifest, threads))

@@ -1,4 +1,4 @@
-"""What a network could reach on a device: its work, and the roofs over it."""
+"""The roofs over what a network reaches on a device, and its work."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True)
-class Work:
-    """macs_per_pixel: multiply-adds of the convolutions, counted. fp16_plan: (operations, bytes of maps, both for a
-    pixel, bytes of weights) of the fused plan in fp16; None where the fused kernels do not know the network."""
+class NetworkWork:
+    """The work of a network.
+
+    macs_per_pixel: multiply-adds of the convolutions, counted.
+    fp16_plan: (operations, bytes of maps, both for a pixel, bytes of weights) of the fused plan in fp16; None where the
+    fused kernels do not know the network.
+    """
 
     macs_per_pixel: float
     fp16_plan: tuple[float, float, float] | None
 
     def flop_per_byte(self, precision: str, height: int, width: int) -> float | None:
-        """With every map that the fused plan keeps in memory, and every weight, moved once in this precision."""
+        """Divide operations by bytes, with every map that the fused plan keeps in memory, and every weight, moved once
+        in this precision."""
         if self.fp16_plan is None or precision not in _BYTES:
             return None
         flops, maps, weights = self.fp16_plan
@@ -34,14 +39,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Roofs:
-    """work: by the hash of the weights. ceilings: by whether they are of the GPU, and precision."""
+    """Work and ceilings. work: by the hash of the weights. ceilings: by whether they are of the GPU, and precision."""
 
-    work: dict[str, Work]
+    work: dict[str, NetworkWork]
     ceilings: dict[tuple[bool, str], Ceilings]
 
 
 def measure_roofs(contestants: Sequence[Contestant], threads: int, progress: Progress) -> Roofs:
-    """Of the contestants whose network is at hand, and of the devices that PyTorch has here."""
+    """Measure the roofs of the contestants whose network is at hand, and of the devices that PyTorch has here."""
     known = [(each, each.reference) for each in contestants if each.reference is not None]
     if not known:
         return Roofs({}, {})
@@ -63,7 +68,7 @@ def measure_roofs(contestants: Sequence[Contestant], threads: int, progress: Pro
     return Roofs({key: _work(reference) for key, reference in networks.items()}, ceilings)
 
 
-def _work(checkpoint: Checkpoint) -> Work:
+def _work(checkpoint: Checkpoint) -> NetworkWork:
     from ..models.macs import macs_per_pixel
     from ..plan import lower
     from ..plan.program import GRANULARITY
@@ -72,9 +77,9 @@ def _work(checkpoint: Checkpoint) -> Work:
     try:
         plan = lower(checkpoint.network, "fp16")
     except (BuildError, InputError):  # another kind of network, or of a width that they cannot tile
-        return Work(macs, None)
+        return NetworkWork(macs, None)
     pixels = GRANULARITY**2
-    return Work(
+    return NetworkWork(
         macs,
         (
             sum(step.flops for step in plan.steps) / pixels,

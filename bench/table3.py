@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from ..base.errors import BackendUnavailable, DerainError, InputError
 from ..base.progress import Progress, no_progress
-from ..base.version import __version__
 from ..engine import backends, environment, verify
-from ..engine.backends.base import Artefact, Backend, CompileOptions
+from ..engine.backends.base import Backend, CompileOptions
 from ..engine.manifest import Manifest
 from ..engine.options import calibration, frame_sizes
 from ..models.checkpoint import Checkpoint
 from . import rivals
-from .contestants import Contestant, FromArtefact, Opener
+from .contestants import Contestant, FromArtefact, Opener, find_checkpoint, manifest_of
 from .published import SIZES
-from .race import measure
+from .race import time_in_turns
 from .results import Benchmark
 
 #: Backends that are not the reference, in the order of the rows.
@@ -29,7 +28,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Table3:
-    """benchmark: every contestant that ran. left_out: (name, reason) of the others."""
+    """A run for Table III. benchmark: every contestant that ran. left_out: (name, reason) of the others."""
 
     benchmark: Benchmark
     left_out: tuple[tuple[str, str], ...]
@@ -53,7 +52,7 @@ def bench_table3(
     Runtime in fp32, and every backend and precision that runs here.
 
     Args:
-        model: a preset, whose weights are then random from a fixed seed; a model file; or shipped weights.
+        model: as for :func:`.contestants.find_checkpoint`.
         compiled: with ``torch.compile``, which takes minutes to compile.
         quantised: with int8, which takes minutes to build.
         peers: other networks to time in the same run, without ``torch.compile``, named like ``model``.
@@ -88,7 +87,7 @@ def bench_table3(
     contestants += [rivals.onnx_file(name, file, count) for name, file in onnx]
     if not contestants:
         raise BackendUnavailable(f"Nothing here runs the network: {left_out[0][1]}")
-    benchmark = measure(
+    benchmark = time_in_turns(
         contestants,
         sizes=sizes,
         runs=runs,
@@ -103,53 +102,14 @@ def bench_table3(
     return Table3(benchmark, tuple(left_out))
 
 
-def find_checkpoint(model: str) -> Checkpoint:
-    """The network of a preset with random weights, the same each time, or of a file or shipped weights. A preset's
-    name means the preset where no file has it.
-
-    Raises:
-        InputError, CheckpointError: a name of nothing, or a file that is no model.
-        BackendUnavailable: PyTorch is not installed.
-    """
-    try:
-        import torch
-
-        from ..engine.build import find_model
-        from ..models.checkpoint import load_checkpoint, weights_sha256
-        from ..models.registry import architectures, create, spec_of
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"This needs {error.name}, which is not installed: pip install 'derain-engine[build]'"
-        ) from error
-    presets = {
-        name: spec_of(architecture.name, config)
-        for architecture in architectures().values()
-        for name, config in architecture.presets.items()
-    }
-    if model not in presets or Path(model).exists():
-        return load_checkpoint(find_model(model)[0])
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        network = create(presets[model]).eval().requires_grad_(False)
-    return Checkpoint(
-        spec=presets[model],
-        network=network,
-        weights_sha256=weights_sha256(dict(network.named_parameters())),
-        colour_order="rgb",
-        source=Path(model),
-        metadata={},
-        format="torch",
-    )
-
-
 _Way = tuple[str, Callable[[], tuple[Manifest, Opener]]]
 
 
 def _ways(
     checkpoint: Checkpoint, model: str, sizes: Sequence[tuple[int, int]], threads: int, compiled: bool
 ) -> Iterator[_Way]:
-    """(name, what makes it) of all that may run the network here."""
-    base = manifest_of(checkpoint, model, "none", "0", "fp32")
+    """Yield (name, what makes it) of all that may run the network here."""
+    base = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source=model)
     device, half = _torch_device()
     where = " on the GPU" if device == "cuda" else ""
     for precision in ("fp32", half):
@@ -181,7 +141,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _torch_device() -> tuple[Literal["cpu", "cuda"], rivals.TorchPrecision]:
-    """Where PyTorch runs, and its 16-bit precision there."""
+    """Tell where PyTorch runs, and its 16-bit precision there."""
     import torch
 
     return ("cuda", "fp16") if torch.cuda.is_available() else ("cpu", "bf16")
@@ -202,38 +162,16 @@ def _from_backend(
     )
     artefact = backend.compile(checkpoint.network, spec, options)
     # Payloads may be views of a file, which another process cannot be sent.
-    artefact = Artefact(
+    artefact = replace(artefact, payloads={key: bytes(each) for key, each in artefact.payloads.items()})
+    manifest = manifest_of(
+        spec,
+        checkpoint.weights_sha256,
+        source=model,
         backend=artefact.backend,
-        backend_version=artefact.backend_version,
+        version=artefact.backend_version,
         precision=artefact.precision,
-        payloads={key: bytes(payload) for key, payload in artefact.payloads.items()},
-        gpus=artefact.gpus,
-        sizes=artefact.sizes,
     )
-    manifest = manifest_of(checkpoint, model, artefact.backend, artefact.backend_version, artefact.precision)
     return manifest, FromArtefact(artefact, manifest, threads)
-
-
-def manifest_of(checkpoint: Checkpoint, source: str, backend: str, version: str, precision: str) -> Manifest:
-    spec = checkpoint.spec
-    return Manifest(
-        architecture=spec.architecture,
-        config=dict(spec.config),
-        granularity=spec.granularity,
-        smallest_side=spec.smallest_side,
-        exact_tiling_halo=spec.exact_tiling_halo,
-        tile_overlap=spec.tile_overlap,
-        bytes_per_pixel=spec.bytes_per_pixel,
-        source=source,
-        weights_sha256=checkpoint.weights_sha256,
-        backend=backend,
-        backend_version=version,
-        precision=precision,
-        input={},
-        output={},
-        verification={},
-        derain_engine=__version__,
-    )
 
 
 def _first_line(error: Exception) -> str:

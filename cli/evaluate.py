@@ -1,20 +1,23 @@
-"""``eval``: what a model makes of rainy pictures and videos, in figures."""
+"""The verb ``eval``: what a model makes of rainy pictures and videos, in figures."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..evaluation.options import EvaluateOptions
+from .options import with_options
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import note, say
 from .values import Architecture, NetworkOptions, Trust, network_options
 
 if TYPE_CHECKING:
-    from ..evaluation.evaluate import Comparison, Evaluation, SetResult
+    from ..evaluation.evaluate import Evaluation, Scores, SetResult
     from ..evaluation.figures import Values
 
 _EXAMPLES = """Examples:
@@ -32,7 +35,7 @@ derain-engine eval opening --rainy test/rainy --clean test/clean
 
 
 def register(app: typer.Typer) -> None:
-    app.command("eval", epilog=_EXAMPLES)(_evaluate)
+    app.command("eval", epilog=_EXAMPLES)(with_options(options=EvaluateOptions)(_evaluate))
 
 
 def _evaluate(
@@ -67,35 +70,10 @@ def _evaluate(
             help="Measure this one too, and give the mean lead over it with its 95 % bootstrap interval.",
         ),
     ] = None,
-    native: Annotated[
-        bool,
-        typer.Option("--native", help="Run models without padding, as papers do; not for engine files."),
-    ] = False,
-    colour_order: Annotated[
-        Literal["auto", "rgb", "bgr"],
-        typer.Option(help="Channel order of the images that a model file was trained on."),
-    ] = "auto",
     option: NetworkOptions = None,
     arch: Architecture = None,
-    protocol: Annotated[
-        Literal["float", "rounded", "truncated"],
-        typer.Option(
-            help="What becomes of the output before it is measured: clamped only, or also rounded or truncated to 8 "
-            "bits. Deraining papers mostly print Y of truncated output.",
-        ),
-    ] = "float",
-    published: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The data set that the pictures are of, such as Rain200H, whose published figures are shown; by "
-            "default it is recognised by the folder's name.",
-        ),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw the best and the worst cases on this picture."),
-    ] = None,
+    *,
+    options: EvaluateOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a picture or video.")] = False,
     trust: Trust = None,
@@ -124,13 +102,7 @@ def _evaluate(
             clean,
             videos=video or (),
             against=against,
-            native=native,
-            colour_order=colour_order,
-            options=network_options(option or []),
-            arch=arch,
-            protocol=protocol,
-            published=published,
-            sheet=sheet,
+            options=replace(options, network_options=network_options(option or []), arch=arch),
             trust=trust or (),
             building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
             progress=progress,
@@ -153,7 +125,7 @@ def _evaluate(
 
 
 def _show(result: Evaluation) -> None:
-    from ..evaluation.figures import describe
+    from ..evaluation.figures import describe_protocol
 
     if result.pictures:
         _show_pictures(result)
@@ -169,7 +141,7 @@ def _show(result: Evaluation) -> None:
     say(f"{result.subject}: {result.method}.")
     if result.rival is not None:
         say(f"Rival, {result.rival}: {result.rival_method}.")
-    words = describe(result.protocol, result.figures if result.pictures else ())
+    words = describe_protocol(result.protocol, result.figures if result.pictures else ())
     say(f"Protocol {words['name']}: {words['values']}; cropped: {words['crop']}.")
     for figure in result.figures if result.pictures else ():
         say(f"  {_head(figure)}: {words[figure]}.")
@@ -195,11 +167,8 @@ def _show_pictures(result: Evaluation) -> None:
     )
 
 
-def _cells(result: Evaluation, comparison: Comparison) -> list[str]:
-    rival = [] if comparison.rival is None else [comparison.rival]
-    return [
-        _text(f, values) for f in result.figures for values in (comparison.rainy, comparison.output, *rival)
-    ]
+def _cells(result: Evaluation, scores: Scores) -> list[str]:
+    return [_text(figure, values) for figure in result.figures for values in scores.columns]
 
 
 def _show_lead(result: Evaluation) -> None:
@@ -229,10 +198,7 @@ def _show_published(result: Evaluation, part: SetResult) -> None:
             [part.data_set.name, *(_head(figure) for figure in table.figures)],
             [
                 *([name, *(_text(figure, values) for figure in table.figures)] for name, values in ours),
-                *(
-                    [row.method, *row_cells]
-                    for row, row_cells in zip(table.rows, table.printed(), strict=True)
-                ),
+                *([row.method, *row.printed] for row in table.rows),
             ],
         )
         say(f"Here: {part.share} of {part.data_set.name}, protocol {result.protocol}.")
@@ -246,7 +212,9 @@ def _show_clips(result: Evaluation) -> None:
         ["Video", "Transitions", "Source\nin", *heads],
         [
             [
-                *(name, str(each[0].transitions), f"{each[0].source:.3f}"),
+                name,
+                str(each[0].transitions),
+                f"{each[0].source:.3f}",
                 *(f"{v:.3f}" for f in each for v in (f.output, f.residual, f.relative)),
             ]
             for name, each in result.clips.items()

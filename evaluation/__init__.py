@@ -1,1 +1,1 @@
-"""How well a network or an engine cleans: figures against the truth, against papers, over video."""
+"""The quality of what a network or an engine cleans: figures against the truth, against papers, over video."""

@@ -1,4 +1,4 @@
-"""Is one engine better than another on these pictures, or were the pictures kind to it?"""
+"""Bootstrap intervals: is one engine better than another on these pictures, or were the pictures kind to it?"""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ _AT_ONCE = 2_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """Of a mean over pictures. mean: of the pictures themselves. low, high: the bootstrap interval's ends. pictures:
-    how many took part. level: 0 to 1."""
+    """The bootstrap interval of a mean over pictures.
+
+    mean: of the pictures themselves. low, high: the interval's ends. pictures: how many took part. level: 0 to 1.
+    """
 
     mean: float
     low: float
@@ -34,8 +36,8 @@ class Interval:
 def paired_bootstrap(
     differences: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = SEED
 ) -> Interval:
-    """The percentile interval (Efron and Tibshirani, 1993, ch. 13) of the mean of paired differences: pictures are
-    drawn with replacement, each with both of its figures. The same input gives the same interval.
+    """Return the percentile interval (Efron and Tibshirani, 1993, ch. 13) of the mean of paired differences: pictures
+    are drawn with replacement, each with both of its figures. The same input gives the same interval.
 
     Raises:
         InputError: fewer than two differences, or one that is not finite.

@@ -1,14 +1,14 @@
-"""How well rain is removed: from pictures whose truth is known, from pictures without one, and from video.
+"""Measure how well rain is removed: from pictures whose truth is known, from pictures without one, and from video.
 
-What every figure is measured on stands in ``evaluate_figures``, and goes with the result in words.
+What every figure is measured on stands in ``figures``, and goes with the result in words.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,36 @@ from ..base.progress import Progress, no_progress
 from ..media.pictures.images import format_of
 from .bootstrap import Interval, paired_bootstrap
 from .figures import (
-    PROTOCOLS,
     WITH_TRUTH,
     WITHOUT_TRUTH,
-    Protocol,
     Values,
     as_measured,
-    describe,
+    describe_protocol,
     difference,
-    measure,
+    measure_picture,
     text,
     to_json,
 )
+from .options import EvaluateOptions, EvaluationProtocol
 from .published import DataSet, named, recognise
 from .sets import Folder, Pair, find_sets, read_pair
 from .sheet import Case, Sheet, panel
-from .subject import ColourOrder, Model, Subject, open_subject
+from .subject import Model, Subject, open_subject
 from .video import Flicker, measure_flicker
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Scores:
     """Figures of the rainy picture, of the output, and of the rival's output where there is a rival."""
 
     rainy: Values
     output: Values
     rival: Values | None = None
+
+    @property
+    def columns(self) -> list[Values]:
+        """All of them that there are."""
+        return [self.rainy, self.output] if self.rival is None else [self.rainy, self.output, self.rival]
 
     @property
     def gain(self) -> Values:
@@ -65,7 +69,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Failure:
+class EvaluationFailure:
     """A picture or video that could not be measured, and why; the message names the file."""
 
     name: str
@@ -74,8 +78,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class SetResult:
-    """One folder of pictures. pictures: names of those that were measured. data_set: the public one that it is, or is a
-    part of, where that is known."""
+    """One folder of pictures.
+
+    pictures: names of those that were measured.
+    data_set: the public one that it is, or is a part of, where that is known.
+    """
 
     name: str
     pictures: tuple[str, ...]
@@ -94,51 +101,48 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """subject, rival: what was evaluated, as it was named. method, rival_method: how its output was computed.
+    """The result of an evaluation.
+
+    subject, rival: what was evaluated, as it was named. method, rival_method: how its output was computed.
     figures: what was measured of pictures. pictures: by name, in order. sizes: (height, width) of each in pixels.
-    clips: by name of the video, the flicker of the subject's output, and of the rival's where there is a rival."""
+    clips: by name of the video, the flicker of the subject's output, and of the rival's where there is a rival.
+    """
 
     subject: str
     method: str
-    protocol: Protocol
+    protocol: EvaluationProtocol
     figures: tuple[str, ...]
-    pictures: dict[str, Comparison]
+    pictures: dict[str, Scores]
     sizes: dict[str, tuple[int, int]]
     sets: tuple[SetResult, ...] = ()
     rival: str | None = None
     rival_method: str | None = None
     clips: dict[str, tuple[Flicker, ...]] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[EvaluationFailure, ...] = ()
 
     @property
-    def mean(self) -> Comparison:
+    def mean(self) -> Scores:
         """Each figure's mean over all pictures of all sets."""
         return self.mean_of(self.pictures)
 
-    def mean_of(self, names: Sequence[str] | dict[str, Any]) -> Comparison:
-        """Each figure's mean over these pictures; those of which it is not defined, rainy or clean, are left out."""
-        each = [self.pictures[name] for name in names]
-        kept = {
-            figure: [c for c in each if not any(math.isnan(v[figure]) for v in _columns(c))]
-            for figure in self.figures
-        }
-
-        def mean(column: int) -> Values:
-            return {
-                figure: sum(_columns(c)[column][figure] for c in kept[figure]) / len(kept[figure])
-                if kept[figure]
-                else math.nan
-                for figure in self.figures
-            }
-
-        return Comparison(mean(0), mean(1), None if self.rival is None else mean(2))
+    def mean_of(self, names: Sequence[str] | dict[str, Any]) -> Scores:
+        """Take each figure's mean over these pictures, without those of which it is not defined, rainy or clean."""
+        means: list[Values] = [{} for _ in range(2 if self.rival is None else 3)]
+        for figure in self.figures:
+            rows = [[values[figure] for values in self.pictures[name].columns] for name in names]
+            rows = [row for row in rows if not any(map(math.isnan, row))]
+            for column, mean in enumerate(means):
+                mean[figure] = sum(row[column] for row in rows) / len(rows) if rows else math.nan
+        return Scores(*means)
 
     def undefined(self, figure: str) -> list[str]:
-        """The pictures that have no such figure."""
-        return [n for n, c in self.pictures.items() if any(math.isnan(v[figure]) for v in _columns(c))]
+        """Return the pictures that have no such figure."""
+        return [
+            n for n, scores in self.pictures.items() if any(math.isnan(v[figure]) for v in scores.columns)
+        ]
 
     def lead(self) -> dict[str, Interval]:
-        """For each figure the mean of output less rival over all pictures of all sets, with its bootstrap interval.
+        """Give each figure's mean of output less rival over all pictures of all sets, with its bootstrap interval.
         Pictures on which the difference is not finite are left out; so is a figure with fewer than two."""
         leads = {f: [c.lead[f] for c in self.pictures.values() if c.rival is not None] for f in self.figures}
         finite = {f: [value for value in values if math.isfinite(value)] for f, values in leads.items()}
@@ -148,7 +152,7 @@ class Evaluation:
         record: dict[str, Any] = {
             "subject": self.subject,
             "method": self.method,
-            "protocol": describe(self.protocol, self.figures if self.pictures else ()),
+            "protocol": describe_protocol(self.protocol, self.figures if self.pictures else ()),
         }
         if self.rival is not None:
             record["against"] = {
@@ -188,11 +192,6 @@ class Evaluation:
 _WHO = ("output", "rival")
 
 
-def _columns(comparison: Comparison) -> list[Values]:
-    rival = [] if comparison.rival is None else [comparison.rival]
-    return [comparison.rainy, comparison.output, *rival]
-
-
 def evaluate(
     model: Model,
     rainy: Folder | Sequence[Folder] = (),
@@ -200,16 +199,11 @@ def evaluate(
     *,
     videos: Sequence[Folder] = (),
     against: Model | None = None,
-    native: bool = False,
-    colour_order: ColourOrder = "auto",
-    options: Mapping[str, Any] | None = None,
-    arch: str | None = None,
-    protocol: Protocol = "float",
-    published: str | None = None,
-    sheet: Folder | None = None,
+    options: EvaluateOptions | None = None,
     trust: str | Sequence[str] = (),
     building: Callable[[str, Path], None] = lambda name, path: None,
     progress: Progress = no_progress,
+    **fields: Any,
 ) -> Evaluation:
     """Clean every picture of ``rainy`` and measure it, against its namesake in ``clean`` where there is one.
 
@@ -225,11 +219,7 @@ def evaluate(
         clean: as many folders in the same order; without, NIQE is measured in the place of PSNR and SSIM.
         videos: rainy videos whose temporal flicker is measured.
         against: another model, whose output on the same pictures is measured too.
-        native: run reference networks on the pictures as they are, without padding, as papers do.
-        colour_order, options, arch: of ``model``, where that is a weights file, as for ``load_checkpoint``.
-        protocol: what becomes of the output before it is measured.
-        published: the data set that all the folders are of, or are part of; by default it is recognised by their names.
-        sheet: a picture file that the best and the worst cases are drawn on.
+        options, fields: an :class:`EvaluateOptions`, or fields of one by name, which go before those of ``options``.
         trust, building: as for ``load`` and ``find_engine``.
         progress: told the picture being worked on and the fraction done.
 
@@ -239,80 +229,76 @@ def evaluate(
         VerificationError: NaN or infinity came out.
         BundleError, CheckpointError, BackendUnavailable: the model cannot be run.
     """
+    options = replace(options or EvaluateOptions(), **fields)
     sets = find_sets(rainy, clean)
     clips = list(dict.fromkeys(Path(each) for each in videos))
     truths = any(pair.clean for each in sets for pair in each.pairs)
     if not sets and not clips:
         raise InputError("There is nothing to evaluate: give folders of rainy pictures, or videos.")
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}.")
-    data_set = None if published is None else named(published)
+    data_set = None if options.published is None else named(options.published)
     data_sets = [data_set or recognise(each.folder) for each in sets]
-    if sheet is not None:
-        format_of(Path(sheet))
-        require_writable(sheet)
+    if options.sheet is not None:
+        format_of(Path(options.sheet))
+        require_writable(options.sheet)
         if not sets:
             raise InputError("A sheet shows pictures; give a folder of rainy ones.")
-    drawn = None if sheet is None else Sheet()
-    both: dict[str, Any] = {"native": native, "trust": trust, "progress": progress, "building": building}
-    ours = both | {"colour_order": colour_order, "options": options, "arch": arch}
-    pictures: dict[str, Comparison] = {}
+    sheet = None if options.sheet is None else Sheet()
+    pictures: dict[str, Scores] = {}
     sizes: dict[str, tuple[int, int]] = {}
     flicker: dict[str, tuple[Flicker, ...]] = {}
-    failures: list[Failure] = []
+    failures: list[EvaluationFailure] = []
+    both: dict[str, Any] = {"trust": trust, "progress": progress, "building": building}
     with contextlib.ExitStack() as stack:
-        subject = stack.enter_context(open_subject(model, **ours))
-        rival = None if against is None else stack.enter_context(open_subject(against, **both))
-        for each in (subject, rival):
+        subjects = [stack.enter_context(open_subject(model, options, **both))]
+        if against is not None:
+            native = EvaluateOptions(native=options.native)
+            subjects.append(stack.enter_context(open_subject(against, native, **both)))
+        for each in subjects:
             _check_fits(each, len(sets), len(clips))
         pairs = [pair for each in sets for pair in each.pairs]
         for number, pair in enumerate(pairs):
             progress(pair.name, number / len(pairs))
             try:
-                pictures[pair.name], sizes[pair.name] = _measure(pair, subject, rival, protocol, drawn)
+                pictures[pair.name], sizes[pair.name] = _measure(pair, subjects, options.protocol, sheet)
             except (InputError, MediaError) as error:
-                failures.append(Failure(pair.name, error))
+                failures.append(EvaluationFailure(pair.name, error))
         if pairs:
             progress(pairs[-1].name, 1.0)
         for clip in clips:
             try:
                 flicker[str(clip)] = tuple(
-                    measure_flicker(clip, each, protocol, progress=progress)
-                    for each in (subject, rival)
-                    if each is not None
+                    measure_flicker(clip, each, options.protocol, progress=progress) for each in subjects
                 )
             except (InputError, MediaError) as error:
-                failures.append(Failure(str(clip), error))
+                failures.append(EvaluationFailure(str(clip), error))
     if failures and not pictures and not flicker:
         if len(failures) == 1:
             raise failures[0].error
         raise InputError(f"None of {len(failures)} could be measured; the first: {failures[0].error}")
-    result = Evaluation(
-        subject.name,
-        subject.method,
-        protocol,
-        WITH_TRUTH if truths else WITHOUT_TRUTH,
-        pictures,
-        sizes,
-        tuple(
+    subject, rival = subjects[0], None if against is None else subjects[1]
+    if sheet is not None and options.sheet is not None:
+        words = describe_protocol(options.protocol, ())
+        headline = [f"{subject.name} ({subject.method})", f"{words['values']}; cropped: {words['crop']}"]
+        sheet.write(Path(options.sheet), headline, "gain in PSNR, RGB" if truths else "fall of NIQE")
+    return Evaluation(
+        subject=subject.name,
+        method=subject.method,
+        protocol=options.protocol,
+        figures=WITH_TRUTH if truths else WITHOUT_TRUTH,
+        pictures=pictures,
+        sizes=sizes,
+        sets=tuple(
             SetResult(each.name, tuple(p.name for p in each.pairs if p.name in pictures), known)
             for each, known in zip(sets, data_sets, strict=True)
         ),
-        None if rival is None else rival.name,
-        None if rival is None else rival.method,
-        flicker,
-        tuple(failures),
+        rival=rival and rival.name,
+        rival_method=rival and rival.method,
+        clips=flicker,
+        failures=tuple(failures),
     )
-    if drawn is not None and sheet is not None:
-        words = describe(protocol, ())
-        headline = [f"{subject.name} ({subject.method})", f"{words['values']}; cropped: {words['crop']}"]
-        drawn.write(Path(sheet), headline, "gain in PSNR, RGB" if truths else "fall of NIQE")
-    return result
 
 
-def _check_fits(subject: Subject | None, sets: int, clips: int) -> None:
-    if subject is None:
-        return
+def _check_fits(subject: Subject, sets: int, clips: int) -> None:
     if subject.video is not None and (sets or clips != 1):
         raise InputError(f"{subject.name} is a clean video; give the one rainy video it was made from.")
     if subject.pictures and (clips or sets != 1):
@@ -322,33 +308,31 @@ def _check_fits(subject: Subject | None, sets: int, clips: int) -> None:
 
 
 def _measure(
-    pair: Pair, subject: Subject, rival: Subject | None, protocol: Protocol, sheet: Sheet | None
-) -> tuple[Comparison, tuple[int, int]]:
-    """The figures, and (height, width)."""
+    pair: Pair, subjects: Sequence[Subject], protocol: EvaluationProtocol, sheet: Sheet | None
+) -> tuple[Scores, tuple[int, int]]:
+    """Return the figures, and (height, width)."""
     try:
         rainy, truth = read_pair(pair)
-        outputs = [_output(each, pair, rainy, protocol) for each in (subject, rival) if each is not None]
-        comparison = Comparison(*(measure(image, truth) for image in (rainy, *outputs)))
+        outputs = [_output(each, pair, rainy, protocol) for each in subjects]
+        scores = Scores(*(measure_picture(image, truth) for image in (rainy, *outputs)))
     except InputError as error:
         told = str(error)
         raise error if str(pair.rainy) in told else InputError(f"{pair.rainy}: {told}") from error
     except MemoryError as error:
         raise MediaError(f"{pair.rainy} cannot be measured: there is not enough memory.") from error
     if sheet is not None:
-        sheet.add(_case(pair.name, rainy, outputs[0], truth, comparison))
-    return comparison, (rainy.shape[0], rainy.shape[1])
+        sheet.add(_case(pair.name, rainy, outputs[0], truth, scores))
+    return scores, (rainy.shape[0], rainy.shape[1])
 
 
-def _output(subject: Subject, pair: Pair, rainy: np.ndarray, protocol: Protocol) -> np.ndarray:
+def _output(subject: Subject, pair: Pair, rainy: np.ndarray, protocol: EvaluationProtocol) -> np.ndarray:
     output = subject.clean(pair, rainy)
     if not np.isfinite(output).all():
         raise VerificationError(f"{subject.name} gave NaN or infinite values on {pair.rainy}.")
     return as_measured(output, protocol)
 
 
-def _case(
-    name: str, rainy: np.ndarray, output: np.ndarray, truth: np.ndarray | None, comparison: Comparison
-) -> Case:
+def _case(name: str, rainy: np.ndarray, output: np.ndarray, truth: np.ndarray | None, scores: Scores) -> Case:
     shown = ("niqe", "dark_channel") if truth is None else ("psnr", "ssim")
     heads = {"psnr": "dB", "ssim": "SSIM", "niqe": "NIQE", "dark_channel": "dark"}
 
@@ -356,10 +340,10 @@ def _case(
         return ", ".join(f"{text(each, values[each])} {heads[each]}" for each in shown)
 
     panels = [
-        panel("rainy", rainy, caption(comparison.rainy)),
-        panel("output", output, caption(comparison.output)),
+        panel("rainy", rainy, caption(scores.rainy)),
+        panel("output", output, caption(scores.output)),
     ]
     if truth is not None:
         panels.append(panel("truth", truth, ""))
-    gain = comparison.gain[shown[0]]
+    gain = scores.gain[shown[0]]
     return Case(name, gain if truth is not None else -gain, tuple(panels))

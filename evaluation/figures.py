@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from ..engine import frames, metrics
 from .niqe import BLOCK, niqe
+from .options import EvaluationProtocol
 
-#: What becomes of an output before it is measured.
-Protocol = Literal["float", "rounded", "truncated"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-_VALUES: dict[Protocol, str] = {
+_VALUES: dict[EvaluationProtocol, str] = {
     "float": "output clamped to [0, 1] in float32, not rounded",
     "rounded": "output clamped and rounded to 8 bits, as `run` writes it",
     "truncated": "output clamped and truncated to 8 bits, as floor(255 x): the usual deraining scripts",
@@ -27,7 +24,10 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """head: of a column. digits: after the point. rises: more is better. how: what it is measured on."""
+    """A figure that is measured of a picture.
+
+    head: of a column. digits: after the point. rises: more is better. how: what it is measured on.
+    """
 
     name: str
     head: str
@@ -60,8 +60,8 @@ WITH_TRUTH = ("psnr", "ssim", "psnr_y", "ssim_y", "dark_channel")
 WITHOUT_TRUTH = ("niqe", "dark_channel")
 
 
-def measure(image: np.ndarray, truth: np.ndarray | None) -> Values:
-    """The figures of H x W x 3 floats in [0, 1]: ``WITH_TRUTH`` or ``WITHOUT_TRUTH``.
+def measure_picture(image: np.ndarray, truth: np.ndarray | None) -> Values:
+    """Measure the figures of H x W x 3 floats in [0, 1]: ``WITH_TRUTH`` or ``WITHOUT_TRUTH``.
 
     Raises:
         InputError: shapes differ, or a side is too short for SSIM.
@@ -80,8 +80,8 @@ def measure(image: np.ndarray, truth: np.ndarray | None) -> Values:
     }
 
 
-def as_measured(output: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """float32 in [0, 1] of a network's output, which may lie outside of it."""
+def as_measured(output: np.ndarray, protocol: EvaluationProtocol) -> np.ndarray:
+    """Return float32 in [0, 1] of a network's output, which may lie outside of it."""
     if protocol == "float":
         return np.clip(output, 0, 1)
     if protocol == "rounded":
@@ -90,22 +90,22 @@ def as_measured(output: np.ndarray, protocol: Protocol) -> np.ndarray:
     return frames.to_float((255 * np.clip(output, 0, 1, dtype=np.float32)).astype(np.uint8))
 
 
-def describe(protocol: Protocol, names: Iterable[str]) -> dict[str, str]:
-    """The protocol in words, for each of the figures and for what they have in common."""
+def describe_protocol(protocol: EvaluationProtocol, names: Iterable[str]) -> dict[str, str]:
+    """Put the protocol in words, for each of the figures and for what they have in common."""
     common = {"name": protocol, "values": _VALUES[protocol], "crop": "none, whole pictures"}
     return common | {name: FIGURES[name].how for name in names}
 
 
 def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Values:
-    """``a - b``; NaN where both are infinite."""
+    """Return ``a - b``; NaN where both are infinite."""
     return {name: a[name] - b[name] for name in a}
 
 
 def to_json(values: Mapping[str, float]) -> dict[str, float | None]:
-    """None stands for what JSON has no number for: infinite and undefined."""
+    """Return figures for JSON, with None for what it has no number for: infinite and undefined."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def text(name: str, value: float, *, sign: str = "") -> str:
-    """With the figure's digits; ``-`` where it is not defined."""
+    """Write a value with the figure's digits; ``-`` where it is not defined."""
     return "-" if math.isnan(value) else f"{value:{sign}.{FIGURES[name].digits}f}"

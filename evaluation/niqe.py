@@ -34,12 +34,15 @@ _HALVING = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
 
 
 def niqe(luma: np.ndarray) -> float:
-    """The distance (eq. 10) of a picture's features from those of undistorted photographs; lower is better, and
+    """Measure the distance (eq. 10) of a picture's features from those of undistorted photographs; lower is better, and
     photographs lie about 2 to 6.
 
-    luma: H x W float, Y' over 255 as of ``metrics.luma``; it is rounded to levels of 1/255.
-    Returns NaN where the features say nothing: fewer than two blocks have structure (a picture of less than two
-    blocks, or of flat colour).
+    Args:
+        luma: H x W float, Y' over 255 as of ``metrics.luma``; it is rounded to levels of 1/255.
+
+    Returns:
+        NaN where the features say nothing: fewer than two blocks have structure (a picture of less than two blocks, or
+        of flat colour).
 
     Raises:
         InputError: no H x W floats, NaN or infinity.
@@ -67,13 +70,13 @@ def niqe(luma: np.ndarray) -> float:
 
 @functools.cache
 def _pristine() -> tuple[np.ndarray, np.ndarray]:
-    """(36 means, 36 x 36 covariance)."""
+    """Read (36 means, 36 x 36 covariance)."""
     with np.load(_PRISTINE) as file:
         return file["mean"], file["covariance"]
 
 
 def _features(levels: np.ndarray, side: int) -> np.ndarray:
-    """blocks x 18 of one scale; NaN where a block has no values on one side of zero."""
+    """Return blocks x 18 features of one scale; NaN where a block has no values on one side of zero."""
     normalised = _normalise(levels)
     height, width = normalised.shape
     blocks = normalised.reshape(height // side, side, width // side, side).swapaxes(1, 2)
@@ -81,7 +84,7 @@ def _features(levels: np.ndarray, side: int) -> np.ndarray:
 
 
 def _normalise(levels: np.ndarray) -> np.ndarray:
-    """Mean-subtracted, contrast-normalised coefficients (eq. 1), with sigma + 1 below."""
+    """Compute mean-subtracted, contrast-normalised coefficients (eq. 1), with sigma + 1 below."""
     import cv2
 
     taps = np.exp(-(np.arange(-(_WINDOW // 2), _WINDOW // 2 + 1) ** 2) / (2 * _SIGMA**2))
@@ -98,7 +101,7 @@ def _normalise(levels: np.ndarray) -> np.ndarray:
 
 
 def _block_features(block: np.ndarray) -> list[float]:
-    """Shape and scale of the coefficients, then shape, mean (eq. 8) and both scales of each neighbour product."""
+    """Fit shape and scale of the coefficients, then shape, mean (eq. 8) and both scales of each neighbour product."""
     alpha, left, right = _fit(block)
     features = [alpha, (left + right) / 2]
     for shift in _NEIGHBOURS:
@@ -113,14 +116,14 @@ def _block_features(block: np.ndarray) -> list[float]:
 
 @functools.cache
 def _shapes() -> tuple[np.ndarray, np.ndarray]:
-    """The shapes that are tried, and the ratio Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) of each, which rises with it."""
+    """Tabulate the shapes a that are tried, and of each Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)), which rises with it."""
     shapes = np.arange(0.2, 10.001, 0.001)
     ratios = [math.gamma(2 / a) ** 2 / (math.gamma(1 / a) * math.gamma(3 / a)) for a in shapes]
     return shapes, np.array(ratios)
 
 
 def _fit(values: np.ndarray) -> tuple[float, float, float]:
-    """(shape, left scale, right scale) of an asymmetric generalised Gaussian (eq. 4) by matching moments; NaN where
+    """Fit (shape, left scale, right scale) of an asymmetric generalised Gaussian (eq. 4) by matching moments; NaN where
     no value is negative or none positive."""
     squares = values**2
     negative, positive = squares[values < 0], squares[values > 0]
@@ -138,7 +141,7 @@ def _fit(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def _halve(levels: np.ndarray) -> np.ndarray:
-    """Half the height and width (both even), as MATLAB's ``imresize(levels, 0.5)`` with its default kernel."""
+    """Halve height and width (both even), as MATLAB's ``imresize(levels, 0.5)`` with its default kernel."""
     import cv2
 
     # Eight taps lie around the middle of pixels 2k and 2k + 1; MATLAB mirrors with the edge pixel repeated.

@@ -18,8 +18,10 @@ Folder = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Pair:
-    """A rainy picture and its truth, None where there is none: two files of one stem. name: that stem; where there are
-    several sets, with the set's name before it."""
+    """A rainy picture and its truth, None where there is none: two files of one stem.
+
+    name: that stem; where there are several sets, with the set's name before it.
+    """
 
     name: str
     rainy: Path
@@ -32,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """name: the rainy folder as it was given."""
+    """One folder's pairs. name: the rainy folder as it was given."""
 
     name: str
     folder: Path
@@ -40,7 +42,7 @@ class PictureSet:
 
 
 def find_sets(rainy: Folder | Sequence[Folder], clean: Folder | Sequence[Folder] | None) -> list[PictureSet]:
-    """A set for every folder of ``rainy``, with the truths of the folder of ``clean`` in its place.
+    """Find a set for every folder of ``rainy``, with the truths of the folder of ``clean`` in its place.
 
     Raises:
         InputError: as :func:`find_pairs`, or a folder given twice, or another number of clean folders.
@@ -62,9 +64,12 @@ def find_sets(rainy: Folder | Sequence[Folder], clean: Folder | Sequence[Folder]
 
 
 def find_pairs(rainy: Folder, clean: Folder | None, before: str = "") -> list[Pair]:
-    """The pictures of the folder ``rainy``, sorted by name, each with the one of the same stem in ``clean``.
+    """Find the pictures of the folder ``rainy``, sorted by name, each with the one of the same stem in ``clean``.
 
-    Truths without a rainy picture are passed over. before: stands before every name.
+    Truths without a rainy picture are passed over.
+
+    Args:
+        before: stands before every name.
 
     Raises:
         InputError: no folder, an empty one, two pictures of one stem in one folder, or a rainy picture without
@@ -85,7 +90,7 @@ def find_pairs(rainy: Folder, clean: Folder | None, before: str = "") -> list[Pa
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder, sorted by name.
+    """Find the pictures in a folder, sorted by name.
 
     Raises:
         InputError: no folder, an empty one, or two pictures of one stem.
@@ -107,7 +112,7 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
-    """(rainy, clean), H x W x 3 float32 in [0, 1].
+    """Read (rainy, clean), H x W x 3 float32 in [0, 1].
 
     Raises:
         MediaError: a picture cannot be read. InputError: the sizes differ.
@@ -119,7 +124,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def read_like(path: Path, other: np.ndarray, name: Path) -> np.ndarray:
-    """A picture as H x W x 3 float32 in [0, 1] that has to have the size of another, called ``name``.
+    """Read a picture as H x W x 3 float32 in [0, 1] that has to have the size of another, called ``name``.
 
     Raises:
         MediaError: it cannot be read. InputError: the sizes differ.

@@ -38,7 +38,7 @@ class Case:
 
 
 def panel(title: str, image: np.ndarray, caption: str) -> Panel:
-    """Of H x W x 3 floats in [0, 1], reduced to what the sheet has room for."""
+    """Make a panel of H x W x 3 floats in [0, 1], reduced to what the sheet has room for."""
     import cv2
 
     height, width = image.shape[:2]
@@ -50,13 +50,13 @@ def panel(title: str, image: np.ndarray, caption: str) -> Panel:
 
 
 class Sheet:
-    """Keeps the best and the worst of the cases that it is told of, reduced, and draws them in the end."""
+    """A contact sheet: keeps the best and the worst of the cases that it is told of, and draws them in the end."""
 
     def __init__(self) -> None:
         self._cases: list[Case] = []
 
     def add(self, case: Case) -> None:
-        """A case whose score is NaN has no place in an order and is passed over."""
+        """Keep a case if it is among the best or the worst; one whose score is NaN has no place in an order."""
         if np.isnan(case.score):
             return
         bisect.insort(self._cases, case, key=lambda each: -each.score)
@@ -74,7 +74,11 @@ class Sheet:
         return self._cases[: (len(self._cases) + 1) // 2 - 1 : -1]
 
     def write(self, path: Path, headline: Iterable[str], order: str) -> None:
-        """Draw everything. headline: lines above it. order: what best and worst mean.
+        """Draw everything.
+
+        Args:
+            headline: lines above it.
+            order: what best and worst mean.
 
         Raises:
             InputError, MediaError: as ``write_picture``.

@@ -1,13 +1,12 @@
-"""What can be evaluated: engines, networks, a baseline without one, and what some other program has made."""
+"""The subjects of an evaluation: engines, networks, a baseline without one, and what some other program has made."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -20,10 +19,10 @@ from ..engine.runtime import load
 from ..engine.shipped import find_engine
 from ..models import weights
 from ..models.checkpoint import Checkpoint, load_checkpoint
+from .options import EvaluateOptions
 from .sets import Pair, pictures_by_stem, read_like
 
 Model = str | os.PathLike[str]
-ColourOrder = Literal["auto", "rgb", "bgr"]
 
 #: The name under which the baseline without a network is evaluated.
 BASELINE = "opening"
@@ -34,8 +33,9 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".mpg"
 
 @dataclass(frozen=True)
 class Subject:
-    """name: as it was given. method: how its output is computed, in words.
+    """Something whose output can be measured.
 
+    name: as it was given. method: how its output is computed, in words.
     remove_rain: H x W x 3 float32 RGB in [0, 1] to the same, not clamped; None where the output lies in files:
     pictures, by stem, or a video.
     """
@@ -47,7 +47,7 @@ class Subject:
     video: Path | None = None
 
     def clean(self, pair: Pair, rainy: np.ndarray) -> np.ndarray:
-        """The output for a pair's rainy picture, H x W x 3 float32, not clamped.
+        """Return the output for a pair's rainy picture, H x W x 3 float32, not clamped.
 
         Raises:
             InputError: it has no output for this picture, or one of another size; or the picture is not one that can
@@ -64,23 +64,20 @@ class Subject:
 @contextlib.contextmanager
 def open_subject(
     model: Model,
+    options: EvaluateOptions,
     *,
-    native: bool = False,
-    colour_order: ColourOrder = "auto",
-    options: Mapping[str, Any] | None = None,
-    arch: str | None = None,
     trust: str | Sequence[str] = (),
     progress: Progress = no_progress,
     building: Callable[[str, Path], None] = lambda name, path: None,
 ) -> Iterator[Subject]:
-    """What ``model`` means, as :func:`evaluate.evaluate` says, ready to work.
+    """Open what ``model`` means, as :func:`evaluate.evaluate` says.
 
     Raises:
         InputError: it is nothing of that kind; ``native`` is asked of what is no network, or options of what is no
             model.
         BundleError, CheckpointError, BackendUnavailable: it cannot be run.
     """
-    path, name = Path(model), str(model)
+    path, name, native = Path(model), str(model), options.native
     shipped = weights.meant(model) is not None
     exists = path.exists() and not shipped
     folder = exists and path.is_dir()
@@ -93,7 +90,11 @@ def open_subject(
         raise InputError(
             f"{model} is an engine file, which always pads its frames; give its model for the native option."
         )
-    told = {"options": options, "an architecture": arch, "a colour order": colour_order != "auto"}
+    told = {
+        "options": options.network_options,
+        "an architecture": options.arch,
+        "a colour order": options.colour_order != "auto",
+    }
     if any(told.values()) and not native and (shipped or folder or video or baseline or engine_file):
         raise InputError(
             f"{name} is no model file, so {' and '.join(k for k, v in told.items() if v)} would change nothing; build "
@@ -110,7 +111,10 @@ def open_subject(
             yield Subject(name, f"engine, {engine.manifest.backend} in {engine.precision}", engine)
     else:
         checkpoint = load_checkpoint(
-            find_model(model)[0], colour_order=colour_order, options=options, arch=arch
+            find_model(model)[0],
+            colour_order=options.colour_order,
+            options=options.network_options,
+            arch=options.arch,
         )
         yield _reference(name, checkpoint, native)
 

@@ -16,7 +16,8 @@ from ..engine import frames
 from ..media.video.colour import coding_of_frame, to_rgb
 from ..media.video.pixel_formats import convert, planar_form, planes
 from ..media.video.reader import DecodedFrame, VideoReader
-from .figures import Protocol, as_measured
+from .figures import as_measured
+from .options import EvaluationProtocol
 from .subject import Subject
 
 
@@ -48,7 +49,7 @@ class Flicker:
 
 
 def measure_flicker(
-    clip: Path, subject: Subject, protocol: Protocol = "float", *, progress: Progress = no_progress
+    clip: Path, subject: Subject, protocol: EvaluationProtocol = "float", *, progress: Progress = no_progress
 ) -> Flicker:
     """Clean a video frame by frame, or read the clean one that the subject is, and compare consecutive frames.
 

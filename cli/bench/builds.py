@@ -1,10 +1,8 @@
-"""``bench builds``: what building engines of TensorRT takes."""
+"""The verb ``bench builds``: what building engines of TensorRT takes."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -12,6 +10,7 @@ import typer
 from ..progress import progress_bar
 from ..tables import show_columns
 from ..terminal import file_size, say, show_table
+from .output import command_line
 
 if TYPE_CHECKING:
     from ...bench.builds import Builds
@@ -51,7 +50,7 @@ def bench_builds(
             models or ["sid", "sid-lite"],
             backend=backend,
             precision=precision,
-            command=shlex.join(["derain-engine", *sys.argv[1:]]),
+            command=command_line(),
             progress=progress,
         )
     if as_json:
@@ -70,7 +69,9 @@ def _show(builds: Builds) -> None:
             str(row.nodes),
             f"{row.export_s:.1f}",
             f"{row.plan_s:.1f}",
-            *map(file_size, (row.graph_bytes, row.plan_bytes, row.peak_bytes)),
+            file_size(row.graph_bytes),
+            file_size(row.plan_bytes),
+            "" if row.peak_bytes is None else file_size(row.peak_bytes),
         ]
         for row in builds.rows
     ]

@@ -1,4 +1,4 @@
-"""``bench cpu``: what each step of the CPU path is worth."""
+"""The verb ``bench cpu``: what each step of the CPU path is worth."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ..options import with_options
 from ..progress import progress_bar
-from .output import (
-    AsCsv,
-    AsJson,
-    AsMarkdown,
-    FrameSizes,
-    Plots,
-    Threads,
-    command_line,
-    require_one_format,
-    show_benchmark,
-)
+from .output import BenchmarkOutput, SizesOption, ThreadsOption, command_line
 
 EXAMPLES = """Examples:
 
@@ -28,17 +19,16 @@ derain-engine bench cpu --model sid-lite.safetensors --size 512x512 --json > cpu
 _SIZE = (256, 256)
 
 
+@with_options(output=BenchmarkOutput)
 def bench_cpu(
     model: Annotated[
         str, typer.Option(help="A preset (with random weights), a model file or shipped weights.")
     ] = "sid",
-    sizes: FrameSizes = None,
+    sizes: SizesOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed frames for each row.")] = 10,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-    as_markdown: AsMarkdown = False,
-    plots: Plots = None,
+    threads: ThreadsOption = None,
+    *,
+    output: BenchmarkOutput,
 ) -> None:
     """Time a network in OpenVINO step by step, from its exported graph to the engines of this project.
 
@@ -48,7 +38,6 @@ def bench_cpu(
     """
     from ...bench.cpu import bench_cpu as measure
 
-    require_one_format(as_json, as_csv, as_markdown)
     with progress_bar() as progress:
         result = measure(
             model,
@@ -58,4 +47,4 @@ def bench_cpu(
             command=command_line(),
             progress=progress,
         )
-    show_benchmark(result, as_json=as_json, as_csv=as_csv, as_markdown=as_markdown, plots=plots)
+    output.show(result)

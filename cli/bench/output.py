@@ -1,15 +1,17 @@
-"""What the verbs that time whole networks have in common: their options, and how they show what they found."""
+"""The options that verbs which time whole networks share, and how they show what they found."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...base.options import option
 from ..tables import show_columns
 from ..terminal import note, say, show_table
 from ..values import Size, frame_size
@@ -17,7 +19,7 @@ from ..values import Size, frame_size
 if TYPE_CHECKING:
     from ...bench.results import Benchmark
 
-FrameSizes = Annotated[
+SizesOption = Annotated[
     list[Size] | None,
     typer.Option(
         "--size",
@@ -26,10 +28,10 @@ FrameSizes = Annotated[
         help="Height and width of the frames in pixels; may be repeated.",
     ),
 ]
-Threads = Annotated[
+ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads for everything measured.", show_default="all")
 ]
-Onnx = Annotated[
+OnnxOption = Annotated[
     list[str] | None,
     typer.Option(
         "--onnx",
@@ -38,32 +40,76 @@ Onnx = Annotated[
         "first output of the same shape; may be repeated.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a row.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, one line a row.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")]
-Plots = Annotated[
-    Path | None,
-    typer.Option(
+_JSON = "Print JSON, one object a row."
+AsJson = Annotated[bool, typer.Option("--json", help=_JSON)]
+
+
+@dataclass(frozen=True)
+class BenchmarkOutput:
+    """The form in which a benchmark is shown: a table, unless one of the others is asked for.
+
+    Raises:
+        typer.BadParameter: several are.
+    """
+
+    as_json: bool = option(False, flags=("--json",), help=_JSON)
+    as_csv: bool = option(False, flags=("--csv",), help="Print CSV, one line a row.")
+    as_markdown: bool = option(False, flags=("--markdown",), help="Print the table as Markdown.")
+    plots: Path | None = option(
+        None,
         metavar="FOLDER",
         help="Write plots as PNG into this folder: speed-up by backend, latency by size (of several), roofline "
         "(where the network is known); needs matplotlib.",
-    ),
-]
+    )
+
+    def __post_init__(self) -> None:
+        if self.as_json + self.as_csv + self.as_markdown > 1:
+            raise typer.BadParameter("--json, --csv and --markdown exclude each other.")
+
+    @property
+    def is_table(self) -> bool:
+        """True where no other form was asked for."""
+        return not (self.as_json or self.as_csv or self.as_markdown)
+
+    def show(self, result: Benchmark) -> None:
+        """Print a benchmark on stdout, and draw plots where there is a folder for them.
+
+        Noisy rows are named on stderr.
+
+        Raises:
+            VerificationError: in the end, for rows that are not verified.
+        """
+        from ...base.errors import VerificationError
+        from ...bench import results
+
+        if self.as_json:
+            say(json.dumps(result.to_json(), allow_nan=False))
+        elif self.is_table:
+            show_columns(*results.as_columns(results.cells(result)))
+            show_table(results.facts(result))
+        else:
+            text = results.as_csv(result) if self.as_csv else results.as_markdown(result)
+            for line in text.splitlines():
+                say(line)
+        if self.plots is not None:
+            from ...bench.plots import plot_all
+
+            self.plots.mkdir(parents=True, exist_ok=True)
+            plot_all(result, self.plots)
+        if noisy := [f"{row.name} at {row.height}x{row.width}" for row in result.rows if row.noisy]:
+            note(f"Noisy, as the medians of their halves differ by more than 10 %: {', '.join(noisy)}.")
+        missed = [f"{row.name} at {row.height}x{row.width}" for row in result.rows if row.verified is False]
+        if missed:
+            raise VerificationError(f"Too far from the fp32 reference: {', '.join(missed)}.")
 
 
 def command_line() -> str:
-    """What the user typed."""
+    """Return what the user typed."""
     return shlex.join(["derain-engine", *sys.argv[1:]])
 
 
-def require_one_format(as_json: bool, as_csv: bool, as_markdown: bool) -> None:
-    """Raises typer.BadParameter for several."""
-    if as_json + as_csv + as_markdown > 1:
-        raise typer.BadParameter("--json, --csv and --markdown exclude each other.")
-
-
 def onnx_files(pairs: list[str] | None) -> list[tuple[str, Path]]:
-    """``NAME=FILE`` each. Raises typer.BadParameter for anything else, or a name given twice."""
+    """Read ``NAME=FILE`` each. Raises typer.BadParameter for anything else, or a name given twice."""
     found: dict[str, Path] = {}
     for pair in pairs or []:
         name, _, file = pair.partition("=")
@@ -73,32 +119,3 @@ def onnx_files(pairs: list[str] | None) -> list[tuple[str, Path]]:
             raise typer.BadParameter(f"The name {name} is given to two ONNX files.")
         found[name] = Path(file)
     return list(found.items())
-
-
-def show_benchmark(
-    result: Benchmark, *, as_json: bool, as_csv: bool, as_markdown: bool, plots: Path | None
-) -> None:
-    """On stdout, and as plots where there is a folder for them. Rows that are not verified raise VerificationError
-    after that, and noisy ones are named on stderr."""
-    from ...base.errors import VerificationError
-    from ...bench import results
-
-    if as_json:
-        say(json.dumps(result.to_json(), allow_nan=False))
-    elif as_csv or as_markdown:
-        text = results.as_csv(result) if as_csv else results.as_markdown(result)
-        for line in text.splitlines():
-            say(line)
-    else:
-        show_columns(*results.without_empty(results.HEADS, results.cells(result)))
-        show_table(results.facts(result))
-    if plots is not None:
-        from ...bench.plots import plot_all
-
-        plots.mkdir(parents=True, exist_ok=True)
-        plot_all(result, plots)
-    if noisy := [f"{row.name} at {row.height}x{row.width}" for row in result.rows if row.noisy]:
-        note(f"Noisy, as the medians of their halves differ by more than 10 %: {', '.join(noisy)}.")
-    missed = [f"{row.name} at {row.height}x{row.width}" for row in result.rows if row.verified is False]
-    if missed:
-        raise VerificationError(f"Too far from the fp32 reference: {', '.join(missed)}.")

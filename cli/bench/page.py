@@ -1,4 +1,4 @@
-"""``bench page``: saved results as a page."""
+"""The verb ``bench page``: saved results as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bench profile``: the most expensive steps."""
+"""The verb ``bench profile``: the most expensive steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bench table3``: the paper's tables of speed and size, and the same network here."""
+"""The verb ``bench table3``: the paper's tables of speed and size, and the same network here."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..options import with_options
 from ..progress import progress_bar
 from ..tables import show_columns
 from ..terminal import note, say
-from .output import (
-    AsCsv,
-    AsJson,
-    AsMarkdown,
-    FrameSizes,
-    Onnx,
-    Plots,
-    Threads,
-    command_line,
-    onnx_files,
-    require_one_format,
-    show_benchmark,
-)
+from .output import BenchmarkOutput, OnnxOption, SizesOption, ThreadsOption, command_line, onnx_files
 
 EXAMPLES = """Examples:
 
@@ -38,11 +27,12 @@ derain-engine bench table3 --published
 _QUICK_SIZE, _QUICK_RUNS = (128, 128), 4
 
 
+@with_options(output=BenchmarkOutput)
 def bench_table3(
     model: Annotated[
         str, typer.Option(help="A preset (with random weights), a model file or shipped weights.")
     ] = "sid",
-    sizes: FrameSizes = None,
+    sizes: SizesOption = None,
     runs: Annotated[
         int | None, typer.Option(min=1, help="Timed frames for each row.", show_default="10")
     ] = None,
@@ -50,11 +40,11 @@ def bench_table3(
         bool,
         typer.Option("--quick", help="128x128, 4 frames a row, no torch.compile and no int8."),
     ] = False,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Leave torch.compile out, which compiles for minutes.")
     ] = False,
-    onnx: Onnx = None,
+    onnx: OnnxOption = None,
     peers: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,10 +59,8 @@ def bench_table3(
     published: Annotated[
         bool, typer.Option("--published", help="Show the paper's tables alone; measure nothing.")
     ] = False,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-    as_markdown: AsMarkdown = False,
-    plots: Plots = None,
+    *,
+    output: BenchmarkOutput,
 ) -> None:
     """Show Tables III and IV of the SSID-KD paper, and time its network on this machine in every way that it runs.
 
@@ -80,10 +68,9 @@ def bench_table3(
     of this machine, all taking turns and verified, at 512x512 and 1024x1024 unless told otherwise. --json, --csv and
     --markdown are of these rows. Leaves with 4 if an output is not within the bounds around the fp32 reference.
     """
-    require_one_format(as_json, as_csv, as_markdown)
     others = onnx_files(onnx)
     if published:
-        _show_published(as_json)
+        _show_published(output.as_json)
         return
     from ...bench.published import SIZES
     from ...bench.table3 import bench_table3 as measure
@@ -104,15 +91,15 @@ def bench_table3(
         )
     for name, reason in result.left_out:
         note(f"Left out: {name}. {reason}")
-    if not (as_json or as_csv or as_markdown):
-        _show_published(as_json)
-    show_benchmark(result.benchmark, as_json=as_json, as_csv=as_csv, as_markdown=as_markdown, plots=plots)
+    if output.is_table:
+        _show_published(False)
+    output.show(result.benchmark)
 
 
 def _show_published(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from ...bench import published
+    from ...bench import published, results
 
     if as_json:
         rows = [
@@ -121,7 +108,7 @@ def _show_published(as_json: bool) -> None:
         ]
         say(json.dumps(rows, allow_nan=False))
         return
-    show_columns(published.HEADS, published.cells())
+    show_columns(*results.as_columns(published.cells()))
     for line in published.notes():
         say(line)
     say()

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from derain_engine.bench.results import Benchmark, Row
+from derain_engine.bench.results import Benchmark, EngineTiming
 
 
-def make_row(**changes: Any) -> Row:
+def make_row(**changes: Any) -> EngineTiming:
     row: dict[str, Any] = {
         "name": "PyTorch eager fp32",
         "backend": "pytorch",
@@ -41,10 +41,10 @@ def make_row(**changes: Any) -> Row:
         "matmul_tflop_s": 40.0,
         "copy_gb_s": 20.0,
     }
-    return Row(**(row | changes))
+    return EngineTiming(**(row | changes))
 
 
-def make_benchmark(*rows: Row) -> Benchmark:
+def make_benchmark(*rows: EngineTiming) -> Benchmark:
     environment = {
         "derain_engine": "1.2.3",
         "python": "3.12.1",
@@ -55,7 +55,7 @@ def make_benchmark(*rows: Row) -> Benchmark:
 
 
 @pytest.fixture
-def row() -> Callable[..., Row]:
+def row() -> Callable[..., EngineTiming]:
     return make_row
 
 
@@ -66,7 +66,7 @@ def benchmark_of() -> Callable[..., Benchmark]:
 
 @pytest.fixture
 def measured() -> Benchmark:
-    """Two contestants at two sizes."""
+    """Make a run of two contestants at two sizes."""
     fast = {"name": "a|b.derain", "backend": "openvino", "precision": "bf16", "noise": 0.2, "psnr_db": 61.25}
     return make_benchmark(
         make_row(),

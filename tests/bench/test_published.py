@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from derain_engine.bench import published
-from derain_engine.bench.table3 import find_checkpoint
+from derain_engine.bench.contestants import find_checkpoint
 from derain_engine.models.macs import macs_per_pixel
 
 
@@ -34,7 +34,7 @@ def test_the_notes_compute_what_the_paper_implies():
 
 
 def test_unknown_sizes_have_no_computed_figures():
-    lines = {line[0]: dict(zip(published.HEADS, line, strict=True)) for line in published.cells()}
+    lines = {line["Method"]: line for line in published.cells()}
     assert lines["RCDNet"]["MAC/pixel"] == lines["RCDNet"]["TFLOP/s at 1024"] == lines["RCDNet"]["at"] == ""
     assert lines["PReNet"]["at"] == "256x256" and lines["PReNet"]["MAC/pixel"] == "1,015,930"
     assert lines["Syn2Real"]["x for 4x pixels"] == "1.14x"

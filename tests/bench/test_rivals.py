@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from derain_engine.base.errors import InputError
 from derain_engine.bench import rivals
-from derain_engine.bench.table3 import find_checkpoint, manifest_of
+from derain_engine.bench.contestants import find_checkpoint, manifest_of
 from derain_engine.engine.backends.reference import ReferenceSession
 from derain_engine.engine.frames import quantise
 from derain_engine.models.ssid_kd import Derained
@@ -35,7 +35,7 @@ def frames(dtype, size):
 @pytest.mark.parametrize("size", [(32, 64), (33, 40), (1, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_eager_in_fp32_is_the_reference(checkpoint, dtype, size):
-    manifest = manifest_of(checkpoint, "small", "none", "0", "fp32")
+    manifest = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source="small")
     found, opener = rivals.pytorch(checkpoint, manifest, 1)
     assert (found.backend, found.backend_version) == ("pytorch", torch.__version__) and not opener.on_gpu
     image = frames(dtype, size)
@@ -50,7 +50,7 @@ def test_eager_in_fp32_is_the_reference(checkpoint, dtype, size):
 
 
 def test_eager_in_bf16_rounds_and_leaves_the_network_alone(checkpoint):
-    manifest = manifest_of(checkpoint, "small", "none", "0", "fp32")
+    manifest = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source="small")
     image = frames(np.float32, (32, 64))
     outputs = {}
     for precision in ("bf16", "fp32"):
@@ -77,7 +77,7 @@ class OneLayer(torch.nn.Module):
 @pytest.mark.slow
 def test_compiled_is_eager_at_every_size(checkpoint):
     checkpoint = replace(checkpoint, network=OneLayer().eval().requires_grad_(False))
-    manifest = manifest_of(checkpoint, "one", "none", "0", "fp32")
+    manifest = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source="one")
     ways = [rivals.pytorch(checkpoint, manifest, 1, compiled=compiled) for compiled in (False, True)]
     assert [found.backend for found, _ in ways] == ["pytorch", "torch.compile"]
     with ways[0][1]("latency") as eager, ways[1][1]("latency") as compiled:

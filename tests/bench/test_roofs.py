@@ -5,23 +5,22 @@ import pytest
 from derain_engine.base.errors import InputError
 from derain_engine.base.progress import no_progress
 from derain_engine.bench import roofs
-from derain_engine.bench.contestants import Contestant
+from derain_engine.bench.contestants import Contestant, find_checkpoint, manifest_of
 from derain_engine.bench.kernels.ceilings import Ceilings
 from derain_engine.bench.rivals import pytorch
-from derain_engine.bench.roofs import Work, measure_roofs
-from derain_engine.bench.table3 import find_checkpoint, manifest_of
+from derain_engine.bench.roofs import NetworkWork, measure_roofs
 
 
 @pytest.fixture
 def contestants(monkeypatch):
-    """sid-lite in two precisions; ceilings are made up."""
+    """Make sid-lite contestants in two precisions; ceilings are made up."""
 
     def ceilings(device, precision, runs):
         return Ceilings(device, precision, 10.0, 1.0 if precision == "fp32" else 2.0, 1, 1, runs, 1)
 
     monkeypatch.setattr(roofs, "measure_ceilings", ceilings)
     checkpoint = find_checkpoint("sid-lite")
-    base = manifest_of(checkpoint, "sid-lite", "none", "0", "fp32")
+    base = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source="sid-lite")
     made = [pytorch(checkpoint, base, 1, precision=precision) for precision in ("fp32", "bf16")]
     return [Contestant("x", manifest, checkpoint, opener) for manifest, opener in made]
 
@@ -55,5 +54,5 @@ def test_without_networks_there_is_nothing_to_measure():
 
 
 def test_intensity_is_operations_over_bytes():
-    work = Work(1.0, (200.0, 4.0, 1000.0))
+    work = NetworkWork(1.0, (200.0, 4.0, 1000.0))
     assert work.flop_per_byte("fp16", 10, 100) == pytest.approx(200 * 1000 / (4 * 1000 + 1000))

@@ -12,7 +12,7 @@ from ..media.clips import make_clip
 
 @pytest.fixture
 def folders(tmp_path):
-    """(rainy, clean): two pictures with bright one-pixel streaks, and without."""
+    """Make (rainy, clean): two pictures with bright one-pixel streaks, and without."""
     for folder in ("rainy", "clean"):
         (tmp_path / folder).mkdir()
     for name in ("one", "two"):

@@ -20,7 +20,7 @@ from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
 
 @pytest.fixture
 def folders(tmp_path):
-    """Three smooth pictures of odd sizes with bright one-pixel streaks, and without."""
+    """Save three smooth pictures of odd sizes with bright one-pixel streaks, and without."""
     rainy, clean = tmp_path / "rainy", tmp_path / "clean"
     rainy.mkdir()
     clean.mkdir()
@@ -35,7 +35,7 @@ def folders(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A tiny network's weights file."""
+    """Save a tiny network's weights file."""
     import torch
 
     from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
@@ -52,11 +52,13 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(model, tmp_path_factory):
+def engine(model, examine_little, tmp_path_factory):
     from derain_engine.engine.build import build
 
     path = tmp_path_factory.mktemp("engine") / "tiny.derain"
-    build(model, path, backend="reference")
+    with pytest.MonkeyPatch.context() as patch:
+        examine_little(patch)
+        build(model, path, backend="reference")
     return path
 
 
@@ -135,7 +137,7 @@ def test_what_weights_do_not_tell_is_told(folders, tmp_path):
     path = tmp_path / "net_latest.pth"
     torch.save(network.state_dict(), path)
     for arch, stages in (("prenet", 1), ("prenet", 2), ("prenet-lstm", 2)):
-        result = evaluate(path, *folders, native=True, arch=arch, options={"stages": stages})
+        result = evaluate(path, *folders, native=True, arch=arch, network_options={"stages": stages})
         spec = registry.spec_of(arch, {"stages": stages})
         truth = registry.create(spec).eval()
         truth.load_state_dict(network.state_dict())
@@ -158,7 +160,7 @@ def test_a_name_of_shipped_weights_means_their_engine_and_natively_the_weights(
 
 
 @pytest.mark.parametrize(
-    "options", [{"options": {"stages": 2}}, {"arch": "prenet"}, {"colour_order": "bgr"}], ids=str
+    "options", [{"network_options": {"stages": 2}}, {"arch": "prenet"}, {"colour_order": "bgr"}], ids=str
 )
 def test_options_of_a_network_are_refused_where_they_would_change_nothing(
     folders, model, engine, monkeypatch, options

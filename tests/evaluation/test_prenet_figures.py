@@ -30,7 +30,7 @@ _SIDES = slice(64, 256), slice(64, 320)
 
 @pytest.fixture(scope="module")
 def pairs(shared_data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rainy, truth), 1 x height x width x 3."""
+    """Cut (rainy, truth), 1 x height x width x 3."""
     found = []
     for name in _NAMES:
         rainy, clean = (

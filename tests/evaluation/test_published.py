@@ -51,13 +51,13 @@ def test_tables_compare_with_what_can_be_measured_on_the_set() -> None:
 
 def test_values_are_shown_with_the_digits_of_the_paper() -> None:
     table = named("Rain200H").tables[0]
-    printed = dict(zip((row.method for row in table.rows), table.printed(), strict=True))
-    assert printed["PReNet"] == ["27.6400", "0.8872"] and printed["SID"] == ["28.9250", "0.9079"]
-    assert named("Rain100L").compared(["psnr_y", "ssim_y"])[1].printed()[-1] == ["34.12", "0.958"]
+    printed = {row.method: row.printed for row in table.rows}
+    assert printed["PReNet"] == ("27.6400", "0.8872") and printed["SID"] == ("28.9250", "0.9079")
+    assert named("Rain100L").compared(["psnr_y", "ssim_y"])[1].rows[-1].printed == ("34.12", "0.958")
 
 
 def cells(text: str, table: str) -> dict[str, list[float]]:
-    """A table's rows by method, as the paper's text has them."""
+    """Find a table's rows by method, as the paper's text has them."""
     lines = text.split(f"\n{table}\n", 1)[1].split("\nMethods\t", 1)[1].splitlines()
     rows = {}
     for line in lines:

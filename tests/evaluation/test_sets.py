@@ -19,8 +19,9 @@ from derain_engine.evaluation import subject
 from derain_engine.evaluation.bootstrap import paired_bootstrap
 from derain_engine.evaluation.csv import as_csv
 from derain_engine.evaluation.evaluate import evaluate
-from derain_engine.evaluation.figures import PROTOCOLS, as_measured
+from derain_engine.evaluation.figures import as_measured
 from derain_engine.evaluation.niqe import niqe
+from derain_engine.evaluation.options import PROTOCOLS
 from derain_engine.evaluation.sheet import Case, Sheet, panel
 
 SIZES = ((33, 47), (64, 32), (40, 65), (35, 35))
@@ -34,7 +35,7 @@ def fill(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
 
 
 def pair(base: Path, seed: int, names: str) -> tuple[Path, Path]:
-    """(rainy, clean) folders of little photographs, and the same under streaks of a strength of their own."""
+    """Fill (rainy, clean) folders of little photographs, and the same under streaks of a strength of their own."""
     random = np.random.default_rng(seed)
     clean, rainy = {}, {}
     for name, (height, width) in zip(names, SIZES, strict=False):
@@ -58,7 +59,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_protocols_are_what_they_say(two_sets, monkeypatch) -> None:
-    """The output has every fraction of a level, also below 0 and above 1."""
+    """Check on an output that has every fraction of a level, also below 0 and above 1."""
     (rainy, clean), _ = two_sets
 
     def remove_rain(image: np.ndarray) -> np.ndarray:
@@ -88,7 +89,7 @@ def test_protocols_are_what_they_say(two_sets, monkeypatch) -> None:
         assert words["crop"].startswith("none")
     assert len(set(psnr.values())) == 3
     with pytest.raises(InputError, match="protocol is one of float, rounded, truncated"):
-        evaluate("opening", rainy, clean, protocol="8-bit")  # type: ignore[arg-type]
+        evaluate("opening", rainy, clean, protocol="8-bit")
 
 
 def test_levels_of_8_bits_stay_under_every_protocol() -> None:

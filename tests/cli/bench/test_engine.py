@@ -9,6 +9,7 @@ import pytest
 from derain_engine.bench import race
 from derain_engine.bench.contestants import Contestant
 from derain_engine.bench.kernels import ceilings
+from derain_engine.bench.roofs import Roofs
 from derain_engine.engine.backends.reference import ReferenceSession
 
 
@@ -20,10 +21,8 @@ def low_ceilings(monkeypatch):
 
 @pytest.mark.slow
 def test_engines_and_rivals_are_measured_and_verified_in_one_run(cli, engine_file, model):
-    done = cli(
-        *("bench", "engine", str(engine_file), "--size", "32x64", "--size", "33x40"),
-        *("--runs", "4", "--threads", "1", "--model", str(model), "--compare", "--no-starts", "--json"),
-    )
+    options = "--size 32x64 --size 33x40 --runs 4 --threads 1 --compare --no-starts --json".split()
+    done = cli("bench", "engine", engine_file, "--model", model, *options)
     assert done.code == 0, done.err
     rows = json.loads(done.out)
     assert [(r["name"], r["backend"], r["height"], r["width"]) for r in rows] == [
@@ -77,10 +76,8 @@ def test_a_wrong_output_is_shown_and_leaves_with_four(cli, reference_file, model
         return clean if clean.dtype == np.uint8 else clean + np.float32(1e-3)
 
     monkeypatch.setattr(ReferenceSession, "run", wrong)
-    done = cli(
-        *("bench", "engine", str(reference_file), "--model", str(model), "--size", "32x32", "--runs", "1"),
-        "--no-starts",
-    )
+    options = "--size 32x32 --runs 1 --threads 1 --no-starts".split()
+    done = cli("bench", "engine", reference_file, "--model", model, *options)
     assert done.code == 4 and f"{reference_file.name} at 32x32" in done.err
     assert "NO, 60.0 dB" in done.out
 
@@ -136,7 +133,7 @@ def test_contestants_take_turns_on_rotating_frames_and_are_closed(monkeypatch):
     calls, opened = [], []
 
     class Manifest:
-        backend, backend_version, precision = "fake", "1", "fp32"
+        backend, backend_version, precision, weights_sha256 = "fake", "1", "fp32", "0"
 
     def contestant(name):
         def opener(mode):
@@ -146,8 +143,8 @@ def test_contestants_take_turns_on_rotating_frames_and_are_closed(monkeypatch):
         opener.on_gpu = False  # pyright: ignore
         return Contestant(name, Manifest(), None, opener)  # pyright: ignore
 
-    racing = race._Race([contestant("a"), contestant("b")], "4x5", None)
-    rows = race._measure(racing, (4, 5), 8, 1, lambda *_: None, starts=False, roofs=None)
+    racing = race._Race([race._Racer(contestant(name)) for name in "ab"], (4, 5), runs=8, threads=1)
+    rows = race._run(racing, starts=False, roofs=Roofs({}, {}))
     assert [row.name for row in rows] == ["a", "b"] and all(row.verified is None for row in rows)
     assert all(each.closed for each in opened) and len(opened) == 4
     timed = [call for call in calls if call[1] == "latency"][2 + 2 * race._WARM_UP :]
