@@ -12,15 +12,17 @@ import torch
 from derain_engine.bench.kernels import rig as gpu
 from derain_engine.bench.kernels.alike import Check, alike
 from derain_engine.bench.kernels.networks import find_networks
-from derain_engine.bench.kernels.plain import plain
-from derain_engine.kernels import aot_pool, dark_channel, dark_channel_torch
+from derain_engine.kernels import dark_channel
+from derain_engine.kernels.aot import pool
+from derain_engine.kernels.dark_channel import by_torch
+from derain_engine.kernels.plain import plain
 from derain_engine.kernels.tuned import configure_for
 from derain_engine.plan import lower
 from derain_engine.plan.memory import Memory
 
 BOXES = {
     "separable": dark_channel.dark_channel_maximum,
-    "nn.MaxPool3d": dark_channel_torch.box_maximum_reference,
+    "nn.MaxPool3d": by_torch.box_maximum_reference,
 }
 #: The launches of one unit at full scale: what a frame spends most of its time in.
 KERNELS = ("mffb.stage1", "mffb.stage2", "pffb.pyramid", "chain.chain", "dense.dense1x1")
@@ -62,7 +64,7 @@ def test_kernel(benchmark: Callable, on_gpu: tuple[gpu.Rig, Memory], kernel: str
     call, pointers = each.step.call, each.pointers(each.step.call)
     benchmark.group = f"{kernel} at {SHAPE[0]}x{SHAPE[1]}, {rig.context.gpu.name}"  # pyright: ignore
     if rival == "kernel":
-        (compiled,) = aot_pool.compile_calls([call], "fp16", [rig.context.gpu.target], jobs=1)
+        (compiled,) = pool.compile_calls([call], "fp16", [rig.context.gpu.target], jobs=1)
         work = rig.launcher(compiled, pointers, each.sizes)
         assert Check(each).passes(work)
     else:

@@ -6,55 +6,49 @@ neither Triton nor PyTorch to know a launch's grid and arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..base.errors import InputError
-from .config import Config
+from .config import LaunchConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Compile-time arguments that a configuration gives.
+TILE = ("TILE_H", "TILE_W", "BLOCK_K")
+
 
 @dataclass(frozen=True)
 class Call:
-    """kernel: ``file.function`` of this package, without ``_kernel``.
-    constants: the kernel's compile-time arguments but those of the configuration.
-    planes: programs along the grid's second axis, for kernels that do one thing to several maps.
+    """A launch of a kernel on any memory.
 
-    A kernel's run-time arguments are pointers, then 32-bit sizes, of which the first two are the height and width (in
-    pixels) that the tiles of its grid cover.
+    kernel: the name of its record. constants: its compile-time arguments but those of the configuration. planes:
+    programs along the grid's second axis, for kernels that do one thing to several maps.
     """
 
     kernel: str
     constants: Mapping[str, int | float | bool]
-    config: Config
+    config: LaunchConfig
     planes: int = 1
 
     def grid(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return how many programs cover a map of height x width pixels."""
         return -(-height // self.config.tile_h) * -(-width // self.config.tile_w), self.planes, 1
 
     def compile_time(self) -> dict[str, int | float | bool]:
-        """Every constant by name, the configuration's with the others."""
+        """Return every constant by name, the configuration's with the others."""
         config = self.config
-        tile = {"TILE_H": config.tile_h, "TILE_W": config.tile_w, "BLOCK_K": config.block_k}
-        return {**self.constants, **tile}
-
-
-def launch(kernel: Any, call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
-    """Run a Triton kernel over a map of sizes[0] x sizes[1] pixels."""
-    options = {"num_warps": call.config.warps, "num_stages": call.config.stages}
-    # Said here, since Triton 3.10 changes the default; kernels compiled ahead of time are fused as well.
-    options["enable_fp_fusion"] = True
-    kernel[call.grid(sizes[0], sizes[1])](*pointers, *sizes, **call.compile_time(), **options)
+        tile = config.tile_h, config.tile_w, config.block_k
+        return {**self.constants, **dict(zip(TILE, tile, strict=True))}
 
 
 def check_maps(
     maps: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
 ) -> tuple[int, int, int]:
-    """(height, width, channels) of the first map, after a check that all are H x W x C, contiguous, of one dtype on
-    one device, and that the weights lie there too and are of that dtype or fp32.
+    """Return (height, width, channels) of the first map, after a check that all are H x W x C, contiguous, of one dtype
+    on one device, and that the weights lie there too and are of that dtype or fp32.
 
     Raises:
         InputError: they are not.
@@ -81,7 +75,7 @@ def check_maps(
 
 
 def check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A check that packed weights are as large as a launch reads them.
+    """Check that packed weights are as large as a launch reads them.
 
     Raises:
         InputError: they are not.

@@ -105,3 +105,10 @@ class Assembly:
                 self.branch,
             )
         )
+
+
+def parameters_of(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution, alone or before its activation."""
+    convolution = module[0] if isinstance(module, nn.Sequential) else module
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight.detach(), convolution.bias.detach()

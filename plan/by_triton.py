@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from torch import Tensor
 
-from ..kernels.launch import launch
+from ..kernels.record import find
 from .memory import Memory
 from .program import Plan
 
 
-def kernel(name: str) -> Any:
-    """The Triton function of a call's kernel name."""
-    file, function = name.split(".")
-    return getattr(importlib.import_module(f"..kernels.{file}", __package__), f"{function}_kernel")
-
-
 def run_by_triton(plan: Plan, image: Tensor) -> Memory:
-    """Every step in order. image: H x W x 3 in [0, 1], on the device to run on; sides are multiples of the
-    plan's granularity. The rain layer is ``memory.map(plan.rain)[0]``.
+    """Run every step in order. The rain layer is then ``memory.map(plan.rain)[0]``.
+
+    Args:
+        image: H x W x 3 in [0, 1], on the device to run on; sides are multiples of the plan's granularity.
 
     Raises:
         InputError: other sides.
@@ -28,7 +21,6 @@ def run_by_triton(plan: Plan, image: Tensor) -> Memory:
     memory = Memory(plan, image.shape[0], image.shape[1], str(image.device))
     memory.fill(image)
     for step in plan.steps:
-        launch(
-            kernel(step.call.kernel), step.call, [memory.flat(p) for p in step.pointers], memory.sizes(step)
-        )
+        pointers = [memory.flat(pointer) for pointer in step.pointers]
+        find(step.call.kernel).launch(step.call, pointers, memory.sizes(step))
     return memory

@@ -36,11 +36,12 @@ LIGHT_MODULES = {
         "export.tensorrt",
         "kernels",
         "kernels.aot",
-        "kernels.aot_pool",
+        "kernels.aot.pool",
         "kernels.config",
     ),
     *(
         "kernels.launch",
+        "kernels.record",
         "models",
         "models.model_file",
         "models.sources",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...kernels.aot import Compiled
 
 #: Something that puts work into the rig's stream.
-Work = Callable[[], object]
+TimedWork = Callable[[], object]
 
 _WARM_UP = 3
 _DRIVER_TABLE = Path("/proc/driver/nvidia/version")
@@ -41,7 +41,7 @@ class Rig:
         self.context, self.stream = context, stream
         self._cold = DeviceBuffer(context, cold_bytes)
 
-    def launcher(self, kernel: Compiled, pointers: Sequence[Tensor], sizes: Sequence[int]) -> Work:
+    def launcher(self, kernel: Compiled, pointers: Sequence[Tensor], sizes: Sequence[int]) -> TimedWork:
         """One launch of a kernel on tensors, which are not kept alive, over ``sizes[0]`` x ``sizes[1]`` pixels.
 
         Raises:
@@ -55,12 +55,12 @@ class Rig:
         grid = kernel.call.grid(sizes[0], sizes[1])
         return lambda: launch(function, grid, 32 * kernel.warps, arguments, self.stream)
 
-    def captured(self, work: Work) -> Work:
+    def captured(self, work: TimedWork) -> TimedWork:
         """The same as a CUDA graph, so that the CPU's time to launch it is not measured."""
         graph = Graph(self.stream, work)
         return lambda: graph.launch(self.stream)
 
-    def time(self, works: Sequence[Work], runs: int) -> np.ndarray:
+    def time(self, works: Sequence[TimedWork], runs: int) -> np.ndarray:
         """Milliseconds of every work, len(works) x runs. They take turns, so that a GPU that slows down slows all,
         and before each twice the size of the GPU's cache is written, so that it finds nothing there."""
         for work in works:

@@ -75,7 +75,7 @@ def _compile(
     from ...bench.kernels.networks import find_networks
     from ...device import driver
     from ...kernels.aot import make_folder, parse_targets, picture_calls, video_calls, write_cubins
-    from ...kernels.aot_pool import compile_calls, require_compiler
+    from ...kernels.aot.pool import compile_calls, require_compiler
     from ...kernels.tuned import configure_for
     from ...plan import lower
 

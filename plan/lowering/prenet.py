@@ -9,7 +9,7 @@ from ...base.errors import BuildError
 from ...kernels import recurrent
 from ...kernels.config import Configure
 from ...models.prenet import WIDTH, PReNet, VRGNetDerainer
-from ..assembly import Assembly
+from ..assembly import Assembly, parameters_of
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, View
 
@@ -29,10 +29,12 @@ def lower_prenet(
     plain = network.derainet if isinstance(network, VRGNetDerainer) else network
     if plain.variant.recurrence == "gru":
         raise BuildError("The fused kernels have an LSTM and no GRU; build with another backend.")
-    return _Lowering(plain, dtype, configure).plan(code)
+    return PReNetLowering(plain, dtype, configure).plan(code)
 
 
-class _Lowering(Assembly):
+class PReNetLowering(Assembly):
+    """The plan of a network of this family in the making."""
+
     def __init__(self, network: PReNet, dtype: Dtype, configure: Configure) -> None:
         super().__init__(network, dtype, configure)
         self.network = network
@@ -77,7 +79,7 @@ class _Lowering(Assembly):
         negative: bool = False,
     ) -> View:
         """A convolution over one or two maps; to: of a picture's three colours where it is given."""
-        weight, bias = _parameters(module)
+        weight, bias = parameters_of(module)
         if to is not None:
             weight, bias = weight[:3], bias[:3]
         wide = [self.buffers[view.buffer].channels for view in maps]
@@ -112,7 +114,7 @@ class _Lowering(Assembly):
         return out
 
     def _lstm(self, stage: str, x: View, hidden: View | None, cell: View) -> View:
-        gates = {gate: _parameters(self.network.get_submodule(f"conv_{gate}")) for gate in recurrent.GATES}
+        gates = {gate: parameters_of(self.network.get_submodule(f"conv_{gate}")) for gate in recurrent.GATES}
 
         def pack() -> dict[str, Tensor]:
             weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
@@ -128,10 +130,3 @@ class _Lowering(Assembly):
         moved = _AREA * WIDTH * (3 if start else 5)
         self.step(f"{stage}.lstm", call, [*pointers, cell, out], 0, (4, 5), flops, moved)
         return out
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution, alone or before its activation."""
-    convolution = module[0] if isinstance(module, nn.Sequential) else module
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-    return convolution.weight.detach(), convolution.bias.detach()

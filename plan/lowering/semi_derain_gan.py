@@ -13,7 +13,7 @@ from ...base.errors import BuildError, InputError
 from ...kernels import pool, recurrent, transposed
 from ...kernels.config import Configure
 from ...models.semi_derain_gan import SemiDerainGAN
-from ..assembly import Assembly
+from ..assembly import Assembly, parameters_of
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, View
 
@@ -34,12 +34,14 @@ def lower_semi_derain_gan(
         BuildError: a width that the fused kernels do not know.
     """
     try:
-        return _Lowering(network, dtype, configure).plan(code)
+        return SemiDerainGANLowering(network, dtype, configure).plan(code)
     except InputError as error:
         raise BuildError(str(error)) from error
 
 
-class _Lowering(Assembly):
+class SemiDerainGANLowering(Assembly):
+    """The plan of a Semi-DerainGAN in the making."""
+
     def __init__(self, network: SemiDerainGAN, dtype: Dtype, configure: Configure) -> None:
         super().__init__(network, dtype, configure)
         self.network = network
@@ -69,7 +71,7 @@ class _Lowering(Assembly):
             )
         # The rain layer: what a residual network gives, and rainy - clean of the others. As a 3x3 whose other taps are
         # zero it costs less than a launch of its own kind would be worth.
-        weight, bias = _parameters(generator.out)
+        weight, bias = parameters_of(generator.out)
         residual = generator.residual
         sign = 1 if residual else -1
         self._conv(
@@ -105,7 +107,7 @@ class _Lowering(Assembly):
                 x = self._layer(f"{name}.det_conv{number}.2", outer, [y], [width], 0, addend=x)
             hidden = self._lstm(name, x, hidden, cell)
             mask = self.buffer("mask", 0, _PIXEL)
-            weight, bias = _parameters(learner.det_conv_mask[0])
+            weight, bias = parameters_of(learner.det_conv_mask[0])
             place = f"{name}.det_conv_mask"
             self._conv(place, weight, bias, [hidden], [width], 0, to=mask, owner="det_conv_mask")
         return mask
@@ -124,7 +126,7 @@ class _Lowering(Assembly):
         addend: View | None = None,
     ) -> View:
         """A convolution of the network with a ReLU behind it, and where there is an addend another behind that."""
-        weight, bias = _parameters(module)
+        weight, bias = parameters_of(module)
         owner = self.names[module]
         return self._conv(name, weight, bias, maps, real, level, addend=addend, active=True, owner=owner)
 
@@ -185,7 +187,7 @@ class _Lowering(Assembly):
 
     def _lstm(self, name: str, x: View, hidden: View | None, cell: View) -> View:
         learner, width = self.network.ssrml, self.network.ssrml.width
-        gates = {gate: _parameters(learner.get_submodule(f"conv_{gate}.0")) for gate in recurrent.GATES}
+        gates = {gate: parameters_of(learner.get_submodule(f"conv_{gate}.0")) for gate in recurrent.GATES}
 
         def pack() -> Mapping[str, Tensor]:
             weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
@@ -229,8 +231,3 @@ class _Lowering(Assembly):
 def _area(level: int) -> int:
     """Pixels of a level, of the picture that work is counted for."""
     return GRANULARITY**2 >> 2 * level
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
-    assert isinstance(module, nn.Conv2d) and module.bias is not None
-    return module.weight.detach(), module.bias.detach()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError
 from ...kernels import chain, conv, dense, mffb, pffb, resample
-from ...kernels.config import Configure, heuristic
-from ...models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection, UnitBlock
-from ..assembly import Assembly
+from ...kernels.config import Configure
+from ...models.ssid_kd import MFFB, PFFB, SSIDKD, DenseConnection, UnitBlock
+from ..assembly import Assembly, parameters_of
 from ..cost import best_cuts
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, Pointer, View, Weight
@@ -28,10 +28,12 @@ def lower_ssid_kd(
             raise BuildError(
                 f"The fused kernels have no {option}={given!r}, only {known!r}; build with another backend."
             )
-    return _Lowering(network, dtype, nominal, configure).plan(code)
+    return SSIDKDLowering(network, dtype, nominal, configure).plan(code)
 
 
-class _Lowering(Assembly):
+class SSIDKDLowering(Assembly):
+    """The plan of an SSID-KD network in the making."""
+
     def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int], configure: Configure) -> None:
         super().__init__(network, dtype, configure)
         self.network, self.nominal = network, nominal
@@ -187,7 +189,7 @@ class _Lowering(Assembly):
             at = level + i
             cut = cuts[scale]
             config = self.configure("chain.chain", channels, at)
-            if config == heuristic("chain.chain", channels, at):
+            if config == chain.CHAIN.config(channels):
                 config = cut.config
             source, first = sources[scale], 0
             for length in cut.lengths:
@@ -265,7 +267,7 @@ class _Lowering(Assembly):
         addend: View | None = None,
         summed: View | None = None,
     ) -> None:
-        weight, bias = _parameters(module)
+        weight, bias = parameters_of(module)
         columns, inputs = weight.shape[:2]
 
         def pack() -> dict[str, Tensor]:
@@ -292,17 +294,9 @@ def _side(level: int) -> int:
 
 
 def _width(connection: DenseConnection) -> int:
-    return _parameters(connection.conv1x1[0])[0].shape[0]
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with its activation."""
-    assert isinstance(module, ConvAct)
-    convolution = module[0]
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-    return convolution.weight.detach(), convolution.bias.detach()
+    return parameters_of(connection.conv1x1[0])[0].shape[0]
 
 
 def _pack_dense(module: nn.Module, dtype: torch.dtype) -> Callable[[], dict[str, Tensor]]:
-    weight, bias = _parameters(module)
+    weight, bias = parameters_of(module)
     return lambda: dense.pack(weight, bias, dtype)

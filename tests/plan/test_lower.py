@@ -8,7 +8,8 @@ from torch import nn
 
 from derain_engine.base.errors import BuildError, InputError
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR
-from derain_engine.kernels.config import Config, heuristic
+from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
 from derain_engine.plan import lower
 from derain_engine.plan.by_torch import run_by_torch
@@ -80,11 +81,11 @@ def test_half_precision_stays_within_the_bounds(dtype) -> None:
     assert -20 * torch.log10(error.square().mean().sqrt()) >= HALF_PSNR
 
 
-def large_tiles(kernel: str, channels: int, level: int) -> Config:
+def large_tiles(kernel: str, channels: int, level: int) -> LaunchConfig:
     """Few programs and turns of the inner loop: the interpreter's cost is by the operation, not by its size."""
     if kernel == "chain.chain":
-        return Config(16, 16, 64)
-    return Config(32, 32, 64 if not kernel.startswith("resample") else 16)
+        return LaunchConfig(16, 16, 64)
+    return LaunchConfig(32, 32, 64 if not kernel.startswith("resample") else 16)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
@@ -169,10 +170,10 @@ def test_the_code_is_kept_only_where_it_is_asked_for() -> None:
 def test_configurations_are_asked_for_by_kernel_channels_and_level() -> None:
     asked = set()
 
-    def configure(kernel: str, channels: int, level: int) -> Config:
+    def configure(kernel: str, channels: int, level: int) -> LaunchConfig:
         asked.add((kernel, channels, level))
         if (kernel, channels, level) == ("chain.chain", 24, 2):
-            return Config(16, 16, 16, 8, 2)
+            return LaunchConfig(16, 16, 16, 8, 2)
         return heuristic(kernel, channels, level)
 
     plan, plain = lower(SSIDKD(SMALL), configure=configure), lower(SSIDKD(SMALL))
@@ -182,7 +183,7 @@ def test_configurations_are_asked_for_by_kernel_channels_and_level() -> None:
         changed = (
             step.call.kernel == "chain.chain" and step.call.constants["C"] == 24 and step.sizes[0] == "h2"
         )
-        assert (step.call.config == Config(16, 16, 16, 8, 2)) == changed
+        assert (step.call.config == LaunchConfig(16, 16, 16, 8, 2)) == changed
         # The lengths are the cost model's either way, and so are the tiles of what was not measured.
         assert step.call.constants.get("LENGTH") == other.call.constants.get("LENGTH")
         assert changed or step.call == other.call

@@ -12,7 +12,7 @@ from ....base.progress import Progress, no_progress
 from ....base.version import __version__
 from ....device.driver import Gpu
 from ....kernels.aot import distinct, picture_calls, specialisation
-from ....kernels.aot_pool import compile_calls, require_compiler
+from ....kernels.aot.pool import compile_calls, require_compiler
 from ....kernels.launch import Call
 from ....plan import Plan
 from . import payload as fused_payload

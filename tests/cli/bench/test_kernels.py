@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from derain_engine.bench.kernels import dark_channel, launches_here, rig
+from derain_engine.bench.kernels import dark_channel, launches, rig
 from derain_engine.bench.kernels.ceilings import Ceilings
-from derain_engine.bench.kernels.launches import LaunchTimes, Row, Times
+from derain_engine.bench.kernels.launches import LaunchRow, LaunchTimes, Times
 
-ROW = Row(
+ROW = LaunchRow(
     *("mffb.stage1", 24, 0, "net.units.0.mffb.1", {"C": 24}, {"tile_h": 8}, 512, 768, 20, 2e9, 3e7),
     *(Times(0.1, 0.09, 0.12), Times(0.4, 0.3, 0.5), Times(0.2, 0.1, 0.3), 20.0, 300.0, 0.04, 0.1, True),
 )
@@ -43,7 +43,7 @@ def gpu(monkeypatch):
         return gpu.answer, FACTS
 
     monkeypatch.setattr(rig, "unavailable", lambda: None)
-    monkeypatch.setattr(launches_here, "measure_here", measure_here)
+    monkeypatch.setattr(launches, "measure_here", measure_here)
     return gpu
 
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base.errors import BackendUnavailable, BuildError, DerainError
-from ..base.limits import usable_threads
-from ..base.progress import Progress, no_progress
-from .aot import Compiled, compile_call, distinct, specialisation, title
-from .launch import Call
+from ...base.errors import BackendUnavailable, BuildError, DerainError
+from ...base.limits import usable_threads
+from ...base.progress import Progress, no_progress
+from ..launch import Call
+from . import Compiled, compile_call, distinct, specialisation, title
 
 if TYPE_CHECKING:
     from typing_extensions import Self
