@@ -45,7 +45,7 @@ def test_dark_channel(benchmark: Callable, name: str, window: int) -> None:
 
 @pytest.fixture(scope="module")
 def on_gpu() -> Iterator[tuple[gpu.Rig, Memory]]:
-    """The first GPU, and the memory of sid's plan on it."""
+    """Yield the first GPU, and the memory of sid's plan on it."""
     if (reason := gpu.unavailable()) is not None:
         pytest.skip(reason)
     (network,) = find_networks(["sid"])
@@ -58,7 +58,7 @@ def on_gpu() -> Iterator[tuple[gpu.Rig, Memory]]:
 @pytest.mark.parametrize("rival", ["kernel", "PyTorch eager"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernel(benchmark: Callable, on_gpu: tuple[gpu.Rig, Memory], kernel: str, rival: str) -> None:
-    """One launch of the full scale and the wait for it, the cache warm."""
+    """Time one launch of the full scale and the wait for it, the cache warm."""
     rig, memory = on_gpu
     each = next(each for each in alike(memory) if each.key == (kernel, 24, 0))
     call, pointers = each.step.call, each.pointers(each.step.call)

@@ -45,7 +45,7 @@ MOST_ROWS = 128
 
 @triton.jit
 def _above(y, size, DIVISOR: tl.constexpr, EXACT: tl.constexpr):
-    """The row (or column) of the map DIVISOR times smaller that nearest upsampling shows at y."""
+    """Return the row (or column) of the map DIVISOR times smaller that nearest upsampling shows at y."""
     if EXACT:
         return y // DIVISOR
     else:
@@ -68,7 +68,7 @@ def _fused_patches(
     SLOPE: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """As ``patches``, of act(q + up(t)), t the first C channels of the coarser map's shares."""
+    """Return ``patches`` of act(q + up(t)), t the first C channels of the coarser map's shares."""
     ys = y[:, None] + dy[None, :]
     xs = column[:, None] + dx[None, :]
     inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :]
@@ -84,7 +84,7 @@ def _plus_shares(
     acc, s2, s4, s8, x, y, column, inside, H, W,
     FIRST: tl.constexpr, COUNT: tl.constexpr, C: tl.constexpr, SLOPE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """act(acc + up(u2) + up(u4) + up(u8)) + x; u are the last C channels of the shares."""
+    """Return act(acc + up(u2) + up(u4) + up(u8)) + x; u are the last C channels of the shares."""
     n = (FIRST + tl.arange(0, COUNT))[None, :]
     at = _above(y, H, 2, EXACT) * (W // 2) + _above(column, W, 2, EXACT)
     acc += tl.load(s2 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
@@ -110,7 +110,7 @@ def _step(
     EXACT: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr,
     SLOPE: tl.constexpr, BLOCK_M: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One convolution of a chain over the tile and the halo that the convolutions after it need."""
+    """Compute one convolution of a chain over the tile and the halo that the convolutions after it need."""
     LAST: tl.constexpr = STEP == LENGTH - 1
     HALO: tl.constexpr = LENGTH - 1 - STEP
     WIDE: tl.constexpr = TILE_W + 2 * HALO
@@ -191,8 +191,10 @@ def chain_kernel(
 def chain_call(
     channels: int, length: int, reads: str, writes: str, exact: bool, config: LaunchConfig
 ) -> Call:
-    """Pointers: source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out; those that a launch
-    does not use may be any. Sizes: H, W of the scale.
+    """Return a launch.
+
+    Its pointers are source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out; those that a
+    launch does not use may be any. Its sizes are H, W of the scale.
 
     Args:
         length: convolutions in this launch.
@@ -221,7 +223,7 @@ def chain_call(
 
 
 def scratch_elements(call: Call, height: int, width: int) -> int:
-    """Of the scratch memory of a chain over H x W pixels."""
+    """Return the elements of the scratch memory of a chain over H x W pixels."""
     config, more = call.config, 2 * int(call.constants["LENGTH"]) - 2
     room = (config.tile_h + more) * (config.tile_w + more) * int(call.constants["C"])
     return call.grid(height, width)[0] * 2 * room if more else 0

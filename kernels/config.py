@@ -1,4 +1,4 @@
-"""How a kernel's launch is cut: pixels of a program, inner block, warps, pipeline stages."""
+"""The cut of a kernel's launch: pixels of a program, inner block, warps, pipeline stages."""
 
 from __future__ import annotations
 

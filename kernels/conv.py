@@ -86,7 +86,13 @@ def conv3x3_kernel(
 
 
 def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype, padding: int = 0) -> dict[str, Tensor]:
-    """weight: N x C x 3 x 3; bias: N. ``padding`` channels of zeros are appended to the input's."""
+    """Return the weights as the kernel reads them.
+
+    Args:
+        weight: N x C x 3 x 3.
+        bias: N.
+        padding: channels of zeros that are appended to the input's.
+    """
     if padding:
         weight = F.pad(weight, (0, 0, 0, 0, 0, padding))
     columns = max(8, weight.shape[0])
@@ -124,7 +130,10 @@ CONV3X3 = Kernel(
 
 
 def conv3x3_call(channels: int, slabs: int, columns: int, config: LaunchConfig, add: bool = False) -> Call:
-    """Pointers: stack, weights, bias, out, addend, summed (the last two unused without ``add``). Sizes: H, W."""
+    """Return a launch.
+
+    Its pointers are stack, weights, bias, out, addend, summed (the last two unused without ``add``), its sizes H, W.
+    """
     n0, n1 = split_columns(max(8, columns))
     constants = {"C": channels, "SLABS": slabs, "N": columns, "N0": n0, "N1": n1, "SLOPE": SLOPE, "ADD": add}
     return Call(CONV3X3.name, constants, config)
@@ -137,8 +146,15 @@ def conv3x3(
     addend: Tensor | None = None,
     config: LaunchConfig | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """stack: slabs x H x W x C; packed: of :func:`pack`, for ``columns`` outputs; addend: H x W x columns. Returns
-    y and y + addend, both H x W x columns.
+    """Convolve a stack of maps.
+
+    Args:
+        stack: slabs x H x W x C.
+        packed: of :func:`pack`, for ``columns`` outputs.
+        addend: H x W x columns.
+
+    Returns:
+        y and y + addend, both H x W x columns.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -162,5 +178,5 @@ def conv3x3(
 
 
 def flops(height: int, width: int, channels: int, slabs: int, columns: int) -> int:
-    """A multiply-add counted as two."""
+    """Count operations, a multiply-add as two."""
     return 2 * height * width * 9 * channels * slabs * columns

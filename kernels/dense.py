@@ -67,7 +67,7 @@ def dense1x1_kernel(
 
 
 def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """weight: C x slabs * C x 1 x 1; bias: C."""
+    """Return the weights as the kernel reads them. weight: C x slabs * C x 1 x 1; bias: C."""
     return {"weights": pack_matrix(weight.flatten(1).T).to(dtype).contiguous(), "bias": bias.float()}
 
 
@@ -97,8 +97,13 @@ DENSE1X1 = Kernel(
 
 
 def dense1x1_call(channels: int, config: LaunchConfig, add: bool = False, pixel: int = 0) -> Call:
-    """Pointers: stack, weights, bias, addend (unused without ``add``), out. Sizes: H, W, slabs. ``pixel``: elements
-    from one pixel of out to the next where it is a part of wider pixels."""
+    """Return a launch.
+
+    Its pointers are stack, weights, bias, addend (unused without ``add``), out, its sizes H, W, slabs.
+
+    Args:
+        pixel: elements from one pixel of out to the next where it is a part of wider pixels.
+    """
     n0, n1 = split_columns(channels)
     constants = {"C": channels, "N0": n0, "N1": n1, "PIXEL": pixel or channels}
     constants |= {"SLOPE": SLOPE, "ADD": add}
@@ -113,8 +118,16 @@ def dense1x1(
     out: Tensor | None = None,
     config: LaunchConfig | None = None,
 ) -> Tensor:
-    """stack: at least ``slabs`` x H x W x C; packed: of :func:`pack`; addend, out: H x W x C, of which out may be
-    the first channels of wider pixels. Returns ``out``.
+    """Convolve the first maps of a stack.
+
+    Args:
+        stack: at least ``slabs`` x H x W x C.
+        packed: of :func:`pack`.
+        addend: H x W x C.
+        out: H x W x C, a new map by default; it may be the first channels of wider pixels.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -142,5 +155,5 @@ def dense1x1(
 
 
 def flops(height: int, width: int, channels: int, slabs: int) -> int:
-    """A multiply-add counted as two."""
+    """Count operations, a multiply-add as two."""
     return 2 * height * width * slabs * channels**2

@@ -49,7 +49,7 @@ def _branches(
     x, inner, outer, bias, y, column, H, W,
     C: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, BM: tl.constexpr, BLOCK_K: tl.constexpr, SLOPE: tl.constexpr,
 ):  # fmt: skip
-    """The activated 3x3 and 5x5 branches of x, each N0 + N1 channels, at the pixels (y, column)."""
+    """Return the activated 3x3 and 5x5 branches of x, each N0 + N1 channels, at the pixels (y, column)."""
     N: tl.constexpr = N0 + N1
     a0, a1 = zeros(BM, N0, N1)
     b0, b1 = zeros(BM, N0, N1)
@@ -120,8 +120,11 @@ def stage2_kernel(
 
 
 def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """An MFFB's state dict (``conv_3_1.weight`` ...) as the kernels read it: for each stage the inner taps of both
-    branches beside each other, the outer ones, the biases in fp32; and the 1x1."""
+    """Return an MFFB's state dict (``conv_3_1.weight`` ...) as the kernels read it.
+
+    That is for each stage the inner taps of both branches beside each other, the outer ones, the biases in fp32; and
+    the 1x1.
+    """
     packed: dict[str, Tensor] = {}
     for stage in (1, 2):
         small, large = (state[f"conv_{r}_{stage}.weight"] for r in (3, 5))
@@ -214,13 +217,16 @@ STAGE2 = Kernel(
 
 
 def stage1_call(channels: int, config: LaunchConfig, slope: float = SLOPE) -> Call:
-    """Pointers: x, inner, outer, bias, m. Sizes: H, W."""
+    """Return a launch of stage 1. Its pointers are x, inner, outer, bias, m, its sizes H, W."""
     n0, n1 = split_columns(channels)
     return Call(STAGE1.name, {"C": channels, "N0": n0, "N1": n1, "SLOPE": slope}, config)
 
 
 def stage2_call(channels: int, config: LaunchConfig, slope: float = SLOPE) -> Call:
-    """Pointers: m, x, inner, outer, bias, last, last_bias, out. Sizes: H, W."""
+    """Return a launch of stage 2.
+
+    Its pointers are m, x, inner, outer, bias, last, last_bias, out, its sizes H, W.
+    """
     n0, n1 = split_columns(2 * channels)
     o0, o1 = split_columns(channels)
     constants = {"C": channels, "N0": n0, "N1": n1, "O0": o0, "O1": o1, "SLOPE": slope}
@@ -233,7 +239,14 @@ def mffb(
     slope: float = SLOPE,
     configs: tuple[LaunchConfig, LaunchConfig] | None = None,
 ) -> Tensor:
-    """Both launches. x: H x W x C; packed: of :func:`pack`, in x's dtype. Returns H x W x C.
+    """Run both launches.
+
+    Args:
+        x: H x W x C.
+        packed: of :func:`pack`, in x's dtype.
+
+    Returns:
+        H x W x C.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernels do not take.
@@ -251,5 +264,5 @@ def mffb(
 
 
 def flops(height: int, width: int, channels: int) -> tuple[int, int]:
-    """Of the two stages, a multiply-add counted as two."""
+    """Count operations of the two stages, a multiply-add as two."""
     return 2 * height * width * 34 * channels**2, 2 * height * width * 140 * channels**2

@@ -68,7 +68,7 @@ def _share(
     x, weights, bias, out, pixel, inside,
     K: tl.constexpr, C: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """out = x @ weights + bias at some pixels; K is C up to a power of two."""
+    """Write out = x @ weights + bias at some pixels; K is C up to a power of two."""
     a0, a1 = zeros(BM, N0, N1)
     a0, a1 = multiply(x, weights, tl.arange(0, K), a0, a1, 0, C, N0, N1)
     kind = out.dtype.element_ty
@@ -86,7 +86,8 @@ def _pooled(v, BM: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def _square(top, left, H, W, BM: tl.constexpr):
-    """(pixel, inside) of a square tile in Morton order: 4, 16 and 64 neighbours in it are squares in the picture."""
+    """Return (pixel, inside) of a square tile in Morton order: 4, 16 and 64 neighbours in it are squares in the
+    picture."""
     m = tl.arange(0, BM)
     y, column = top + _even_bits(m >> 1), left + _even_bits(m)
     return (y * W + column)[:, None], ((y < H) & (column < W))[:, None]
@@ -116,9 +117,11 @@ def pyramid_kernel(
 
 
 def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """A PFFB's state dict (``scale8.0.0.weight``, ``fusion84.0.weight`` ...) as the kernels read it: ``pyramid`` with
-    the fusions' shares of the finer maps; for every scale k the four convolutions ``chain_k`` and what its last one
-    ends in, ``ending_k``; biases in fp32 beside each."""
+    """Return a PFFB's state dict (``scale8.0.0.weight``, ``fusion84.0.weight`` ...) as the kernels read it.
+
+    That is ``pyramid`` with the fusions' shares of the finer maps; for every scale k the four convolutions ``chain_k``
+    and what its last one ends in, ``ending_k``; biases in fp32 beside each.
+    """
     channels = state["fusion_all.0.bias"].shape[0]
     columns = power_of_two(channels)
 
@@ -180,7 +183,10 @@ PYRAMID = Kernel(
 
 
 def pyramid_call(channels: int, config: LaunchConfig) -> Call:
-    """Pointers: x, pyramid, pyramid_bias, q1, q2, q4, p8. Sizes: H, W. The tile is a square of 16 or 32."""
+    """Return a launch.
+
+    Its pointers are x, pyramid, pyramid_bias, q1, q2, q4, p8, its sizes H, W. The tile is a square of 16 or 32.
+    """
     n0, n1 = split_columns(channels)
     constants = {"C": channels, "K": power_of_two(channels), "N0": n0, "N1": n1, "ROWS": K_PADDING}
     return Call(PYRAMID.name, constants, config)
@@ -192,9 +198,11 @@ def pffb(
     lengths: Mapping[int, Sequence[int]] = DEFAULT_LENGTHS,
     configs: Mapping[str, LaunchConfig] | None = None,
 ) -> Tensor:
-    """All launches. x: H x W x C with H, W >= 8; packed: of :func:`pack`, in x's dtype.
+    """Run all launches.
 
     Args:
+        x: H x W x C with H, W >= 8.
+        packed: of :func:`pack`, in x's dtype.
         lengths: for every scale, how its four convolutions are cut into launches.
         configs: by ``pyramid`` and ``chain``, instead of the usual ones.
 
@@ -239,7 +247,7 @@ def pffb(
 
 
 def flops(height: int, width: int, channels: int) -> dict[str, int]:
-    """By launch group, a multiply-add counted as two: ``pyramid``, ``chain1`` ... ``chain8``."""
+    """Count operations by launch group, a multiply-add as two: ``pyramid``, ``chain1`` ... ``chain8``."""
     pixels = {scale: (height // scale) * (width // scale) for scale in (1, 2, 4, 8)}
     square = 2 * channels**2
     chains = {f"chain{k}": square * n * (36 + (1 if k == 1 else 2)) for k, n in pixels.items()}

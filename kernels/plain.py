@@ -1,4 +1,4 @@
-"""What a kernel's record needs to say its mathematics in PyTorch: a launch's memory as NCHW maps and weights.
+"""The means by which a kernel's record says its mathematics in PyTorch: a launch's memory as NCHW maps and weights.
 
 A record's ``plain`` takes a launch's :class:`Operands` and gives a pure function of tensors, and the tensors: what is
 unpacked before the function runs is not timed with it. It is written once for both of its uses. The plan's executor

@@ -61,12 +61,12 @@ MAXIMUM = Kernel(
 
 
 def maximum_call(channels: int, config: LaunchConfig) -> Call:
-    """Pointers: image, out. Sizes: H, W of out."""
+    """Return a launch. Its pointers are image, out, its sizes H, W of out."""
     return Call(MAXIMUM.name, {"C": channels}, config)
 
 
 def maximum(image: Tensor, config: LaunchConfig | None = None) -> Tensor:
-    """image: 2H x 2W x C. Returns H x W x C.
+    """Halve a map of 2H x 2W x C to H x W x C.
 
     Raises:
         InputError: an odd side, or strides and dtypes that the kernel does not take.

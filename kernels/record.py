@@ -34,7 +34,7 @@ _DECLARES = re.compile(r"^\w+ = Kernel\(", re.MULTILINE)
 
 @dataclass(frozen=True)
 class KernelForm:
-    """What a kernel is launched with, as far as that is known without PyTorch and Triton.
+    """The arguments of a kernel, as far as they are known without PyTorch and Triton.
 
     pointers, sizes: its run-time arguments by name, in their order. constants: its compile-time arguments but those of
     the configuration. The other sets are of pointers, as :class:`Kernel` says.

@@ -1,4 +1,4 @@
-"""3x3 convolutions of recurrent networks, over two maps as if they were concatenated, with what follows them.
+"""The 3x3 convolutions of recurrent networks, over two maps as if they were concatenated, with what follows them.
 
     conv    y = act(conv3x3([first, second]) + b);  y = act'(y + addend)          act, act' are ReLU or nothing
     lstm    i, f, o = sigmoid(conv3x3([x, h]) + b);  g = tanh(conv3x3([x, h]) + b)
@@ -54,7 +54,7 @@ def _sum(
     C: tl.constexpr, ROW: tl.constexpr, COLUMNS: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Plus the convolution of one map, whose weights begin at row ROW."""
+    """Add the convolution of one map, whose weights begin at row ROW."""
     for first in range(0, 9 * C, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         dy, dx = inner_taps(k // C)
@@ -111,7 +111,7 @@ def _gate_sums(
     image, weights, y, column, i, g, o, f, H, W,
     C: tl.constexpr, ROW: tl.constexpr, COLUMNS: tl.constexpr, FORGET: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Plus the convolution of one map for every gate; every patch is loaded once."""
+    """Add the convolution of one map for every gate; every patch is loaded once."""
     for first in range(0, 9 * C, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         dy, dx = inner_taps(k // C)
@@ -149,7 +149,7 @@ def lstm_kernel(
 
 
 def _pack(weight: Tensor, parts: Sequence[tuple[int, int]], columns: int) -> Tensor:
-    """The rows of one map after the other. parts: (channels of the weight, channels that its map has) of each."""
+    """Return the rows of one map after the other. parts: (channels of the weight, channels of its map) of each."""
     rows, first = [], 0
     for channels, wide in parts:
         part = F.pad(weight[:, first : first + channels], (0, 0, 0, 0, 0, wide - channels))
@@ -161,8 +161,14 @@ def _pack(weight: Tensor, parts: Sequence[tuple[int, int]], columns: int) -> Ten
 def pack(
     weight: Tensor, bias: Tensor, dtype: torch.dtype, parts: Sequence[tuple[int, int]]
 ) -> dict[str, Tensor]:
-    """weight: N x (channels of all parts) x 3 x 3; bias: N. parts: for each of one or two maps the channels that the
-    weight has for it, and those that its pixels have, of which the others count for nothing."""
+    """Return the weights as the convolution reads them.
+
+    Args:
+        weight: N x (channels of all parts) x 3 x 3.
+        bias: N.
+        parts: for each of one or two maps the channels that the weight has for it, and those that its pixels have, of
+            which the others count for nothing.
+    """
     columns = max(8, weight.shape[0])
     packed = _pack(weight, parts, columns)
     return {
@@ -174,7 +180,12 @@ def pack(
 def pack_gates(
     weights: Mapping[str, Tensor], biases: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """weights: C x 2C x 3 x 3 by the gate's letter; biases: C."""
+    """Return the weights as the LSTM reads them.
+
+    Args:
+        weights: C x 2C x 3 x 3 by the gate's letter.
+        biases: C by the gate's letter.
+    """
     channels = weights["i"].shape[0]
     whole = torch.cat([weights[gate] for gate in GATES])
     bias = torch.cat([biases[gate] for gate in GATES])
@@ -268,10 +279,15 @@ def conv_call(
     before: bool = False,
     after: bool = False,
 ) -> Call:
-    """Pointers: first, second, weights, bias, addend, out (second and addend unused without them). Sizes: H, W.
+    """Return a launch of the convolution.
 
-    channels, second: of the two maps. pixel: elements from one pixel of out to the next, ``columns`` for 0; added: of
-    the addend, 0 for none. before, after: ReLU before and after the addition.
+    Its pointers are first, second, weights, bias, addend, out (second and addend unused without them), its sizes H, W.
+
+    Args:
+        channels, second: of the two maps.
+        pixel: elements from one pixel of out to the next, ``columns`` for 0.
+        added: those of the addend, 0 for none.
+        before, after: ReLU before and after the addition.
     """
     n0, n1 = split_columns(max(8, columns))
     constants = {"C": channels, "C1": second, "ROWS": padded_k(9 * channels), "N0": n0, "N1": n1}
@@ -281,7 +297,9 @@ def conv_call(
 
 
 def lstm_call(channels: int, config: LaunchConfig, start: bool = False) -> Call:
-    """Pointers: x, hidden, weights, bias, cell, out (hidden unused with ``start``). Sizes: H, W.
+    """Return a launch of the LSTM.
+
+    Its pointers are x, hidden, weights, bias, cell, out (hidden unused with ``start``), its sizes H, W.
 
     Raises:
         InputError: a number of channels that is no power of two from 8 on.
@@ -304,8 +322,15 @@ def conv(
     after: bool = False,
     config: LaunchConfig | None = None,
 ) -> Tensor:
-    """first, second: H x W x C0 and C1; packed: of :func:`pack`; addend: H x W x at least ``columns``. Returns H x W x
-    ``pixel``.
+    """Convolve one or two maps.
+
+    Args:
+        first, second: H x W x C0 and H x W x C1.
+        packed: of :func:`pack`.
+        addend: H x W x at least ``columns``.
+
+    Returns:
+        H x W x ``pixel``.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -344,8 +369,15 @@ def lstm(
     packed: Mapping[str, Tensor],
     config: LaunchConfig | None = None,
 ) -> Tensor:
-    """x, hidden, cell: H x W x C, the cell overwritten; packed: of :func:`pack_gates`. Without a hidden state it is the
-    first step, and the cell is not read. Returns the new hidden state.
+    """Make one step of the LSTM.
+
+    Args:
+        x, hidden: H x W x C. Without a hidden state it is the first step, and the cell is not read.
+        cell: H x W x C, overwritten.
+        packed: of :func:`pack_gates`.
+
+    Returns:
+        The new hidden state.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -362,5 +394,10 @@ def lstm(
 
 
 def flops(height: int, width: int, channels: int, columns: int) -> int:
-    """A multiply-add counted as two. channels: of all maps together; columns: of the LSTM four for every channel."""
+    """Count operations, a multiply-add as two.
+
+    Args:
+        channels: of all maps together.
+        columns: of the LSTM four for every channel.
+    """
     return 2 * height * width * 9 * channels * columns

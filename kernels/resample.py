@@ -24,7 +24,7 @@ from .record import Kernel
 
 @triton.jit
 def _sources(at, to_size, from_size):
-    """The two source rows (or columns) of output rows, and the share of the second."""
+    """Return the two source rows (or columns) of output rows, and the share of the second."""
     place = tl.maximum((at + 0.5) * (from_size.to(tl.float32) / to_size.to(tl.float32)) - 0.5, 0.0)
     first = tl.minimum(place.to(tl.int32), from_size - 1)
     return first, tl.minimum(first + 1, from_size - 1), place - first
@@ -75,16 +75,27 @@ BILINEAR = Kernel(
 
 
 def bilinear_call(channels: int, slabs: int, config: LaunchConfig, pixel: int = 0) -> Call:
-    """Pointers: source, out. Sizes: H, W, then the source's. ``pixel``: elements from one pixel of out to the next
-    where it is a part of wider pixels."""
+    """Return a launch.
+
+    Its pointers are source, out, its sizes H, W, then the source's.
+
+    Args:
+        pixel: elements from one pixel of out to the next where it is a part of wider pixels.
+    """
     return Call(BILINEAR.name, {"C": channels, "PIXEL": pixel or channels}, config, planes=slabs)
 
 
 def bilinear(
     source: Tensor, height: int, width: int, out: Tensor | None = None, config: LaunchConfig | None = None
 ) -> Tensor:
-    """source: slabs x h x w x C. out: slabs x height x width x C; with one slab it may be some channels of wider
-    pixels. Returns ``out``.
+    """Resize a stack of maps.
+
+    Args:
+        source: slabs x h x w x C.
+        out: slabs x height x width x C, new by default; with one slab it may be some channels of wider pixels.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -109,5 +120,5 @@ def bilinear(
 
 
 def flops(height: int, width: int, channels: int, slabs: int) -> int:
-    """Two multiplications and an addition for each of three interpolations."""
+    """Count two multiplications and an addition for each of three interpolations."""
     return 9 * height * width * channels * slabs

@@ -57,7 +57,7 @@ def conv_kernel(
 
 
 def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """weight: C x N x 2 x 2, as of ``nn.ConvTranspose2d``; bias: N."""
+    """Return the weights as the kernel reads them. weight: C x N x 2 x 2, as of ``nn.ConvTranspose2d``; bias: N."""
     places = [pack_matrix(weight[:, :, dy, dx]) for dy in (0, 1) for dx in (0, 1)]
     return {"weights": torch.cat(places).to(dtype).contiguous(), "bias": bias.float()}
 
@@ -86,8 +86,13 @@ CONV = Kernel(
 
 
 def conv_call(channels: int, columns: int, config: LaunchConfig, pixel: int = 0) -> Call:
-    """Pointers: image, weights, bias, out. Sizes: H, W of image. pixel: elements from one pixel of out to the next,
-    ``columns`` for 0."""
+    """Return a launch.
+
+    Its pointers are image, weights, bias, out, its sizes H, W of image.
+
+    Args:
+        pixel: elements from one pixel of out to the next, ``columns`` for 0.
+    """
     n0, n1 = split_columns(columns)
     constants = {"C": channels, "ROWS": padded_k(channels), "N0": n0, "N1": n1, "PIXEL": pixel or columns}
     return Call(CONV.name, constants, config, planes=_PLACES)
@@ -96,7 +101,7 @@ def conv_call(channels: int, columns: int, config: LaunchConfig, pixel: int = 0)
 def conv(
     image: Tensor, packed: Mapping[str, Tensor], columns: int, config: LaunchConfig | None = None
 ) -> Tensor:
-    """image: H x W x C; packed: of :func:`pack`. Returns 2H x 2W x columns.
+    """Convolve a map of H x W x C, with weights of :func:`pack`, to 2H x 2W x columns.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -110,5 +115,5 @@ def conv(
 
 
 def flops(height: int, width: int, channels: int, columns: int) -> int:
-    """For an input of height x width; a multiply-add counted as two."""
+    """Count operations for an input of height x width, a multiply-add as two."""
     return 2 * _PLACES * height * width * channels * columns

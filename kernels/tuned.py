@@ -31,8 +31,11 @@ Key: TypeAlias = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """config: how the kernel is cut. heuristic_ms, tuned_ms: device time of one launch, in milliseconds, as the
-    heuristic cuts it and as ``config`` does, from one run in turns; the mean over the launches of a frame."""
+    """A configuration that was measured.
+
+    config: how the kernel is cut. heuristic_ms, tuned_ms: device time of one launch, in milliseconds, as the
+    heuristic cuts it and as ``config`` does, from one run in turns; the mean over the launches of a frame.
+    """
 
     kernel: str
     channels: int
@@ -69,7 +72,7 @@ class TuningRun:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """What another place's entries are never used for."""
+        """The place that another's entries are never used for."""
         return self.gpu, self.target, self.precision
 
 
@@ -79,7 +82,7 @@ def configure_for(
     precision: str = "fp16",
     path: str | os.PathLike[str] | None = None,
 ) -> Configure:
-    """The configurations for a GPU: those that were measured on it, the heuristic's for all others.
+    """Return the configurations for a GPU: those that were measured on it, the heuristic's for all others.
 
     Args:
         target: such as ``sm_90``.

@@ -1,4 +1,4 @@
-"""What every lowering is made with: buffers, packed weights and steps, and the plan of them."""
+"""The parts that every lowering is made with: buffers, packed weights and steps, and the plan of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Assembly:
     def finished(
         self, image: int, rain: int, *, code: View | None = None, granularity: int = GRANULARITY
     ) -> Plan:
-        """The plan of everything that was put in."""
+        """Return the plan of everything that was put in."""
         return Plan(
             self.dtype,
             tuple(self.buffers),
@@ -53,7 +53,7 @@ class Assembly:
     def buffer(
         self, name: str, level: int, channels: int, slabs: int = 1, tile: tuple[int, int] | None = None
     ) -> View:
-        """A new one, whole."""
+        """Put in a buffer, and return all of it."""
         self.buffers.append(Buffer(name, level, channels, slabs, tile))
         return View(len(self.buffers) - 1)
 
@@ -64,8 +64,8 @@ class Assembly:
         name: str,
         first: int = 0,
     ) -> Weight:
-        """A packed tensor's place, from its row ``first`` on. What a module, or a name of another kind, owns is packed
-        and stored once, wherever it is."""
+        """Return a packed tensor's place, from its row ``first`` on. What a module, or a name of another kind, owns is
+        packed and stored once, wherever it is."""
         owner = owner if isinstance(owner, str) else self.names[owner]
         if owner not in self.packed:
             self.packed[owner] = dict(pack())

@@ -1,4 +1,4 @@
-"""How many convolutions of a PFFB's scale one launch takes: a small model of a launch's time on a large GPU.
+"""The number of convolutions of a PFFB's scale that one launch takes: a small model of a launch's time on a large GPU.
 
 Chaining saves launches and traffic, and pays with the halo that every tile makes again. The constants stand for an
 H100-class GPU and are round: they only have to put the cut at the right map size. Configurations that were measured
@@ -34,7 +34,7 @@ NOMINAL = (512, 512)
 
 @dataclass(frozen=True)
 class ChainCut:
-    """How one scale is cut.
+    """The cut of one scale.
 
     lengths: of the launches. config: of all. seconds: that the model expects of all.
     """

@@ -35,14 +35,17 @@ _DRIVER_TABLE = Path("/proc/driver/nvidia/version")
 
 
 class Rig:
-    """context: current. stream: where all work goes. cold: twice the GPU's cache."""
+    """A GPU that is ready to time work.
+
+    context: current. stream: where all work goes. cold: twice the GPU's cache.
+    """
 
     def __init__(self, context: Context, stream: Stream, cold_bytes: int) -> None:
         self.context, self.stream = context, stream
         self._cold = DeviceBuffer(context, cold_bytes)
 
     def launcher(self, kernel: Compiled, pointers: Sequence[Tensor], sizes: Sequence[int]) -> TimedWork:
-        """One launch of a kernel on tensors, which are not kept alive, over ``sizes[0]`` x ``sizes[1]`` pixels.
+        """Return one launch of a kernel on tensors, which are not kept alive, over ``sizes[0]`` x ``sizes[1]`` pixels.
 
         Raises:
             BackendUnavailable: the kernel needs more shared memory than this GPU has, or is another GPU's.
@@ -56,7 +59,7 @@ class Rig:
         return lambda: launch(function, grid, 32 * kernel.warps, arguments, self.stream)
 
     def captured(self, work: TimedWork) -> TimedWork:
-        """The same as a CUDA graph, so that the CPU's time to launch it is not measured."""
+        """Return the same as a CUDA graph, so that the CPU's time to launch it is not measured."""
         graph = Graph(self.stream, work)
         return lambda: graph.launch(self.stream)
 
@@ -86,7 +89,7 @@ class Rig:
         return np.array(times).reshape(runs, len(works)).T
 
     def facts(self) -> dict[str, str]:
-        """The GPU's name and target, the driver's release, the newest CUDA that it speaks, Triton's version."""
+        """Return the GPU's name and target, the driver's release, the newest CUDA that it speaks, Triton's version."""
         import triton
 
         gpu = self.context.gpu
@@ -100,7 +103,7 @@ class Rig:
 
 
 def unavailable() -> str | None:
-    """Why kernels cannot be measured on a GPU here, or None where they can."""
+    """Return why kernels cannot be measured on a GPU here, or None where they can."""
     import torch
 
     if (reason := driver.unavailable()) is not None:
@@ -112,7 +115,7 @@ def unavailable() -> str | None:
 
 @contextlib.contextmanager
 def open_rig() -> Iterator[Rig]:
-    """This machine's first GPU. Meanwhile PyTorch works in the rig's stream, and convolves fp32 without TF32.
+    """Open this machine's first GPU. Meanwhile PyTorch works in the rig's stream, and convolves fp32 without TF32.
 
     Raises:
         BackendUnavailable: as :func:`unavailable`.

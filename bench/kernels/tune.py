@@ -1,4 +1,4 @@
-"""Which configuration of a kernel is fastest on this GPU, for every kernel, number of channels and level of networks.
+"""The search for the fastest configuration on this GPU, for every kernel, number of channels and level of networks.
 
 All candidates are compiled first, side by side, in the order of what their kernels cost a frame; those that do not
 compile or that spill are left out. Then, kernel by kernel, each is launched as deployed engines launch it, compared

@@ -1,4 +1,4 @@
-"""``kernels``: the GPU kernels, prepared."""
+"""The verbs of ``kernels``: the GPU kernels, prepared."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _show(kernels: Sequence[Compiled], precision: str) -> None:
 
 
 def _described(call: Call) -> str:
-    """A call on one line, without the constants that follow from others."""
+    """Return a call on one line, without the constants that follow from others."""
     words = [call.kernel]
     for name, value in call.constants.items():
         if name not in _DERIVED and value is not False:

@@ -56,7 +56,9 @@ _STORE = re.compile(_LINE + r"STL\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Compiled:
-    """call, dtype, target: what was compiled. cubin: the file. symbol: the kernel's name in it.
+    """A kernel compiled for one GPU.
+
+    call, dtype, target: what was compiled. cubin: the file. symbol: the kernel's name in it.
 
     arguments: types of all arguments, as the device layer packs them; the last ones are scratch memory of Triton's,
         which these kernels do not use: null.
@@ -83,11 +85,11 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
-        """Whether the GPU's blocks have the shared memory that it needs."""
+        """The answer whether the GPU's blocks have the shared memory that it needs."""
         return self.shared <= _SHARED_MEMORY.get(self.target, self.shared)
 
     def faults(self) -> list[str]:
-        """What makes this kernel slow or impossible to launch, in words; none is what is wanted."""
+        """Return what makes this kernel slow or impossible to launch, in words; none is what is wanted."""
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes a thread")
@@ -119,7 +121,7 @@ class Compiled:
 
 
 def parse_targets(text: str, current: str | None = None, known: tuple[str, ...] = TARGETS) -> tuple[str, ...]:
-    """The GPUs that ``--gpu`` names: ``all``, ``current``, or a list such as ``sm_80,sm_90``.
+    """Return the GPUs that ``--gpu`` names: ``all``, ``current``, or a list such as ``sm_80,sm_90``.
 
     Args:
         current: the GPU of this machine, where it has one.
@@ -146,13 +148,13 @@ def _known(known: tuple[str, ...]) -> str:
 
 
 def specialisation(call: Call) -> str:
-    """A name that launches share if and only if they share their code: kernel, constants, configuration."""
+    """Return a name that launches share if and only if they share their code: kernel, constants, configuration."""
     constants = " ".join(f"{name}={value}" for name, value in call.compile_time().items())
     return f"{call.kernel} {constants} warps={call.config.warps} stages={call.config.stages}"
 
 
 def distinct(calls: Iterable[Call]) -> list[Call]:
-    """One call of every specialisation, in the order given."""
+    """Return one call of every specialisation, in the order given."""
     found: dict[str, Call] = {}
     for call in calls:
         found.setdefault(specialisation(call), call)
@@ -160,7 +162,7 @@ def distinct(calls: Iterable[Call]) -> list[Call]:
 
 
 def picture_calls() -> list[Call]:
-    """The kernels between pictures and maps, for every layout of pictures."""
+    """Return the launches between pictures and maps, for every layout of pictures."""
     from .. import pixels
 
     return [
@@ -171,7 +173,8 @@ def picture_calls() -> list[Call]:
 
 
 def video_calls() -> list[Call]:
-    """The kernels between frames of video and maps: BT.709 in 8 bits, and BT.2020 in 10, which differ most in code."""
+    """Return the launches between frames of video and maps: BT.709 in 8 bits, and BT.2020 in 10, which differ most in
+    code."""
     from ..pixels import PIXELS_CONFIG, nv12
 
     kinds = [nv12.Nv12(), nv12.Nv12(0.2627, 0.0593, bits=10, down=True)]
@@ -212,7 +215,7 @@ def make_folder(folder: Path) -> None:
 
 
 def compile_call(call: Call, dtype: str, target: str) -> Compiled:
-    """One specialisation, compiled in this process.
+    """Compile one specialisation in this process.
 
     Args:
         dtype: of the plan: ``fp16``, ``bf16`` or ``fp32``.
@@ -281,7 +284,7 @@ def compile_call(call: Call, dtype: str, target: str) -> Compiled:
 
 
 def title(call: Call, dtype: str, target: str) -> str:
-    """What messages call a specialisation."""
+    """Return what messages call a specialisation."""
     return f"The kernel {specialisation(call)} in {dtype} for {target}"
 
 
@@ -298,7 +301,7 @@ def _compilable(call: Call) -> Kernel:
 
 
 def _told(error: BaseException) -> str:
-    """The line of a compiler's message that says what is wrong; the innermost error is the cause."""
+    """Return the line of a compiler's message that says what is wrong; the innermost error is the cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     # Lines without letters point at places in the source above them.

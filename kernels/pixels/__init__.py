@@ -35,7 +35,7 @@ PIXELS_CONFIG = LaunchConfig(8, 32, MAP_CHANNELS, 4, 1)
 
 @triton.jit
 def padded(at, size, padded_size):
-    """The picture's row (or column) that a padded row shows."""
+    """Return the picture's row (or column) that a padded row shows."""
     beyond = tl.where(size > padded_size - size, 2 * (size - 1) - at, size - 1)
     return tl.where(at < size, at, beyond)
 
@@ -165,12 +165,15 @@ def _constants(planar: bool, bgr: bool, bytes_: bool) -> dict[str, bool]:
 
 
 def frame_in_call(planar: bool, bgr: bool, bytes_: bool, config: LaunchConfig) -> Call:
-    """Pointers: frame, out. Sizes: H, W, then the frame's. The configuration's inner block is 4."""
+    """Return a launch. Its pointers are frame, out, its sizes H, W, then the frame's. The inner block is 4."""
     return Call(FRAME_IN.name, _constants(planar, bgr, bytes_), config)
 
 
 def frame_out_call(planar: bool, bgr: bool, bytes_: bool, config: LaunchConfig) -> Call:
-    """Pointers: frame, rain, out. Sizes: the frame's, then the rain layer's width. The inner block is 4."""
+    """Return a launch.
+
+    Its pointers are frame, rain, out, its sizes the frame's, then the rain layer's width. The inner block is 4.
+    """
     return Call(FRAME_OUT.name, _constants(planar, bgr, bytes_), config)
 
 
@@ -195,7 +198,7 @@ def frame_in(
     bgr: bool = False,
     config: LaunchConfig | None = None,
 ) -> Tensor:
-    """The frame as a map of height x width x 4 in ``dtype``.
+    """Return the frame as a map of height x width x 4 in ``dtype``.
 
     Raises:
         InputError: not a frame, or one that is larger than height x width.
@@ -217,7 +220,10 @@ def frame_out(
     bgr: bool = False,
     config: LaunchConfig | None = None,
 ) -> Tensor:
-    """frame - rain, of the frame's shape, dtype, layout and colour order. rain: H x W x 3, RGB, at least as large.
+    """Return frame - rain, of the frame's shape, dtype, layout and colour order.
+
+    Args:
+        rain: H x W x 3, RGB, at least as large.
 
     Raises:
         InputError: not a frame, or a rain layer that does not cover it.

@@ -34,9 +34,12 @@ from . import MAP_CHANNELS, PIXELS_CONFIG, padded
 
 @dataclass(frozen=True)
 class Nv12:
-    """How codes stand for colours. kr, kb: weights of red and blue in luma. full: codes from 0 on; else luma from 16
-    and chroma around 128, times 4 with 10 bits. bits: 8 for NV12, 10 for P010. across, down: whether a chroma sample
-    lies on a luma column, on a luma row, or between two. By default BT.709 in limited range as H.264 has it."""
+    """The way in which codes stand for colours.
+
+    kr, kb: weights of red and blue in luma. full: codes from 0 on; else luma from 16 and chroma around 128, times 4
+    with 10 bits. bits: 8 for NV12, 10 for P010. across, down: whether a chroma sample lies on a luma column, on a luma
+    row, or between two. By default BT.709 in limited range as H.264 has it.
+    """
 
     kr: float = 0.2126
     kb: float = 0.0722
@@ -70,7 +73,7 @@ def _codes(pointer, mask, BITS: tl.constexpr):
 
 @triton.jit
 def _chroma_at(at, size, ON: tl.constexpr):
-    """(sample before, sample after, weight of the latter) for a luma row or column among ``size`` of chroma."""
+    """Return (sample before, sample after, weight of the latter) for a luma row or column among ``size`` of chroma."""
     if ON:
         first = at // 2
         return first, tl.minimum(first + 1, size - 1), (at % 2) * 0.5
@@ -85,7 +88,7 @@ def _rgb(
     KR: tl.constexpr, KB: tl.constexpr, FULL: tl.constexpr, BITS: tl.constexpr,
     ACROSS: tl.constexpr, DOWN: tl.constexpr,
 ):  # fmt: skip
-    """The three colours of pixels of the picture, clipped."""
+    """Return the three colours of pixels of the picture, clipped."""
     y_scale, c_scale, black = _scales(FULL, BITS)
     brightness = (_codes(luma + y * LUMA_LINE + column, inside, BITS) - black) / y_scale
     y0, y1, below = _chroma_at(y, (H + 1) // 2, DOWN)
@@ -242,14 +245,20 @@ NV12_OUT = Kernel(
 
 
 def nv12_in_call(kind: Nv12, config: LaunchConfig) -> Call:
-    """Pointers: luma, chroma, out. Sizes: H, W, the frame's, then elements from line to line of luma and chroma. The
-    configuration's inner block is 4."""
+    """Return a launch.
+
+    Its pointers are luma, chroma, out, its sizes H, W, the frame's, then elements from line to line of luma and chroma.
+    The inner block is 4.
+    """
     return Call(NV12_IN.name, kind.constants(), config)
 
 
 def nv12_out_call(kind: Nv12, config: LaunchConfig) -> Call:
-    """Pointers: luma, chroma, rain, out_luma, out_chroma. Sizes: chroma's, the frame's, the rain layer's width, then
-    elements from line to line of luma, chroma and out_luma; out_chroma has no gaps."""
+    """Return a launch.
+
+    Its pointers are luma, chroma, rain, out_luma, out_chroma, its sizes chroma's, the frame's, the rain layer's width,
+    then elements from line to line of luma, chroma and out_luma; out_chroma has no gaps.
+    """
     return Call(NV12_OUT.name, kind.constants(), config)
 
 
@@ -280,9 +289,11 @@ def nv12_in(
     *,
     config: LaunchConfig | None = None,
 ) -> Tensor:
-    """The frame as a map of height x width x 4 in ``dtype``.
+    """Return the frame as a map of height x width x 4 in ``dtype``.
 
-    luma: h x w; chroma: h/2 x w/2 x 2, rounded up, Cb first; uint8, or uint16 for 10 bits.
+    Args:
+        luma: h x w, uint8, or uint16 for 10 bits.
+        chroma: h/2 x w/2 x 2, rounded up, Cb first, of the same type.
 
     Raises:
         InputError: not such planes, or larger than height x width.
@@ -306,8 +317,10 @@ def nv12_out(
     *,
     config: LaunchConfig | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(luma, chroma) of the frame without its rain, as new planes without gaps. rain: H x W x 3, RGB, at least as
-    large as the frame.
+    """Return (luma, chroma) of the frame without its rain, as new planes without gaps.
+
+    Args:
+        rain: H x W x 3, RGB, at least as large as the frame.
 
     Raises:
         InputError: not such planes, or a rain layer that does not cover them.

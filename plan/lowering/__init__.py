@@ -25,7 +25,7 @@ def lower(
     code: bool = False,
     configure: Configure = heuristic,
 ) -> Plan:
-    """The launches of a network for pictures of any size that is a multiple of the plan's granularity.
+    """Return the launches of a network for pictures of any size that is a multiple of the plan's granularity.
 
     Args:
         nominal: height and width that launches are cut for; the plan runs at any size.

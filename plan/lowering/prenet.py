@@ -21,7 +21,8 @@ _AREA = GRANULARITY**2
 def lower_prenet(
     network: PReNet | VRGNetDerainer, dtype: Dtype, *, configure: Configure, code: bool = False
 ) -> Plan:
-    """The launches of a network for pictures of any size. code: keep the last features (``Plan.code``) to compare them.
+    """Return the launches of a network for pictures of any size. code: keep the last features (``Plan.code``) to
+    compare them.
 
     Raises:
         BuildError: a network with a GRU, which the fused kernels do not know.
@@ -78,7 +79,7 @@ class PReNetLowering(Assembly):
         after: bool = False,
         negative: bool = False,
     ) -> View:
-        """A convolution over one or two maps; to: of a picture's three colours where it is given."""
+        """Put in a convolution over one or two maps; to: of a picture's three colours where it is given."""
         weight, bias = parameters_of(module)
         if to is not None:
             weight, bias = weight[:3], bias[:3]

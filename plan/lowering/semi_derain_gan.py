@@ -27,7 +27,7 @@ _FIRST_MASK = 0.5
 def lower_semi_derain_gan(
     network: SemiDerainGAN, dtype: Dtype, *, configure: Configure, code: bool = False
 ) -> Plan:
-    """The launches of a network for pictures whose sides its U-Net halves evenly. code: keep the innermost map
+    """Return the launches of a network for pictures whose sides its U-Net halves evenly. code: keep the innermost map
     (``Plan.code``) to compare it.
 
     Raises:
@@ -88,7 +88,7 @@ class SemiDerainGANLowering(Assembly):
         return self.finished(image.buffer, rain.buffer, code=inner if code else None, granularity=step)
 
     def _mask(self, image: View) -> View:
-        """The mask learner's last mask."""
+        """Put in the mask learner, and return its last mask."""
         learner = self.network.ssrml
         width = learner.width
         cell = self.buffer("cell", 0, width)
@@ -125,7 +125,7 @@ class SemiDerainGANLowering(Assembly):
         level: int,
         addend: View | None = None,
     ) -> View:
-        """A convolution of the network with a ReLU behind it, and where there is an addend another behind that."""
+        """Put in a convolution of the network with a ReLU behind it, and with an addend another behind that."""
         weight, bias = parameters_of(module)
         owner = self.names[module]
         return self._conv(name, weight, bias, maps, real, level, addend=addend, active=True, owner=owner)
@@ -144,8 +144,8 @@ class SemiDerainGANLowering(Assembly):
         active: bool = False,
         owner: str | None = None,
     ) -> View:
-        """A 3x3 convolution over one or two maps, in as many launches as its columns take. real: the channels of each
-        map that the weight has. owner: of weights that several steps share."""
+        """Put in a 3x3 convolution over one or two maps, in as many launches as its columns take. real: the channels of
+        each map that the weight has. owner: of weights that several steps share."""
         columns = weight.shape[0]
         out = to or self.buffer("map", level, columns)
         wide, pixel = [self._width(view) for view in maps], self._width(out)
@@ -204,7 +204,7 @@ class SemiDerainGANLowering(Assembly):
         return out
 
     def _up(self, name: str, module: nn.Module, x: View, level: int) -> View:
-        """A transposed convolution to a level from the one below it."""
+        """Put in a transposed convolution to a level from the one below it."""
         assert isinstance(module, nn.ConvTranspose2d) and module.bias is not None
         weight, bias = module.weight.detach(), module.bias.detach()
         channels, columns = weight.shape[:2]

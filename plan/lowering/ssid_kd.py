@@ -22,7 +22,7 @@ _SCALES = (1, 2, 4, 8)
 def lower_ssid_kd(
     network: SSIDKD, dtype: Dtype, *, nominal: tuple[int, int], code: bool, configure: Configure
 ) -> Plan:
-    """As :func:`..lower`."""
+    """Return the launches of a network, as :func:`..lower` says."""
     for option, known in (("pyramid", "bilinear"), ("pffb_entry", "none")):
         if (given := getattr(network.config, option)) != known:
             raise BuildError(
@@ -87,7 +87,7 @@ class SSIDKDLowering(Assembly):
         return self.finished(image, rain.buffer, code=_slab(e4, config.units[2]) if code else None)
 
     def _stack(self, connection: DenseConnection, level: int) -> View:
-        """The maps that a dense connection keeps: its input and every unit's output."""
+        """Put in the maps that a dense connection keeps: its input and every unit's output."""
         units = len(connection.units)
         return self.buffer(self.names[connection], level, _width(connection), units + 1)
 
@@ -100,7 +100,7 @@ class SSIDKDLowering(Assembly):
         added: View | None = None,
         last: tuple[View, View] | None = None,
     ) -> None:
-        """The units of a dense connection and its 1x1 convolutions.
+        """Put in the units of a dense connection and its 1x1 convolutions.
 
         stack: slab 0 holds the input. begin: the first unit's input where it is not that. added: the stack whose
         map i + 1 is added to unit i's input. last: what is added to the last 1x1's output, and where the sum goes;
@@ -222,7 +222,7 @@ class SSIDKDLowering(Assembly):
             shares[scale] = source
 
     def _first(self, image: int, module: nn.Module, level: int, to: View) -> None:
-        """A scale's first convolution, on the picture made smaller."""
+        """Put in a scale's first convolution, on the picture made smaller."""
         small = self.buffer("image", level, 4)
         self._resample(f"{self.names[module]}.image", View(image), 0, level, 1, small)
         self._convolve(module, small, level, 4, 1, to)
@@ -237,8 +237,8 @@ class SSIDKDLowering(Assembly):
         to: View,
         added: tuple[View, int],
     ) -> View:
-        """The units' maps of a stack, resized to another level and convolved into the first slab of ``to``. Returns the
-        sum with a map of another stack, which the first unit of ``to`` reads."""
+        """Put in the units' maps of a stack, resized to another level and convolved into the first slab of ``to``.
+        Returns the sum with a map of another stack, which the first unit of ``to`` reads."""
         channels = self.buffers[stack.buffer].channels
         resized = self.buffer("resized", to_level, channels, units)
         self._resample(f"{self.names[module]}.in", _slab(stack, 1), level, to_level, units, resized)
@@ -289,7 +289,7 @@ def _slab(stack: View, slab: int) -> View:
 
 
 def _side(level: int) -> int:
-    """Of a picture of 32x32 at a level."""
+    """Return the side of a picture of 32x32 at a level."""
     return GRANULARITY >> level
 
 

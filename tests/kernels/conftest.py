@@ -1,4 +1,4 @@
-"""How kernels are run and judged: on a GPU, or else in Triton's interpreter."""
+"""The way in which kernels are run and judged: on a GPU, or else in Triton's interpreter."""
 
 from __future__ import annotations
 

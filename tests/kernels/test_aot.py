@@ -49,9 +49,17 @@ def test_kernels_are_compiled_without_spills_and_with_matrix_instructions(few):
         (target, kernel)
         for target in ("sm_80", "sm_90")
         for kernel in (
-            *("conv.conv3x3", "resample.bilinear", "dense.dense1x1"),
-            *("pixels.frame_in", "pixels.frame_in", "pixels.frame_out", "pixels.frame_out"),
-            *("pixels_nv12.nv12_in", "pixels_nv12.nv12_in", "pixels_nv12.nv12_out", "pixels_nv12.nv12_out"),
+            "conv.conv3x3",
+            "resample.bilinear",
+            "dense.dense1x1",
+            "pixels.frame_in",
+            "pixels.frame_in",
+            "pixels.frame_out",
+            "pixels.frame_out",
+            "pixels_nv12.nv12_in",
+            "pixels_nv12.nv12_in",
+            "pixels_nv12.nv12_out",
+            "pixels_nv12.nv12_out",
         )
     ]
     for each in few:
@@ -64,7 +72,7 @@ def test_kernels_are_compiled_without_spills_and_with_matrix_instructions(few):
         assert (each.shared > 0) == multiplies
 
 
-def test_arguments_are_typed_by_their_names(few):
+def test_arguments_are_typed_by_their_records(few):
     scratch = ("*u8", "*u8")
     by_kernel = {
         (each.call.kernel, each.call.constants.get("BYTES", each.call.constants.get("BITS"))): each.arguments

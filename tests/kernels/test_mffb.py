@@ -16,7 +16,7 @@ FAST = {(24, FP32, 32, 32), (24, FP16, 33, 65)}
 
 
 def block(channels: int) -> dict[str, torch.Tensor]:
-    """A state dict whose convolutions matter."""
+    """Return a state dict whose convolutions matter."""
     torch.manual_seed(channels)
     state = MFFB(channels).state_dict()
     return {name: 1.6 * tensor if tensor.ndim > 1 else 4 * tensor for name, tensor in state.items()}

@@ -19,7 +19,7 @@ MOST_ROWS = chain.MOST_ROWS
 
 
 def block(channels: int) -> dict[str, torch.Tensor]:
-    """A state dict in which every scale matters."""
+    """Return a state dict in which every scale matters."""
     torch.manual_seed(channels)
     state = PFFB(channels).state_dict()
     return {name: 1.6 * tensor if tensor.ndim > 1 else 4 * tensor for name, tensor in state.items()}
@@ -109,7 +109,7 @@ def test_larger_maps_of_all_widths(channels, dtype, height, width, check):
 
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
 def test_every_scale_is_felt(dtype):
-    """The comparisons can see a scale that is missing: it moves the block by more than they allow."""
+    """Show that the comparisons can see a scale that is missing: it moves the block by more than they allow."""
     state, x = block(24), torch.randn(33, 17, 24)
     exact = reference(x, state)
     plain = reference(x.to(dtype), {name: w.to(dtype) for name, w in state.items()})

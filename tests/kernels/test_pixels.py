@@ -43,8 +43,8 @@ def laid_out(image: torch.Tensor, planar: bool, bgr: bool) -> torch.Tensor:
 
 
 def rain_layer(height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """Of both signs, and nowhere where its 255th part would decide whether to round up: a GPU may multiply and add
-    in one rounding."""
+    """Return rain of both signs, and nowhere where its 255th part would decide whether to round up: a GPU may multiply
+    and add in one rounding."""
     layer = torch.randn(height, width, 3) * 0.3
     layer = layer.to(dtype)
     tied = ((layer.float() * 255) % 1 - 0.5).abs() < 1e-3

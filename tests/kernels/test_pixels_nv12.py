@@ -43,7 +43,7 @@ def codes(words: torch.Tensor, kind: Nv12) -> np.ndarray:
 
 
 def taps(length: int, on: bool) -> np.ndarray:
-    """length x chroma's length: how luma positions are interpolated from chroma, by distance alone."""
+    """Return length x chroma's length: how luma positions are interpolated from chroma, by distance alone."""
     half = -(-length // 2)
     at = 2.0 * np.arange(half) + (0 if on else 0.5)
     weights = np.zeros((length, half))
@@ -55,7 +55,7 @@ def taps(length: int, on: bool) -> np.ndarray:
 
 
 def means(length: int, on: bool) -> np.ndarray:
-    """chroma's length x length: what a chroma sample takes of luma positions, edges repeated."""
+    """Return chroma's length x length: what a chroma sample takes of luma positions, edges repeated."""
     half = -(-length // 2)
     weights = np.zeros((half, length))
     for sample in range(half):
@@ -150,7 +150,7 @@ def test_it_is_what_video_does_on_the_cpu(device, cut):
 
 
 def test_rain_that_is_not_a_number_leaves_black(device):
-    """As everywhere: NaN is 0, and never a code out of range."""
+    """Treat it as everywhere: NaN is 0, and never a code out of range."""
     luma, chroma = torch.full((2, 2), 200, dtype=torch.uint8), torch.full((1, 1, 2), 128, dtype=torch.uint8)
     rain = torch.full((2, 2, 3), torch.nan)
     new, _ = nv12.nv12_out(luma.to(device), chroma.to(device), rain.to(device))

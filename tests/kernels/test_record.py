@@ -18,7 +18,7 @@ def test_what_the_source_says_is_what_the_record_says():
 
 
 def test_every_kernel_of_this_folder_has_a_record():
-    """A function that a launch could name and no record does."""
+    """Find no function that a launch could name and no record does."""
     functions = {kernel.function.__name__ for kernel in kernels()}
     for module in {sys.modules[kernel.function.__module__] for kernel in kernels()}:
         written = {name for name in vars(module) if name.endswith("_kernel")}
@@ -78,7 +78,7 @@ def test_a_record_that_does_not_agree_with_its_function_is_refused(wrong):
 
 
 def test_two_kernels_of_one_name_are_refused(tmp_path, monkeypatch):
-    source = "def f(x, H, W, TILE_H, TILE_W, BLOCK_K): ...\n\nF = Kernel('a.f', f, reads='x', writes='', constants='')\n"
+    source = "def f(x, H, W, TILE_H, TILE_W, BLOCK_K): ...\nF = Kernel('a.f', f, reads='x', writes='', constants='')\n"
     for name in ("a", "b"):
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.setattr(record, "_FOLDER", tmp_path)

@@ -106,7 +106,7 @@ def test_a_whole_network_runs_in_the_kernels(dtype) -> None:
 
 
 def test_sid_takes_few_launches() -> None:
-    """Two more put a frame in and take it out."""
+    """Count two more, which put a frame in and take it out."""
     plan = lower(SSIDKD(PRESETS["sid"]), "fp16")
     assert len(plan.steps) + 2 <= 510
     kernels = [step.call.kernel for step in plan.steps]
@@ -116,8 +116,8 @@ def test_sid_takes_few_launches() -> None:
 
 
 def test_work_is_the_networks_without_what_is_dead_or_shared_out() -> None:
-    """3 925 443 multiply-adds a pixel, 9 760 of them dead; the PFFB's 1x1 on concatenations cost 6.625 C^2 a pixel of
-    their scale and 2.96875 C^2 as shares; the picture's fourth channel is not counted; resizing is."""
+    """Count 3 925 443 multiply-adds a pixel, 9 760 of them dead; the PFFB's 1x1 on concatenations cost 6.625 C^2 a
+    pixel of their scale and 2.96875 C^2 as shares; the picture's fourth channel is not counted; resizing is."""
     plan = lower(SSIDKD(PRESETS["sid"]), "fp16")
     products = sum(step.flops for step in plan.steps if step.call.kernel != "resample.bilinear") / 2 / 32**2
     pffb = 20 * 24**2 + 16 * 32**2 / 4 + 6 * 48**2 / 16

@@ -75,7 +75,7 @@ def test_the_kernels_compute_the_plan(name: str) -> None:
 
 
 def test_launches_and_work_are_the_networks() -> None:
-    """13 launches a stage; a stage's multiplications less what the first state of zeros saves."""
+    """Count 13 launches a stage; a stage's multiplications less what the first state of zeros saves."""
     plan = lower(network("prenet", stages=6), "fp16")
     assert len(plan.steps) == 6 * 13
     saved = 9 * 32 * (4 * 64 - 3 * 32)

@@ -24,7 +24,7 @@ class FusedEmulation:
         self._plan: Plan | None = plan
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`.
+        """Run a batch, as :meth:`Session.run` says.
 
         Raises:
             BundleError: the plan's launches do not fit its buffers or weights.

@@ -20,7 +20,7 @@ from .payload import Kernel
 
 
 def compile_for(plan: Plan, gpu: str, progress: Progress = no_progress) -> list[Kernel]:
-    """Every specialisation of a plan, and the kernels between pictures and maps, for a GPU such as ``sm_90``.
+    """Compile every specialisation of a plan, and the kernels between pictures and maps, for a GPU such as ``sm_90``.
 
     Raises:
         BackendUnavailable: Triton is not installed.
@@ -38,7 +38,7 @@ def compile_for(plan: Plan, gpu: str, progress: Progress = no_progress) -> list[
 
 
 def compile_here(plan: Plan, gpu: Gpu, built_for: tuple[str, ...], folder: Path | None) -> list[Kernel]:
-    """The plan's kernels for this machine's GPU, which an engine that is being opened has none for.
+    """Compile the plan's kernels for this machine's GPU, which an engine that is being opened has none for.
 
     Args:
         built_for: the GPUs that it has kernels for.
@@ -76,7 +76,7 @@ def _pictures() -> list[Call]:
 
 
 def _read(folder: Path, target: str) -> list[Kernel] | None:
-    """The kernels in a folder of :func:`_write`; None where they are not all there, as a cache only saves time."""
+    """Return the kernels in a folder of :func:`_write`; None where not all are there, as a cache only saves time."""
     try:
         return fused_payload.read_kernels(
             {fused_payload.name(target, file.name): file.read_bytes() for file in folder.iterdir()}, target

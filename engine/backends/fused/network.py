@@ -38,7 +38,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """For one size of map: the network as a graph, and where it reads the picture and leaves the rain."""
+    """The network for one size of map: as a graph, and where it reads the picture and leaves the rain."""
 
     graph: Graph
     image: int
@@ -84,7 +84,7 @@ class FusedNetwork:
         self._prepared: OrderedDict[tuple[int, int], _Prepared] = OrderedDict()
 
     def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
-        """As :meth:`GpuNetwork.clean`; sides are padded to multiples of the plan's granularity.
+        """Clean a picture, as :meth:`GpuNetwork.clean` says; sides are padded to multiples of the plan's granularity.
 
         Raises:
             InputError: too large a picture.
@@ -98,7 +98,7 @@ class FusedNetwork:
         return self._context.launches - before + prepared.graph.kernels
 
     def close(self) -> None:
-        """As :meth:`GpuNetwork.close`."""
+        """Give the GPU's memory back, as :meth:`GpuNetwork.close` says."""
         self._forget()
         self._weights.close()
         self._branch.close()
@@ -142,7 +142,7 @@ class FusedNetwork:
             )
 
     def _run(self, places: list[int], height: int, width: int) -> None:
-        """Every step, the second branch in a stream of its own."""
+        """Launch every step, the second branch in a stream of its own."""
         fork, join = fork_and_join(self._plan)
         for i, step in enumerate(self._plan.steps):
             if i == fork:

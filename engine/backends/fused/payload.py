@@ -1,4 +1,4 @@
-"""What an engine file of the fused backend holds: plans, weights and compiled kernels, as bytes and back.
+"""The contents of an engine file of the fused backend: plans, weights and compiled kernels, as bytes and back.
 
 fused/plan.json              the launches with the heuristic's configurations, which any GPU can run
 fused/weights.bin            the packed weights of every plan
@@ -59,7 +59,7 @@ class Kernel:
 
 
 def name(target: str | None, file: str) -> str:
-    """The payload that is a file for a GPU, or for any."""
+    """Return the name of the payload that is a file for a GPU, or for any."""
     return "/".join(["fused", *([] if target is None else [target]), file])
 
 
@@ -101,7 +101,7 @@ def pack_kernels(target: str, kernels: Iterable[Kernel]) -> dict[str, bytes]:
 
 
 def read_plan(payloads: Mapping[str, bytes | memoryview], target: str | None = None) -> Plan:
-    """The plan for a GPU; for none, or one that has none of its own, the one for any.
+    """Return the plan for a GPU; for none, or one that has none of its own, the one for any.
 
     Raises:
         BundleError: it is missing or damaged.
@@ -112,13 +112,13 @@ def read_plan(payloads: Mapping[str, bytes | memoryview], target: str | None = N
 
 
 def targets(payloads: Iterable[str]) -> tuple[str, ...]:
-    """The GPUs that kernels were compiled for, sorted."""
+    """Return the GPUs that kernels were compiled for, sorted."""
     parts = [payload.split("/") for payload in payloads]
     return tuple(sorted(part[1] for part in parts if len(part) == 3 and part[2] == KERNELS))
 
 
 def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> list[Kernel]:
-    """The kernels that were compiled for a GPU of :func:`targets`.
+    """Return the kernels that were compiled for a GPU of :func:`targets`.
 
     Raises:
         BundleError: they are damaged.

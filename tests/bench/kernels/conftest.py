@@ -31,7 +31,7 @@ SMALL = SSIDKDConfig((16, 16, 24), (1, 2, 1))
 
 @pytest.fixture
 def memory() -> Memory:
-    """A small network's plan for a picture of 32x64 pixels."""
+    """Return a small network's plan for a picture of 32x64 pixels."""
     torch.manual_seed(0)
     return Memory(lower(strong(SMALL), "fp16", nominal=(32, 64)), 32, 64)
 

@@ -96,7 +96,7 @@ def test_wrong_results_do_not(kinds, wrong):
 
 
 def test_the_plain_form_gives_what_the_plan_gives():
-    """In fp32, from noise, for every kind of launch of a network with stacks, additions and parts of pixels."""
+    """Compare in fp32, from noise, for every kind of launch of a network with stacks, additions and parts of pixels."""
     network = strong(SMALL)
     kinds = [
         each

@@ -31,7 +31,7 @@ def test_rows_say_what_was_measured():
 
 
 def first_of_ties_missed(x, window, padding):
-    """The same values, with the last of equal maxima as the source of each."""
+    """Return the same values, with the last of equal maxima as the source of each."""
     flipped = x.flip(1, 2, 3)
     return by_torch.box_maximum_reference(flipped, window, padding).flip(2, 3)
 

@@ -20,7 +20,16 @@ from .conftest import SMALL, Gpu
 
 BEST = LaunchConfig(8, 8, 64, 4, 2)
 OTHER = tuned.TuningRun(
-    *("Another", "sm_90", "fp16", "1", "13.0", "3.6.0", 512, 512, "2026", "made by hand"),
+    "Another",
+    "sm_90",
+    "fp16",
+    "1",
+    "13.0",
+    "3.6.0",
+    512,
+    512,
+    "2026",
+    "made by hand",
     entries=(tuned.Entry("mffb.stage2", 16, 0, LaunchConfig(), 2.0, 1.0),),
 )
 

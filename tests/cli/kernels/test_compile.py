@@ -38,7 +38,7 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def narrow(tmp_path):
-    """A model of 8 and 16 channels."""
+    """Return a model of 8 and 16 channels."""
     path = tmp_path / "narrow.safetensors"
     network = create(spec_of("ssid-kd", SSIDKDConfig((8, 16, 8), (1, 1, 1))))
     save_checkpoint(path, network, "ssid-kd", metadata={})

@@ -54,10 +54,10 @@ def test_the_table_and_the_notes(cli, tuning):
 
 
 def test_options_are_passed_on(cli, tuning, tmp_path):
-    done = cli(
-        *("kernels", "tune", "--model", "sid", "--model", "x.pt", "--precision", "bf16", "--shape", "64x96"),
-        *("--kernel", "mffb.stage1", "--kernel", "chain.chain", "--budget", "60", "-o", tmp_path / "t.json"),
+    options = (
+        "--model sid --model x.pt --precision bf16 --shape 64x96 --kernel mffb.stage1 --kernel chain.chain"
     )
+    done = cli("kernels", "tune", *options.split(), "--budget", "60", "-o", tmp_path / "t.json")
     assert done.code == 0, done.err
     (request,) = tuning
     assert (request.models, request.precision, request.shape) == (("sid", "x.pt"), "bf16", (64, 96))

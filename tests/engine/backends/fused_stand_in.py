@@ -26,7 +26,7 @@ _TYPES = {"*u8": torch.uint8, **{f"*{name}": dtype for name, dtype in DTYPES.ite
 
 
 class StandInCompiler:
-    """In the place of ``compile_calls``: its kernels are a name each, which the stand-in driver knows as a function.
+    """A stand-in for ``compile_calls``: its kernels are a name each, which the stand-in driver knows as a function.
 
     cubin: makes what counts as a cubin, as the fixture does.
     asked: (precision, GPUs) of everything that was compiled.
@@ -99,7 +99,7 @@ class StandInCompiler:
         return body
 
     def _tensor(self, pointer: int, dtype: torch.dtype, nbytes: int | None) -> torch.Tensor:
-        """The GPU memory from an address on; without a length, to the end of what was allocated there."""
+        """Return the GPU memory from an address on; without a length, to the end of what was allocated there."""
         start = self._cuda.holder(pointer, nbytes or 1)
         left = start + len(self._cuda.allocations[start]) - pointer
         count = (left if nbytes is None else nbytes) // dtype.itemsize
