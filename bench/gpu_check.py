@@ -93,11 +93,7 @@ def check_kernels(
 
 
 def check_network(
-    model: str,
-    precision: Dtype,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    *,
-    reference_on: str = "cuda",
+    model: str, precision: Dtype, sizes: Sequence[tuple[int, int]] = SIZES, *, reference_on: str = "cuda"
 ) -> Iterator[GpuCheck]:
     """Check the whole network as the fused backend runs it, in float and in 8 bits, against PyTorch in fp32; then
     frames in the GPU's memory and several at once against one by one.

@@ -20,10 +20,7 @@ from derain_engine.kernels.tuned import configure_for
 from derain_engine.plan import lower
 from derain_engine.plan.memory import Memory
 
-BOXES = {
-    "separable": dark_channel.dark_channel_maximum,
-    "nn.MaxPool3d": by_torch.box_maximum_reference,
-}
+BOXES = {"separable": dark_channel.dark_channel_maximum, "nn.MaxPool3d": by_torch.box_maximum_reference}
 #: The launches of one unit at full scale: what a frame spends most of its time in.
 KERNELS = ("mffb.stage1", "mffb.stage2", "pffb.pyramid", "chain.chain", "dense.dense1x1")
 SHAPE = (512, 512)

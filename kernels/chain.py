@@ -191,10 +191,7 @@ def chain_kernel(
 def chain_call(
     channels: int, length: int, reads: str, writes: str, exact: bool, config: LaunchConfig
 ) -> Call:
-    """Return a launch.
-
-    Its pointers are source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out; those that a
-    launch does not use may be any. Its sizes are H, W of the scale.
+    """Return a launch; pointers that it does not use may be any.
 
     Args:
         length: convolutions in this launch.
@@ -287,17 +284,9 @@ def _chain_plain(given: Operands) -> Plain:
 
 
 CHAIN = Kernel(
-    "chain.chain",
-    chain_kernel,
-    reads="source shares s2 s4 s8 x",
-    weights="weights ending",
-    biases="bias ending_bias",
-    writes="out",
-    scratch="scratch",
-    constants="C LENGTH READ WRITE EXACT N0 N1 K ROWS SLOPE BLOCK_M",
-    plain=_chain_plain,
-    columns=lambda constants: max(int(constants["N0"]) + int(constants["N1"]), int(constants["K"])),
-    modelled=True,
-    recut=_recut,
-    scratch_elements=scratch_elements,
-)
+    "chain.chain", chain_kernel, reads="source shares s2 s4 s8 x", weights="weights ending",
+    biases="bias ending_bias", writes="out", scratch="scratch",
+    constants="C LENGTH READ WRITE EXACT N0 N1 K ROWS SLOPE BLOCK_M", plain=_chain_plain,
+    columns=lambda constants: max(int(constants["N0"]) + int(constants["N1"]), int(constants["K"])), modelled=True,
+    recut=_recut, scratch_elements=scratch_elements,
+)  # fmt: skip

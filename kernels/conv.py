@@ -118,22 +118,13 @@ def _conv3x3_plain(given: Operands) -> Plain:
 
 
 CONV3X3 = Kernel(
-    "conv.conv3x3",
-    conv3x3_kernel,
-    reads="stack addend",
-    weights="weights",
-    biases="bias",
-    writes="out summed",
-    constants="C SLABS N N0 N1 SLOPE ADD",
-    plain=_conv3x3_plain,
-)
+    "conv.conv3x3", conv3x3_kernel, reads="stack addend", weights="weights", biases="bias", writes="out summed",
+    constants="C SLABS N N0 N1 SLOPE ADD", plain=_conv3x3_plain,
+)  # fmt: skip
 
 
 def conv3x3_call(channels: int, slabs: int, columns: int, config: LaunchConfig, add: bool = False) -> Call:
-    """Return a launch.
-
-    Its pointers are stack, weights, bias, out, addend, summed (the last two unused without ``add``), its sizes H, W.
-    """
+    """Return a launch; the last two pointers are unused without ``add``."""
     n0, n1 = split_columns(max(8, columns))
     constants = {"C": channels, "SLABS": slabs, "N": columns, "N0": n0, "N1": n1, "SLOPE": SLOPE, "ADD": add}
     return Call(CONV3X3.name, constants, config)

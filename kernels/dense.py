@@ -84,22 +84,13 @@ def _dense1x1_plain(given: Operands) -> Plain:
 
 
 DENSE1X1 = Kernel(
-    "dense.dense1x1",
-    dense1x1_kernel,
-    reads="stack addend",
-    weights="weights",
-    biases="bias",
-    writes="out",
-    sizes="H W SLABS",
-    constants="C N0 N1 PIXEL SLOPE ADD",
-    plain=_dense1x1_plain,
-)
+    "dense.dense1x1", dense1x1_kernel, reads="stack addend", weights="weights", biases="bias", writes="out",
+    sizes="H W SLABS", constants="C N0 N1 PIXEL SLOPE ADD", plain=_dense1x1_plain,
+)  # fmt: skip
 
 
 def dense1x1_call(channels: int, config: LaunchConfig, add: bool = False, pixel: int = 0) -> Call:
-    """Return a launch.
-
-    Its pointers are stack, weights, bias, addend (unused without ``add``), out, its sizes H, W, slabs.
+    """Return a launch; the addend is unused without ``add``.
 
     Args:
         pixel: elements from one pixel of out to the next where it is a part of wider pixels.

@@ -192,41 +192,23 @@ def _branch_columns(constants: Mapping[str, Any]) -> int:
 
 
 STAGE1 = Kernel(
-    "mffb.stage1",
-    stage1_kernel,
-    reads="x",
-    weights="inner outer",
-    biases="bias",
-    writes="m",
-    constants="C N0 N1 SLOPE",
-    plain=_stage1_plain,
-    columns=_branch_columns,
-)
+    "mffb.stage1", stage1_kernel, reads="x", weights="inner outer", biases="bias", writes="m",
+    constants="C N0 N1 SLOPE", plain=_stage1_plain, columns=_branch_columns,
+)  # fmt: skip
 STAGE2 = Kernel(
-    "mffb.stage2",
-    stage2_kernel,
-    reads="m x",
-    weights="inner outer last",
-    biases="bias last_bias",
-    writes="out",
-    constants="C N0 N1 O0 O1 SLOPE",
-    plain=_stage2_plain,
-    config=_stage2_config,
-    columns=_branch_columns,
-)
+    "mffb.stage2", stage2_kernel, reads="m x", weights="inner outer last", biases="bias last_bias", writes="out",
+    constants="C N0 N1 O0 O1 SLOPE", plain=_stage2_plain, config=_stage2_config, columns=_branch_columns,
+)  # fmt: skip
 
 
 def stage1_call(channels: int, config: LaunchConfig, slope: float = SLOPE) -> Call:
-    """Return a launch of stage 1. Its pointers are x, inner, outer, bias, m, its sizes H, W."""
+    """Return a launch of stage 1."""
     n0, n1 = split_columns(channels)
     return Call(STAGE1.name, {"C": channels, "N0": n0, "N1": n1, "SLOPE": slope}, config)
 
 
 def stage2_call(channels: int, config: LaunchConfig, slope: float = SLOPE) -> Call:
-    """Return a launch of stage 2.
-
-    Its pointers are m, x, inner, outer, bias, last, last_bias, out, its sizes H, W.
-    """
+    """Return a launch of stage 2."""
     n0, n1 = split_columns(2 * channels)
     o0, o1 = split_columns(channels)
     constants = {"C": channels, "N0": n0, "N1": n1, "O0": o0, "O1": o1, "SLOPE": slope}

@@ -169,24 +169,14 @@ def _pyramid_plain(given: Operands) -> Plain:
 
 
 PYRAMID = Kernel(
-    "pffb.pyramid",
-    pyramid_kernel,
-    reads="x",
-    weights="weights",
-    biases="bias",
-    writes="q1 q2 q4 p8",
-    constants="C K N0 N1 ROWS",
-    plain=_pyramid_plain,
-    config=lambda channels: LaunchConfig(16, 16, 32, 4 if channels < 32 else 8, 2),
-    tiles=((16, 16), (32, 32)),
-)
+    "pffb.pyramid", pyramid_kernel, reads="x", weights="weights", biases="bias", writes="q1 q2 q4 p8",
+    constants="C K N0 N1 ROWS", plain=_pyramid_plain,
+    config=lambda channels: LaunchConfig(16, 16, 32, 4 if channels < 32 else 8, 2), tiles=((16, 16), (32, 32)),
+)  # fmt: skip
 
 
 def pyramid_call(channels: int, config: LaunchConfig) -> Call:
-    """Return a launch.
-
-    Its pointers are x, pyramid, pyramid_bias, q1, q2, q4, p8, its sizes H, W. The tile is a square of 16 or 32.
-    """
+    """Return a launch; the tile is a square of 16 or 32."""
     n0, n1 = split_columns(channels)
     constants = {"C": channels, "K": power_of_two(channels), "N0": n0, "N1": n1, "ROWS": K_PADDING}
     return Call(PYRAMID.name, constants, config)

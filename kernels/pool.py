@@ -49,19 +49,13 @@ def _maximum_plain(given: Operands) -> Plain:
 
 
 MAXIMUM = Kernel(
-    "pool.maximum",
-    maximum_kernel,
-    reads="image",
-    writes="out",
-    constants="C",
-    plain=_maximum_plain,
-    config=lambda channels: LaunchConfig(8, 16, 16, 4, 1),
-    multiplies=False,
-)
+    "pool.maximum", maximum_kernel, reads="image", writes="out", constants="C", plain=_maximum_plain,
+    config=lambda channels: LaunchConfig(8, 16, 16, 4, 1), multiplies=False,
+)  # fmt: skip
 
 
 def maximum_call(channels: int, config: LaunchConfig) -> Call:
-    """Return a launch. Its pointers are image, out, its sizes H, W of out."""
+    """Return a launch over the smaller map."""
     return Call(MAXIMUM.name, {"C": channels}, config)
 
 

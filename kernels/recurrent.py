@@ -244,28 +244,15 @@ def _lstm_plain(given: Operands) -> Plain:
 
 
 CONV = Kernel(
-    "recurrent.conv",
-    conv_kernel,
-    reads="first second addend",
-    weights="weights",
-    biases="bias",
-    writes="out",
-    constants="C C1 ROWS N0 N1 PIXEL ADDED ADD BEFORE AFTER",
-    plain=_conv_plain,
-)
+    "recurrent.conv", conv_kernel, reads="first second addend", weights="weights", biases="bias", writes="out",
+    constants="C C1 ROWS N0 N1 PIXEL ADDED ADD BEFORE AFTER", plain=_conv_plain,
+)  # fmt: skip
+# Sums of four gates.
 LSTM = Kernel(
-    "recurrent.lstm",
-    lstm_kernel,
-    reads="x hidden cell",
-    weights="weights",
-    biases="bias",
-    writes="cell out",
-    constants="C ROWS START",
-    plain=_lstm_plain,
-    # Sums of four gates.
-    config=lambda channels: LaunchConfig(warps=8),
+    "recurrent.lstm", lstm_kernel, reads="x hidden cell", weights="weights", biases="bias", writes="cell out",
+    constants="C ROWS START", plain=_lstm_plain, config=lambda channels: LaunchConfig(warps=8),
     columns=lambda constants: 4 * int(constants["C"]),
-)
+)  # fmt: skip
 
 
 def conv_call(
@@ -279,9 +266,7 @@ def conv_call(
     before: bool = False,
     after: bool = False,
 ) -> Call:
-    """Return a launch of the convolution.
-
-    Its pointers are first, second, weights, bias, addend, out (second and addend unused without them), its sizes H, W.
+    """Return a launch of the convolution; second and addend are unused without them.
 
     Args:
         channels, second: of the two maps.
@@ -297,9 +282,7 @@ def conv_call(
 
 
 def lstm_call(channels: int, config: LaunchConfig, start: bool = False) -> Call:
-    """Return a launch of the LSTM.
-
-    Its pointers are x, hidden, weights, bias, cell, out (hidden unused with ``start``), its sizes H, W.
+    """Return a launch of the LSTM; hidden is unused with ``start``.
 
     Raises:
         InputError: a number of channels that is no power of two from 8 on.

@@ -62,22 +62,14 @@ def _bilinear_plain(given: Operands) -> Plain:
 
 
 BILINEAR = Kernel(
-    "resample.bilinear",
-    bilinear_kernel,
-    reads="source",
-    writes="out",
-    sizes="H W FROM_H FROM_W",
-    constants="C PIXEL",
-    plain=_bilinear_plain,
-    config=lambda channels: LaunchConfig(8, 16, 16, 4, 1),
+    "resample.bilinear", bilinear_kernel, reads="source", writes="out", sizes="H W FROM_H FROM_W",
+    constants="C PIXEL", plain=_bilinear_plain, config=lambda channels: LaunchConfig(8, 16, 16, 4, 1),
     multiplies=False,
-)
+)  # fmt: skip
 
 
 def bilinear_call(channels: int, slabs: int, config: LaunchConfig, pixel: int = 0) -> Call:
-    """Return a launch.
-
-    Its pointers are source, out, its sizes H, W, then the source's.
+    """Return a launch over the new map.
 
     Args:
         pixel: elements from one pixel of out to the next where it is a part of wider pixels.

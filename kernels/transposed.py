@@ -74,21 +74,13 @@ def _conv_plain(given: Operands) -> Plain:
 
 
 CONV = Kernel(
-    "transposed.conv",
-    conv_kernel,
-    reads="image",
-    weights="weights",
-    biases="bias",
-    writes="out",
-    constants="C ROWS N0 N1 PIXEL",
-    plain=_conv_plain,
-)
+    "transposed.conv", conv_kernel, reads="image", weights="weights", biases="bias", writes="out",
+    constants="C ROWS N0 N1 PIXEL", plain=_conv_plain,
+)  # fmt: skip
 
 
 def conv_call(channels: int, columns: int, config: LaunchConfig, pixel: int = 0) -> Call:
-    """Return a launch.
-
-    Its pointers are image, weights, bias, out, its sizes H, W of image.
+    """Return a launch over the smaller map.
 
     Args:
         pixel: elements from one pixel of out to the next, ``columns`` for 0.

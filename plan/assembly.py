@@ -58,11 +58,7 @@ class Assembly:
         return View(len(self.buffers) - 1)
 
     def weight(
-        self,
-        owner: nn.Module | str,
-        pack: Callable[[], Mapping[str, Tensor]],
-        name: str,
-        first: int = 0,
+        self, owner: nn.Module | str, pack: Callable[[], Mapping[str, Tensor]], name: str, first: int = 0
     ) -> Weight:
         """Return a packed tensor's place, from its row ``first`` on. What a module, or a name of another kind, owns is
         packed and stored once, wherever it is."""

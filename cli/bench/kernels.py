@@ -35,8 +35,7 @@ def bench_kernels(
         typer.Option(help="What to measure on.", show_default="the GPU where there is one"),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="GPU: a model file, shipped weights or a preset.", show_default="sid"),
+        str | None, typer.Option(help="GPU: a model file, shipped weights or a preset.", show_default="sid")
     ] = None,
     shape: Annotated[
         Size | None,

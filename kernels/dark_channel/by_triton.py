@@ -217,15 +217,13 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
     block = max(2, triton.next_power_of_2(window))
     rows = min(max(1, _SCAN_TILE // block), triton.next_power_of_2(n * height))
     columns = min(max(1, _SCAN_TILE // block), _MOST_COLUMNS)
-    box = (*x.stride(), window, padding)
+    box, sides = (*x.stride(), window, padding), (n * height, height, width)
     _launch(
         row_kernel,
         triton.cdiv(n * height, rows) * triton.cdiv(out_width, window),
         x,
         keys,
-        n * height,
-        height,
-        width,
+        *sides,
         out_width,
         *box,
         ROWS=rows,
@@ -239,8 +237,7 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
         x,
         maxima,
         index,
-        height,
-        width,
+        *sides[1:],
         out_height,
         out_width,
         *box,
@@ -279,7 +276,7 @@ def box_maximum_backward(
     sums = grad.new_empty((n, height, out_width), dtype=torch.float32)
     sources = torch.empty_like(sums, dtype=torch.int32)
     row_strips = triton.cdiv(n * height, _GATHER_ROWS)
-    strides = grad.stride(0), grad.stride(2), grad.stride(3)
+    strides, sides = (grad.stride(0), grad.stride(2), grad.stride(3)), (n * height, height, width)
     constants = {"WINDOW": window, "ROWS": _GATHER_ROWS, "COLUMNS": _GATHER_COLUMNS}
     _launch(
         column_gather_kernel,
@@ -288,9 +285,7 @@ def box_maximum_backward(
         index,
         sums,
         sources,
-        n * height,
-        height,
-        width,
+        *sides,
         out_height,
         out_width,
         *strides,
@@ -303,9 +298,7 @@ def box_maximum_backward(
         sums,
         sources,
         out,
-        n * height,
-        height,
-        width,
+        *sides,
         out_width,
         padding,
         **constants,

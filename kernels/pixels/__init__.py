@@ -133,31 +133,15 @@ def _frame_type(constants: Mapping[str, Any]) -> str:
 
 
 FRAME_IN = Kernel(
-    "pixels.frame_in",
-    frame_in_kernel,
-    reads="frame",
-    writes="out",
-    frames="frame",
-    sizes="H W FRAME_H FRAME_W",
-    constants="PLANAR BGR BYTES",
-    plain=_frame_in_plain,
-    frame_type=_frame_type,
-    config=lambda channels: PIXELS_CONFIG,
-    multiplies=False,
-)
+    "pixels.frame_in", frame_in_kernel, reads="frame", writes="out", frames="frame", sizes="H W FRAME_H FRAME_W",
+    constants="PLANAR BGR BYTES", plain=_frame_in_plain, frame_type=_frame_type,
+    config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
 FRAME_OUT = Kernel(
-    "pixels.frame_out",
-    frame_out_kernel,
-    reads="frame rain",
-    writes="out",
-    frames="frame out",
-    sizes="H W PADDED_W",
-    constants="PLANAR BGR BYTES",
-    plain=_frame_out_plain,
-    frame_type=_frame_type,
-    config=lambda channels: PIXELS_CONFIG,
-    multiplies=False,
-)
+    "pixels.frame_out", frame_out_kernel, reads="frame rain", writes="out", frames="frame out",
+    sizes="H W PADDED_W", constants="PLANAR BGR BYTES", plain=_frame_out_plain, frame_type=_frame_type,
+    config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
 
 
 def _constants(planar: bool, bgr: bool, bytes_: bool) -> dict[str, bool]:
@@ -165,15 +149,12 @@ def _constants(planar: bool, bgr: bool, bytes_: bool) -> dict[str, bool]:
 
 
 def frame_in_call(planar: bool, bgr: bool, bytes_: bool, config: LaunchConfig) -> Call:
-    """Return a launch. Its pointers are frame, out, its sizes H, W, then the frame's. The inner block is 4."""
+    """Return a launch over the map."""
     return Call(FRAME_IN.name, _constants(planar, bgr, bytes_), config)
 
 
 def frame_out_call(planar: bool, bgr: bool, bytes_: bool, config: LaunchConfig) -> Call:
-    """Return a launch.
-
-    Its pointers are frame, rain, out, its sizes the frame's, then the rain layer's width. The inner block is 4.
-    """
+    """Return a launch over the frame."""
     return Call(FRAME_OUT.name, _constants(planar, bgr, bytes_), config)
 
 

@@ -172,22 +172,8 @@ def nv12_out_kernel(
                 row = tl.minimum(tl.maximum(row, 0), H - 1)
                 at = tl.minimum(tl.maximum(at, 0), W - 1)
                 r, g, b = _rgb(
-                    luma,
-                    chroma,
-                    row,
-                    at,
-                    live,
-                    H,
-                    W,
-                    LUMA_LINE,
-                    CHROMA_LINE,
-                    KR,
-                    KB,
-                    FULL,
-                    BITS,
-                    ACROSS,
-                    DOWN,
-                )
+                    luma, chroma, row, at, live, H, W, LUMA_LINE, CHROMA_LINE, KR, KB, FULL, BITS, ACROSS, DOWN,
+                )  # fmt: skip
                 layer = rain + (row * RAIN_W + at) * 3
                 r = _clip(r - tl.load(layer, mask=live, other=0.0).to(tl.float32)) - r
                 g = _clip(g - tl.load(layer + 1, mask=live, other=0.0).to(tl.float32)) - g
@@ -217,48 +203,25 @@ def _word_type(constants: Mapping[str, Any]) -> str:
 
 
 NV12_IN = Kernel(
-    "pixels_nv12.nv12_in",
-    nv12_in_kernel,
-    reads="luma chroma",
-    writes="out",
-    frames="luma chroma",
-    sizes="H W FRAME_H FRAME_W LUMA_LINE CHROMA_LINE",
-    constants="KR KB FULL BITS ACROSS DOWN",
-    plain=None,
-    frame_type=_word_type,
-    config=lambda channels: PIXELS_CONFIG,
-    multiplies=False,
-)
+    "pixels_nv12.nv12_in", nv12_in_kernel, reads="luma chroma", writes="out", frames="luma chroma",
+    sizes="H W FRAME_H FRAME_W LUMA_LINE CHROMA_LINE", constants="KR KB FULL BITS ACROSS DOWN", plain=None,
+    frame_type=_word_type, config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
 NV12_OUT = Kernel(
-    "pixels_nv12.nv12_out",
-    nv12_out_kernel,
-    reads="luma chroma rain",
-    writes="out_luma out_chroma",
-    frames="luma chroma out_luma out_chroma",
-    sizes="CHROMA_H CHROMA_W H W RAIN_W LUMA_LINE CHROMA_LINE OUT_LINE",
-    constants="KR KB FULL BITS ACROSS DOWN",
-    plain=None,
-    frame_type=_word_type,
-    config=lambda channels: PIXELS_CONFIG,
-    multiplies=False,
-)
+    "pixels_nv12.nv12_out", nv12_out_kernel, reads="luma chroma rain", writes="out_luma out_chroma",
+    frames="luma chroma out_luma out_chroma", sizes="CHROMA_H CHROMA_W H W RAIN_W LUMA_LINE CHROMA_LINE OUT_LINE",
+    constants="KR KB FULL BITS ACROSS DOWN", plain=None, frame_type=_word_type,
+    config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
 
 
 def nv12_in_call(kind: Nv12, config: LaunchConfig) -> Call:
-    """Return a launch.
-
-    Its pointers are luma, chroma, out, its sizes H, W, the frame's, then elements from line to line of luma and chroma.
-    The inner block is 4.
-    """
+    """Return a launch over the map."""
     return Call(NV12_IN.name, kind.constants(), config)
 
 
 def nv12_out_call(kind: Nv12, config: LaunchConfig) -> Call:
-    """Return a launch.
-
-    Its pointers are luma, chroma, rain, out_luma, out_chroma, its sizes chroma's, the frame's, the rain layer's width,
-    then elements from line to line of luma, chroma and out_luma; out_chroma has no gaps.
-    """
+    """Return a launch over the chroma samples; ``out_chroma`` has no gaps between lines."""
     return Call(NV12_OUT.name, kind.constants(), config)
 
 

@@ -160,13 +160,7 @@ class SSIDKDLowering(Assembly):
         maps = side * side * channels
         call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels, level), slope)
         self.step(
-            f"{name}.1",
-            call,
-            [x, *weights("inner1", "outer1", "bias1"), m],
-            level,
-            (4,),
-            flops[0],
-            3 * maps,
+            f"{name}.1", call, [x, *weights("inner1", "outer1", "bias1"), m], level, (4,), flops[0], 3 * maps
         )
         call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels, level), slope)
         pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
