@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import LaunchConfig
 from .gemm import (
     inner_taps,
     leaky,
@@ -31,7 +30,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call
+from .launch import Call, LaunchConfig
 from .plain import Operands, Plain
 from .record import Kernel
 

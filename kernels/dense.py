@@ -20,9 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import LaunchConfig
 from .gemm import leaky, multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
-from .launch import Call, check_maps, check_shapes
+from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain, concatenated
 from .record import Kernel
 

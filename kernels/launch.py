@@ -1,4 +1,4 @@
-"""One launch as data: which kernel, with which constants, over which tiles.
+"""One launch as data: which kernel, with which constants, cut into which tiles.
 
 Plans hold launches in this form, and so do engine files: a program that runs kernels compiled ahead of time needs
 neither Triton nor PyTorch to know a launch's grid and arguments.
@@ -6,18 +6,36 @@ neither Triton nor PyTorch to know a launch's grid and arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..base.errors import InputError
-from .config import LaunchConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Compile-time arguments that a configuration gives.
 TILE = ("TILE_H", "TILE_W", "BLOCK_K")
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """The cut of a launch.
+
+    tile_h, tile_w: output pixels of a program. block_k: taps times channels of one step of the inner loop. All three
+    are powers of two. warps: of a program. stages: loads in flight of the software pipeline.
+    """
+
+    tile_h: int = 8
+    tile_w: int = 16
+    block_k: int = 32
+    warps: int = 4
+    stages: int = 3
+
+
+#: A kernel's name, its channels and the level of the map that its tiles cover, to a configuration.
+Configure: TypeAlias = Callable[[str, int, int], LaunchConfig]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import LaunchConfig
 from .gemm import (
     inner_taps,
     leaky,
@@ -37,7 +36,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes
+from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain
 from .record import Kernel
 

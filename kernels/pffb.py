@@ -37,7 +37,6 @@ from torch import Tensor
 
 from ..base.errors import InputError
 from .chain import CHAIN, chain_call, scratch_elements
-from .config import LaunchConfig
 from .gemm import (
     K_PADDING,
     multiply,
@@ -49,7 +48,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes
+from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain
 from .record import Kernel
 

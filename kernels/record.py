@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -19,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..base.errors import InputError
-from .config import LaunchConfig
-from .launch import TILE, Call
+from .launch import TILE, Call, LaunchConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +26,9 @@ if TYPE_CHECKING:
 #: A pure function of tensors, and the tensors. Results are n x C x H x W, in the order of the kernel's results.
 Plain: TypeAlias = tuple[Callable[..., tuple["Tensor", ...]], list["Tensor"]]
 
+#: Sets of pointers that a record names, and all that it says in literals for its form.
+_SETS = ("reads", "weights", "biases", "writes", "scratch", "frames")
+_LITERALS = ("constants", "sizes", *_SETS)
 _FOLDER = Path(__file__).parent
 _DECLARES = re.compile(r"^\w+ = Kernel\(", re.MULTILINE)
 
@@ -53,32 +54,21 @@ class KernelForm:
 
     @classmethod
     def of(
-        cls,
-        name: str,
-        parameters: Sequence[str],
-        *,
-        reads: str,
-        writes: str,
-        constants: str,
-        weights: str = "",
-        biases: str = "",
-        scratch: str = "",
-        frames: str = "",
-        sizes: str = "H W",
+        cls, name: str, parameters: Sequence[str], *, constants: str, sizes: str = "H W", **named: str
     ) -> KernelForm:
-        """Return the form of a function with these parameters.
+        """Return the form of a function with these parameters. named: the sets of pointers.
 
         Raises:
             ValueError: the record and the parameters do not agree.
         """
-        sets = [frozenset(names.split()) for names in (reads, weights, biases, writes, scratch, frames)]
+        sets = {each: frozenset(named.get(each, "").split()) for each in _SETS}
         ordered, compiled = tuple(sizes.split()), frozenset(constants.split())
-        named = frozenset[str]().union(*sets)
-        pointers = tuple(each for each in parameters if each in named)
-        wrong = {*named, *ordered, *compiled, *TILE} ^ set(parameters) or sets[5] - (sets[0] | sets[3])
+        pointers = tuple(each for each in parameters if each in frozenset[str]().union(*sets.values()))
+        known = {*ordered, *compiled, *TILE}.union(*sets.values())
+        wrong = known ^ set(parameters) or sets["frames"] - sets["reads"] - sets["writes"]
         if wrong or tuple(parameters[: len(pointers) + len(ordered)]) != pointers + ordered:
             raise ValueError(f"{name} declares other arguments than {', '.join(parameters)}")
-        return cls(name, pointers, ordered, compiled, *sets)
+        return cls(name, pointers, ordered, compiled, **sets)
 
     @property
     def kinds(self) -> str:
@@ -165,9 +155,6 @@ class Kernel:
         # Said here, since Triton 3.10 changes the default; kernels compiled ahead of time are fused as well.
         options["enable_fp_fusion"] = True
         self.function[call.grid(sizes[0], sizes[1])](*pointers, *sizes, **call.compile_time(), **options)
-
-
-_LITERALS = tuple(inspect.signature(KernelForm.of).parameters)[2:]
 
 
 @lru_cache

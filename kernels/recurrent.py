@@ -27,7 +27,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import LaunchConfig
 from .gemm import (
     inner_taps,
     multiply,
@@ -40,7 +39,7 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes
+from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain, concatenated
 from .record import Kernel
 

@@ -15,9 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import LaunchConfig
 from .gemm import tile_pixels
-from .launch import Call, check_maps
+from .launch import Call, LaunchConfig, check_maps
 from .plain import Operands, Plain
 from .record import Kernel
 

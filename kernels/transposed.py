@@ -17,9 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import LaunchConfig
 from .gemm import multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
-from .launch import Call, check_maps, check_shapes
+from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain
 from .record import Kernel
 

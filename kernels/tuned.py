@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from ..base.errors import InputError
 from ..base.files import atomic_write
-from .config import Configure, LaunchConfig
+from .launch import Configure, LaunchConfig
 from .record import find, forms, heuristic
 
 #: Version of the file's form.

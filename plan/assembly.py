@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..kernels.config import Configure
-from ..kernels.launch import Call
+from ..kernels.launch import Call, Configure
 from .memory import DTYPES
 from .program import GRANULARITY, ITEMSIZE, Buffer, Dtype, Plan, Pointer, Size, Step, View, Weight
 

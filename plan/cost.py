@@ -12,8 +12,8 @@ from functools import lru_cache
 from itertools import product
 
 from ..kernels.chain import CHAIN, MOST_ROWS
-from ..kernels.config import LaunchConfig
 from ..kernels.gemm import power_of_two
+from ..kernels.launch import LaunchConfig
 
 #: Seconds that a launch costs inside a CUDA graph.
 LAUNCH = 2.0e-6

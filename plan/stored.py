@@ -9,8 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ..base.errors import BundleError
-from ..kernels.config import LaunchConfig
-from ..kernels.launch import Call
+from ..kernels.launch import Call, LaunchConfig
 from ..kernels.record import forms
 from .arena import arrange
 from .program import GRANULARITY, ITEMSIZE, Buffer, Plan, Pointer, Step, View, Weight

@@ -37,7 +37,6 @@ LIGHT_MODULES = {
         "kernels",
         "kernels.aot",
         "kernels.aot.pool",
-        "kernels.config",
     ),
     *(
         "kernels.launch",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from ...kernels.config import LaunchConfig
-from ...kernels.launch import Call
+from ...kernels.launch import Call, LaunchConfig
 from ...kernels.record import find
 
 #: Output pixels of a program, as height x width.

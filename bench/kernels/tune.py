@@ -33,8 +33,7 @@ from .rig import Rig, TimedWork, open_rig
 
 if TYPE_CHECKING:
     from ...kernels.aot import Compiled
-    from ...kernels.config import LaunchConfig
-    from ...kernels.launch import Call
+    from ...kernels.launch import Call, LaunchConfig
     from ...kernels.tuned import Key
     from ...plan.memory import Memory
 

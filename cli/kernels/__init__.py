@@ -16,8 +16,7 @@ from .tune import EXAMPLES, kernels_tune
 
 if TYPE_CHECKING:
     from ...kernels.aot import Compiled
-    from ...kernels.config import Configure
-    from ...kernels.launch import Call
+    from ...kernels.launch import Call, Configure
 
 _EXAMPLES = """Examples:
 

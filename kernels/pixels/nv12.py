@@ -25,9 +25,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...base.errors import InputError
-from ..config import LaunchConfig
 from ..gemm import tile_pixels
-from ..launch import Call, check_maps
+from ..launch import Call, LaunchConfig, check_maps
 from ..record import Kernel
 from . import MAP_CHANNELS, PIXELS_CONFIG, padded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...base.errors import BuildError
-from ...kernels.config import Configure
+from ...kernels.launch import Configure
 from ...kernels.record import heuristic
 from ...models.prenet import PReNet, VRGNetDerainer
 from ...models.semi_derain_gan import SemiDerainGAN

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError
 from ...kernels import recurrent
-from ...kernels.config import Configure
+from ...kernels.launch import Configure
 from ...models.prenet import WIDTH, PReNet, VRGNetDerainer
 from ..assembly import Assembly, parameters_of
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, View
+from .lstm import lower_lstm
 
 #: Elements of a pixel of the picture and of estimates: three colours and one of zeros, so that a pixel is read at once.
 _PIXEL = 4
@@ -45,6 +46,8 @@ class PReNetLowering(Assembly):
         image = estimate = self.buffer("image", 0, _PIXEL)
         rain = self.buffer("rain", 0, 3)
         cell = self.buffer("cell", 0, WIDTH) if variant.recurrence == "lstm" else image
+        recurs = variant.recurrence == "lstm"
+        gates = {gate: network.get_submodule(f"conv_{gate}") for gate in recurrent.GATES if recurs}
         hidden: View | None = None
         x = image
         for stage in range(network.config.stages):
@@ -52,7 +55,7 @@ class PReNetLowering(Assembly):
             seen = [image, estimate] if variant.sees_rain else [estimate]
             x = self._conv(f"{name}.conv0", network.conv0, seen, before=True)
             if variant.recurrence == "lstm":
-                x = hidden = self._lstm(name, x, hidden, cell)
+                x = hidden = lower_lstm(self, name, gates, x, hidden, cell)
             for number, block in enumerate(network.blocks(), 1):
                 inner, outer = block.get_submodule("0"), block.get_submodule("2")
                 y = self._conv(f"{name}.block{number}.0", inner, [x], before=True)
@@ -112,22 +115,4 @@ class PReNetLowering(Assembly):
         self.step(
             name, call, [*pointers, addend or out, out], 0, (5,), flops, _AREA * (sum(wide) + pixel + added)
         )
-        return out
-
-    def _lstm(self, stage: str, x: View, hidden: View | None, cell: View) -> View:
-        gates = {gate: parameters_of(self.network.get_submodule(f"conv_{gate}")) for gate in recurrent.GATES}
-
-        def pack() -> dict[str, Tensor]:
-            weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
-            return recurrent.pack_gates(weights, biases, DTYPES[self.dtype])
-
-        start = hidden is None
-        out = self.buffer("hidden", 0, WIDTH)
-        call = recurrent.lstm_call(WIDTH, self.configure("recurrent.lstm", WIDTH, 0), start)
-        pointers = [x, hidden or x, self.weight("gates", pack, "weights"), self.weight("gates", pack, "bias")]
-        flops = recurrent.flops(
-            GRANULARITY, GRANULARITY, WIDTH if start else 2 * WIDTH, (3 if start else 4) * WIDTH
-        )
-        moved = _AREA * WIDTH * (3 if start else 5)
-        self.step(f"{stage}.lstm", call, [*pointers, cell, out], 0, (4, 5), flops, moved)
         return out

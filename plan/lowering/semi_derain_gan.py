@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError, InputError
 from ...kernels import pool, recurrent, transposed
-from ...kernels.config import Configure
+from ...kernels.launch import Configure
 from ...models.semi_derain_gan import SemiDerainGAN
 from ..assembly import Assembly, parameters_of
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, View
+from .lstm import lower_lstm
 
 #: Elements of a pixel of the picture (three colours and one of zeros) and of a mask (one and three of zeros).
 _PIXEL = 4
@@ -92,6 +93,7 @@ class SemiDerainGANLowering(Assembly):
         learner = self.network.ssrml
         width = learner.width
         cell = self.buffer("cell", 0, width)
+        gates = {gate: learner.get_submodule(f"conv_{gate}.0") for gate in recurrent.GATES}
         hidden: View | None = None
         # A mask that is the same everywhere, as a convolution of which nothing but the bias is left.
         bias = torch.tensor([_FIRST_MASK])
@@ -105,7 +107,7 @@ class SemiDerainGANLowering(Assembly):
                 inner, outer = unit.get_submodule("0"), unit.get_submodule("2")
                 y = self._layer(f"{name}.det_conv{number}.0", inner, [x], [width], 0)
                 x = self._layer(f"{name}.det_conv{number}.2", outer, [y], [width], 0, addend=x)
-            hidden = self._lstm(name, x, hidden, cell)
+            hidden = lower_lstm(self, name, gates, x, hidden, cell)
             mask = self.buffer("mask", 0, _PIXEL)
             weight, bias = parameters_of(learner.det_conv_mask[0])
             place = f"{name}.det_conv_mask"
@@ -183,24 +185,6 @@ class SemiDerainGANLowering(Assembly):
                 work,
                 moved,
             )
-        return out
-
-    def _lstm(self, name: str, x: View, hidden: View | None, cell: View) -> View:
-        learner, width = self.network.ssrml, self.network.ssrml.width
-        gates = {gate: parameters_of(learner.get_submodule(f"conv_{gate}.0")) for gate in recurrent.GATES}
-
-        def pack() -> Mapping[str, Tensor]:
-            weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
-            return recurrent.pack_gates(weights, biases, DTYPES[self.dtype])
-
-        start = hidden is None
-        out = self.buffer("hidden", 0, width)
-        call = recurrent.lstm_call(width, self.configure("recurrent.lstm", width, 0), start)
-        stored = [self.weight("gates", pack, each) for each in ("weights", "bias")]
-        read, columns = (width, 3 * width) if start else (2 * width, 4 * width)
-        work = recurrent.flops(1, 1, read, columns) * _area(0)
-        moved = (3 if start else 5) * width * _area(0)
-        self.step(f"{name}.lstm", call, [x, hidden or x, *stored, cell, out], 0, (4, 5), work, moved)
         return out
 
     def _up(self, name: str, module: nn.Module, x: View, level: int) -> View:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError
 from ...kernels import chain, conv, dense, mffb, pffb, resample
-from ...kernels.config import Configure
+from ...kernels.launch import Configure
 from ...models.ssid_kd import MFFB, PFFB, SSIDKD, DenseConnection, UnitBlock
 from ..assembly import Assembly, parameters_of
 from ..cost import best_cuts

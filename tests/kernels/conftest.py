@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from derain_engine.kernels.config import LaunchConfig
+    from derain_engine.kernels.launch import LaunchConfig
 
 INTERPRETED = not torch.cuda.is_available()
 
@@ -33,7 +33,7 @@ def cut() -> Callable[..., LaunchConfig | None]:
 
     On a GPU that is None, for what is usual there.
     """
-    from derain_engine.kernels.config import LaunchConfig
+    from derain_engine.kernels.launch import LaunchConfig
 
     return lambda tile_h, tile_w, block_k=64: LaunchConfig(tile_h, tile_w, block_k) if INTERPRETED else None
 

@@ -26,8 +26,7 @@ from derain_engine.kernels.aot import (
     write_cubins,
 )
 from derain_engine.kernels.aot.pool import compile_calls, compile_each
-from derain_engine.kernels.config import LaunchConfig
-from derain_engine.kernels.launch import Call
+from derain_engine.kernels.launch import Call, LaunchConfig
 from derain_engine.kernels.record import heuristic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +115,6 @@ def test_the_same_inputs_give_the_same_bytes_wherever_the_package_lies(few, tmp_
 import sys
 sys.path.insert(0, {str(package.parent)!r})
 from derain_engine.kernels import aot, conv
-from derain_engine.kernels.config import LaunchConfig
 assert aot.__file__.startswith({str(package)!r}), aot.__file__
 sys.stdout.buffer.write(aot.compile_call(conv.conv3x3_call(16, 1, 16, LaunchConfig()), "fp16", "sm_90").cubin)
 """

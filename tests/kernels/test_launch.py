@@ -6,8 +6,7 @@ import triton
 import triton.language as tl
 
 from derain_engine.base.errors import InputError
-from derain_engine.kernels.config import LaunchConfig
-from derain_engine.kernels.launch import Call, check_maps, check_shapes
+from derain_engine.kernels.launch import Call, LaunchConfig, check_maps, check_shapes
 from derain_engine.kernels.record import Kernel, kernels
 
 

@@ -7,7 +7,7 @@ import torch
 
 from derain_engine.base.errors import InputError
 from derain_engine.kernels import chain, pffb
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.models.ssid_kd import PFFB
 
 pytestmark = pytest.mark.usefixtures("interpreter")

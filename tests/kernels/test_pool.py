@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from derain_engine.base.errors import InputError
 from derain_engine.kernels import pool
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from derain_engine.base.errors import BuildError, InputError
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
 from derain_engine.plan import lower

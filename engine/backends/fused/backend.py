@@ -16,7 +16,7 @@ from ....base.version import __version__
 from ....device import driver
 from ....device.context import Context
 from ....kernels.aot import parse_targets
-from ....kernels.config import Configure
+from ....kernels.launch import Configure
 from ....kernels.record import heuristic
 from ....kernels.tuned import configure_for
 from ....models.spec import ModelSpec

@@ -7,7 +7,7 @@ import torch
 
 from derain_engine.bench.kernels.alike import Check, alike
 from derain_engine.kernels.aot import specialisation
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.kernels.plain import plain, run_plain
 from derain_engine.kernels.record import find
 from derain_engine.models.registry import create, spec_of

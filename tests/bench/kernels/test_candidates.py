@@ -4,8 +4,8 @@ import pytest
 
 from derain_engine.bench.kernels.candidates import MOST_SUMS, candidates
 from derain_engine.kernels import mffb, pffb, resample
-from derain_engine.kernels.config import LaunchConfig
 from derain_engine.kernels.gemm import K_PADDING
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD
 from derain_engine.plan import lower

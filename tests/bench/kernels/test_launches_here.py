@@ -7,7 +7,7 @@ import pytest
 from derain_engine.base.errors import InputError
 from derain_engine.bench.kernels import launches
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.plan import Dtype
 
 from ...plan.networks import strong

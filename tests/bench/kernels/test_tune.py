@@ -8,7 +8,7 @@ import pytest
 from derain_engine.base.errors import BuildError, InputError, VerificationError
 from derain_engine.bench.kernels import candidates, tune
 from derain_engine.bench.kernels.alike import alike
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.kernels.record import heuristic
 
 USED = heuristic("mffb.stage2", 16)

@@ -10,7 +10,7 @@ from derain_engine.base.errors import CheckpointError, DerainError, InputError
 from derain_engine.bench.kernels import candidates, networks, tune
 from derain_engine.bench.kernels.tune import TuningRequest
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import SSIDKD
 from derain_engine.plan.memory import Memory

@@ -158,7 +158,7 @@ def test_cubins_are_compiled_and_shown(cli, narrow, tmp_path, monkeypatch):
 
 def test_kernels_are_cut_as_was_measured_for_each_gpu(cli, asked, narrow, tmp_path, monkeypatch):
     from derain_engine.kernels import tuned
-    from derain_engine.kernels.config import LaunchConfig
+    from derain_engine.kernels.launch import LaunchConfig
 
     best = LaunchConfig(16, 16, 64, 8, 2)
     entry = tuned.Entry("mffb.stage1", 16, 1, best, 2.0, 1.0)

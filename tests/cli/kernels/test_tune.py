@@ -5,7 +5,7 @@ import pytest
 from derain_engine.bench.kernels import rig, tune
 from derain_engine.bench.kernels.tune import Tuned, TuningResult
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import LaunchConfig
+from derain_engine.kernels.launch import LaunchConfig
 
 BEST = LaunchConfig(8, 16, 64, 8, 2)
 KEYS = (("mffb.stage2", 24, 0), ("dense.dense1x1", 32, 1), ("conv.conv3x3", 4, 2))

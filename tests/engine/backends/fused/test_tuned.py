@@ -10,7 +10,7 @@ from derain_engine.base.progress import Progress
 from derain_engine.engine.backends.base import CompileOptions
 from derain_engine.engine.backends.fused import backend, payload
 from derain_engine.engine.backends.fused.payload import Kernel
-from derain_engine.kernels.config import Configure
+from derain_engine.kernels.launch import Configure
 from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import SSIDKD
 from derain_engine.plan import Plan
