@@ -2,8 +2,7 @@
 
 A plan is data: it needs neither PyTorch nor Triton, so an engine file that holds one (and the compiled kernels) runs
 without them. Maps lie at levels: level l has half the height and width of level l - 1, level 0 is the picture. Three
-executors run the same plan: PyTorch's operators (by_torch), Triton (by_triton, on a GPU or in its interpreter) and
-compiled kernels on a GPU.
+executors run the same plan: PyTorch's operators, Triton (on a GPU or in its interpreter) and compiled kernels on a GPU.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from derain_engine.kernels.aot import compile_call
 from derain_engine.kernels.plain import plain, run_plain
 from derain_engine.kernels.record import find, forms, heuristic, kernels
 from derain_engine.plan.assembly import Assembly
-from derain_engine.plan.by_torch import run_by_torch
+from derain_engine.plan.executors import run_by_torch
 from derain_engine.plan.describe import describe
 from derain_engine.plan.memory import Memory
 from derain_engine.plan.stored import from_json, to_json

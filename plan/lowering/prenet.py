@@ -45,8 +45,8 @@ class PReNetLowering(Assembly):
         network, variant = self.network, self.network.variant
         image = estimate = self.buffer("image", 0, _PIXEL)
         rain = self.buffer("rain", 0, 3)
-        cell = self.buffer("cell", 0, WIDTH) if variant.recurrence == "lstm" else image
         recurs = variant.recurrence == "lstm"
+        cell = self.buffer("cell", 0, WIDTH) if recurs else image
         gates = {gate: network.get_submodule(f"conv_{gate}") for gate in recurrent.GATES if recurs}
         hidden: View | None = None
         x = image
@@ -54,7 +54,7 @@ class PReNetLowering(Assembly):
             name = f"stage{stage}"
             seen = [image, estimate] if variant.sees_rain else [estimate]
             x = self._conv(f"{name}.conv0", network.conv0, seen, before=True)
-            if variant.recurrence == "lstm":
+            if recurs:
                 x = hidden = lower_lstm(self, name, gates, x, hidden, cell)
             for number, block in enumerate(network.blocks(), 1):
                 inner, outer = block.get_submodule("0"), block.get_submodule("2")

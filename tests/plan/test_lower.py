@@ -12,8 +12,7 @@ from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
 from derain_engine.plan import lower
-from derain_engine.plan.by_torch import run_by_torch
-from derain_engine.plan.by_triton import run_by_triton
+from derain_engine.plan.executors import run_by_torch, run_by_triton
 from derain_engine.plan.memory import Memory
 from derain_engine.plan.program import Plan, View
 

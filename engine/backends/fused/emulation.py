@@ -31,7 +31,7 @@ class FusedEmulation:
         """
         import torch
 
-        from ....plan.by_torch import run_by_torch
+        from ....plan.executors import run_by_torch
 
         if self._plan is None:
             raise InputError("This session is closed; open the engine again.")

@@ -32,7 +32,7 @@ _MOST_WARPS, _MOST_SHARED = 32, 1 << 30
 
 
 @dataclass(frozen=True)
-class Kernel:
+class StoredKernel:
     """A compiled kernel, ready to load.
 
     symbol: its name in the cubin. arguments: types of all arguments, as the device layer packs them. warps: of a
@@ -47,7 +47,7 @@ class Kernel:
     cubin: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, compiled: Compiled) -> Kernel:
+    def of(cls, compiled: Compiled) -> StoredKernel:
         return cls(
             compiled.call,
             compiled.symbol,
@@ -77,7 +77,7 @@ def pack_plans(plan: Plan, tuned: Mapping[str, Plan]) -> dict[str, bytes]:
     return payloads
 
 
-def pack_kernels(target: str, kernels: Iterable[Kernel]) -> dict[str, bytes]:
+def pack_kernels(target: str, kernels: Iterable[StoredKernel]) -> dict[str, bytes]:
     """Payloads of the kernels compiled for one GPU."""
     payloads, rows = {}, []
     for kernel in kernels:
@@ -117,7 +117,7 @@ def targets(payloads: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(part[1] for part in parts if len(part) == 3 and part[2] == KERNELS))
 
 
-def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> list[Kernel]:
+def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> list[StoredKernel]:
     """Return the kernels that were compiled for a GPU of :func:`targets`.
 
     Raises:
@@ -136,7 +136,9 @@ def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> lis
         raise BundleError(f"The engine's {table_name} is damaged ({error!r}); build it again.") from error
 
 
-def _read_kernel(row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryview], file: str) -> Kernel:
+def _read_kernel(
+    row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryview], file: str
+) -> StoredKernel:
     cubin = _payload(payloads, file)
     if hashlib.sha256(cubin).hexdigest() != row["sha256"]:
         raise BundleError(f"The engine's {file} is not the kernel that it was built with; build it again.")
@@ -145,7 +147,7 @@ def _read_kernel(row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryvi
     shared = stored.whole(row["shared"], 0, _MOST_SHARED, "shared memory")
     if not re.fullmatch(r"\w{1,1000}", symbol, re.ASCII):
         raise ValueError(f"{call.kernel} has the symbol {symbol!r:.40}")
-    return Kernel(call, symbol, tuple(map(str, row["arguments"])), warps, shared, cubin)
+    return StoredKernel(call, symbol, tuple(map(str, row["arguments"])), warps, shared, cubin)
 
 
 def _payload(payloads: Mapping[str, bytes | memoryview], wanted: str) -> bytes:
