@@ -87,7 +87,7 @@ print("known everywhere")
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the package in which nothing but the guide's two files is new."""
+    """Return a copy of the package in which nothing but the guide's two files is new."""
     package = tmp_path / "derain_engine"
     package.mkdir()
     for each in ROOT.iterdir():

@@ -115,6 +115,7 @@ def test_the_same_inputs_give_the_same_bytes_wherever_the_package_lies(few, tmp_
 import sys
 sys.path.insert(0, {str(package.parent)!r})
 from derain_engine.kernels import aot, conv
+from derain_engine.kernels.launch import LaunchConfig
 assert aot.__file__.startswith({str(package)!r}), aot.__file__
 sys.stdout.buffer.write(aot.compile_call(conv.conv3x3_call(16, 1, 16, LaunchConfig()), "fp16", "sm_90").cubin)
 """

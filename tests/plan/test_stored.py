@@ -31,7 +31,7 @@ def test_a_plan_comes_back_from_its_bytes(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(("preset", "dtype"), [("sid", "fp16"), ("sid-lite", "fp32")])
-def test_the_plans_of_the_house_pass_every_check(preset: str, dtype: Any) -> None:
+def test_the_plans_of_presets_pass_every_check(preset: str, dtype: Any) -> None:
     plan = lower(SSIDKD(PRESETS[preset]), dtype)
     assert from_json(to_json(plan), plan.weights) == plan
 
