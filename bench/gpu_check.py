@@ -24,7 +24,7 @@ from ..engine import frames, verify
 from ..engine.backends import get
 from ..engine.backends.base import CompileOptions, RunOptions
 from ..engine.runtime import Engine
-from ..kernels.aot_pool import compile_calls
+from ..kernels.aot.pool import compile_calls
 from ..plan import Dtype
 from .contestants import Mode
 from .kernels.alike import Check, alike
@@ -43,8 +43,11 @@ _KERNEL_SIZE = (96, 160)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """what: was tried. passed: whether it is right. found: its figures, or what went wrong."""
+class GpuCheck:
+    """The outcome of one check.
+
+    what: was tried. passed: whether it is right. found: its figures, or what went wrong.
+    """
 
     what: str
     passed: bool
@@ -58,8 +61,8 @@ def check_kernels(
     rig: Callable[[], AbstractContextManager[Rig]] = open_rig,
     compile_calls: Callable[..., list[Compiled]] = compile_calls,
     device: str = "cuda",
-) -> Iterator[Outcome]:
-    """Every kernel that the network's plan launches, once for each specialisation and size.
+) -> Iterator[GpuCheck]:
+    """Check every kernel that the network's plan launches, once for each specialisation and size.
 
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
@@ -82,7 +85,7 @@ def check_kernels(
             work = here.launcher(kernel, each.pointers(call), each.sizes)
             name = f"{model} {precision}: {call.kernel} of {each.step.name}"
             passed = Check(each).passes(work)
-            yield Outcome(
+            yield GpuCheck(
                 name,
                 passed,
                 "as near to fp32 as PyTorch" if passed else "farther from fp32 than twice PyTorch",
@@ -90,14 +93,10 @@ def check_kernels(
 
 
 def check_network(
-    model: str,
-    precision: Dtype,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    *,
-    reference_on: str = "cuda",
-) -> Iterator[Outcome]:
-    """The whole network as the fused backend runs it, in float and in 8 bits, against PyTorch in fp32; then frames in
-    the GPU's memory and several at once against one by one.
+    model: str, precision: Dtype, sizes: Sequence[tuple[int, int]] = SIZES, *, reference_on: str = "cuda"
+) -> Iterator[GpuCheck]:
+    """Check the whole network as the fused backend runs it, in float and in 8 bits, against PyTorch in fp32; then
+    frames in the GPU's memory and several at once against one by one.
 
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
@@ -118,13 +117,13 @@ def check_network(
             try:
                 compared = verify.compare(name, session.run(batch), session.run(padded), reference)
             except VerificationError as error:
-                yield Outcome(name, False, str(error))
+                yield GpuCheck(name, False, str(error))
                 continue
             missed = verify.Report(precision, (compared,)).missed()
             figures = (
                 f"{compared.psnr:.1f} dB, at most {compared.max_abs:.1e}, {compared.uint8_levels} of 255"
             )
-            yield Outcome(name, not missed, "; ".join([figures, *missed]))
+            yield GpuCheck(name, not missed, "; ".join([figures, *missed]))
     finally:
         session.close()
     about = {"backend": "fused", "version": artefact.backend_version, "precision": precision}
@@ -137,7 +136,7 @@ def check_network(
 
 
 def _picture(height: int, width: int) -> np.ndarray:
-    """Smooth waves under noise, H x W x 3 uint8."""
+    """Return smooth waves under noise, H x W x 3 uint8."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     waves = 0.5 + 0.4 * np.sin(y[..., None] / 9 + x[..., None] / 14 + np.arange(3, dtype=np.float32))
     noise = np.random.default_rng(0).normal(0, 0.1, (height, width, 3)).astype(np.float32)
@@ -145,7 +144,7 @@ def _picture(height: int, width: int) -> np.ndarray:
 
 
 def _reference(checkpoint: Checkpoint, batch: np.ndarray, device: str) -> np.ndarray:
-    """In fp32 without TF32: N x H x W x 3."""
+    """Return the reference in fp32 without TF32: N x H x W x 3."""
     import torch
 
     from ..models.spec import clean_image
@@ -162,8 +161,8 @@ def _reference(checkpoint: Checkpoint, batch: np.ndarray, device: str) -> np.nda
         cudnn.allow_tf32 = before
 
 
-def _check_ways(name: str, open_engine: Callable[[Mode], Engine]) -> Iterator[Outcome]:
-    """Frames that several streams clean at once, and one that lies on the GPU, against the same one by one."""
+def _check_ways(name: str, open_engine: Callable[[Mode], Engine]) -> Iterator[GpuCheck]:
+    """Check frames that several streams clean at once, and one that lies on the GPU, against the same one by one."""
     import torch
 
     pictures = [_picture(32 + 8 * (i % 3), 48) for i in range(9)]
@@ -179,13 +178,13 @@ def _check_ways(name: str, open_engine: Callable[[Mode], Engine]) -> Iterator[Ou
     yield _equal(f"{name}: several frames at once", streamed, expected)
 
 
-def _equal(name: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> Outcome:
+def _equal(name: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> GpuCheck:
     wrong = sum(not np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    return Outcome(name, not wrong, f"{wrong} of {len(expected)} differ" if wrong else "equal")
+    return GpuCheck(name, not wrong, f"{wrong} of {len(expected)} differ" if wrong else "equal")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check all, a line for each; returns the exit code."""
+    """Check all, a line for each, and return the exit code."""
     parser = argparse.ArgumentParser(
         "gpu_check", description="Prove the fused backend on this machine's GPU."
     )
@@ -228,7 +227,9 @@ def _check_here(network: str, precision: Dtype) -> int:
             try:
                 outcome = next(outcomes, None)
             except Exception as error:  # a fault of a kernel shows as any library's error
-                outcome = Outcome(f"{network} {precision}: {part}", False, f"{type(error).__name__}: {error}")
+                outcome = GpuCheck(
+                    f"{network} {precision}: {part}", False, f"{type(error).__name__}: {error}"
+                )
                 outcomes = iter(())
             if outcome is None:
                 break

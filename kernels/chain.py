@@ -13,10 +13,11 @@ W x C, or 2C where they hold two shares, NHWC.
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .config import Config
 from .gemm import (
     inner_taps,
     leaky,
@@ -29,7 +30,9 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call
+from .launch import Call, LaunchConfig
+from .plain import Operands, Plain
+from .record import Kernel
 
 SLOPE = 0.2
 #: What the first convolution of a launch reads, and what the last one writes.
@@ -41,7 +44,7 @@ MOST_ROWS = 128
 
 @triton.jit
 def _above(y, size, DIVISOR: tl.constexpr, EXACT: tl.constexpr):
-    """The row (or column) of the map DIVISOR times smaller that nearest upsampling shows at y."""
+    """Return the row (or column) of the map DIVISOR times smaller that nearest upsampling shows at y."""
     if EXACT:
         return y // DIVISOR
     else:
@@ -64,7 +67,7 @@ def _fused_patches(
     SLOPE: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """As ``patches``, of act(q + up(t)), t the first C channels of the coarser map's shares."""
+    """Return ``patches`` of act(q + up(t)), t the first C channels of the coarser map's shares."""
     ys = y[:, None] + dy[None, :]
     xs = column[:, None] + dx[None, :]
     inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :]
@@ -80,7 +83,7 @@ def _plus_shares(
     acc, s2, s4, s8, x, y, column, inside, H, W,
     FIRST: tl.constexpr, COUNT: tl.constexpr, C: tl.constexpr, SLOPE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """act(acc + up(u2) + up(u4) + up(u8)) + x; u are the last C channels of the shares."""
+    """Return act(acc + up(u2) + up(u4) + up(u8)) + x; u are the last C channels of the shares."""
     n = (FIRST + tl.arange(0, COUNT))[None, :]
     at = _above(y, H, 2, EXACT) * (W // 2) + _above(column, W, 2, EXACT)
     acc += tl.load(s2 + at[:, None] * (2 * C) + C + n, mask=inside, other=0.0)
@@ -106,7 +109,7 @@ def _step(
     EXACT: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr,
     SLOPE: tl.constexpr, BLOCK_M: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One convolution of a chain over the tile and the halo that the convolutions after it need."""
+    """Compute one convolution of a chain over the tile and the halo that the convolutions after it need."""
     LAST: tl.constexpr = STEP == LENGTH - 1
     HALO: tl.constexpr = LENGTH - 1 - STEP
     WIDE: tl.constexpr = TILE_W + 2 * HALO
@@ -184,9 +187,10 @@ def chain_kernel(
             tl.debug_barrier()
 
 
-def chain_call(channels: int, length: int, reads: str, writes: str, exact: bool, config: Config) -> Call:
-    """Pointers: source, shares, weights, bias, scratch, ending, ending_bias, s2, s4, s8, x, out; those that a launch
-    does not use may be any. Sizes: H, W of the scale.
+def chain_call(
+    channels: int, length: int, reads: str, writes: str, exact: bool, config: LaunchConfig
+) -> Call:
+    """Return a launch; pointers that it does not use may be any.
 
     Args:
         length: convolutions in this launch.
@@ -211,11 +215,77 @@ def chain_call(channels: int, length: int, reads: str, writes: str, exact: bool,
     }
     region = (config.tile_h + 2 * length - 2) * (config.tile_w + 2 * length - 2)
     constants |= {"BLOCK_M": min(MOST_ROWS, power_of_two(region))}
-    return Call("chain.chain", constants, config)
+    return Call(CHAIN.name, constants, config)
 
 
 def scratch_elements(call: Call, height: int, width: int) -> int:
-    """Of the scratch memory of a chain over H x W pixels."""
+    """Return the elements of the scratch memory of a chain over H x W pixels."""
     config, more = call.config, 2 * int(call.constants["LENGTH"]) - 2
     room = (config.tile_h + more) * (config.tile_w + more) * int(call.constants["C"])
     return call.grid(height, width)[0] * 2 * room if more else 0
+
+
+def _recut(call: Call, config: LaunchConfig) -> Call:
+    constants = call.constants
+    reads, writes = (
+        next(name for name, number in names.items() if number == constants[constant])
+        for names, constant in ((READS, "READ"), (WRITES, "WRITE"))
+    )
+    channels, length = int(constants["C"]), int(constants["LENGTH"])
+    return chain_call(channels, length, reads, writes, bool(constants["EXACT"]), config)
+
+
+def _chain_plain(given: Operands) -> Plain:
+    channels, length, reads, writes = (given[name] for name in ("C", "LENGTH", "READ", "WRITE"))
+    size, slope, rounded = (given["H"], given["W"]), given.real("SLOPE"), given.round
+
+    def up(shares: Tensor, half: int) -> Tensor:
+        return F.interpolate(shares[:, half * channels :][:, :channels], size=size, mode="nearest")
+
+    def run(image: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        following = iter(rest)
+        if reads == READS["fusion"]:
+            image = rounded(F.leaky_relu(image + up(next(following), 0), slope))
+        for _ in range(length):
+            image = F.conv2d(image, next(following), next(following), padding=1)
+            image = rounded(F.leaky_relu(image, slope))
+        if writes == WRITES["shares"]:
+            image = F.conv2d(image, next(following))
+        elif writes == WRITES["sum"]:
+            image = F.conv2d(image, next(following), next(following))
+            for _ in range(3):
+                image = image + up(next(following), 1)
+            image = F.leaky_relu(image, slope) + next(following)
+        return (image,)
+
+    def shares(name: str, by: int) -> Tensor:
+        return given.map(name, 2 * channels, size[0] // by, size[1] // by)
+
+    arguments = [given.map("source", channels)]
+    arguments += [shares("shares", 2)] if reads == READS["fusion"] else []
+    columns = given["K"]
+    rows, biases = given.weight("weights").view(-1, columns), given.weight("bias")
+    for i in range(length):
+        weight = given.conv_weight(rows[i * given["ROWS"] :], channels, channels, 3)
+        arguments += [weight, biases[i * columns :][:channels]]
+    if writes == WRITES["shares"]:
+        ending = given.weight("ending").view(-1, 2 * channels)
+        arguments.append(given.conv_weight(ending, channels, 2 * channels, 1))
+    elif writes == WRITES["sum"]:
+        ending = given.weight("ending").view(-1, channels)
+        arguments += [
+            given.conv_weight(ending, channels, channels, 1),
+            given.weight("ending_bias")[:channels],
+        ]
+        arguments += [shares(name, by) for name, by in (("s2", 2), ("s4", 4), ("s8", 8))]
+        arguments.append(given.map("x", channels))
+    return run, arguments
+
+
+CHAIN = Kernel(
+    "chain.chain", chain_kernel, reads="source shares s2 s4 s8 x", weights="weights ending",
+    biases="bias ending_bias", writes="out", scratch="scratch",
+    constants="C LENGTH READ WRITE EXACT N0 N1 K ROWS SLOPE BLOCK_M", plain=_chain_plain,
+    columns=lambda constants: max(int(constants["N0"]) + int(constants["N1"]), int(constants["K"])), modelled=True,
+    recut=_recut, scratch_elements=scratch_elements,
+)  # fmt: skip

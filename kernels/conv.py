@@ -20,7 +20,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import Config, heuristic
 from .gemm import (
     inner_taps,
     leaky,
@@ -34,7 +33,9 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes, launch
+from .launch import Call, LaunchConfig, check_maps, check_shapes
+from .plain import Operands, Plain, concatenated
+from .record import Kernel
 
 SLOPE = 0.2
 
@@ -84,7 +85,13 @@ def conv3x3_kernel(
 
 
 def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype, padding: int = 0) -> dict[str, Tensor]:
-    """weight: N x C x 3 x 3; bias: N. ``padding`` channels of zeros are appended to the input's."""
+    """Return the weights as the kernel reads them.
+
+    Args:
+        weight: N x C x 3 x 3.
+        bias: N.
+        padding: channels of zeros that are appended to the input's.
+    """
     if padding:
         weight = F.pad(weight, (0, 0, 0, 0, 0, padding))
     columns = max(8, weight.shape[0])
@@ -95,11 +102,31 @@ def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype, padding: int = 0) -> 
     }
 
 
-def conv3x3_call(channels: int, slabs: int, columns: int, config: Config, add: bool = False) -> Call:
-    """Pointers: stack, weights, bias, out, addend, summed (the last two unused without ``add``). Sizes: H, W."""
+def _conv3x3_plain(given: Operands) -> Plain:
+    channels, slabs, columns = given["C"], given["SLABS"], given["N"]
+    slope, add = given.real("SLOPE"), given["ADD"]
+
+    def run(weight: Tensor, bias: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        y = F.leaky_relu(F.conv2d(concatenated(maps[:slabs]), weight, bias, padding=1), slope)
+        return (y, y + maps[slabs]) if add else (y,)
+
+    rows = given.weight("weights").view(-1, given["N0"] + given["N1"])
+    weight, bias = given.conv_weight(rows, channels * slabs, columns, 3), given.weight("bias")[:columns]
+    addend = [given.map("addend", columns)] if add else []
+    return run, [weight, bias, *given.stack("stack", channels, slabs), *addend]
+
+
+CONV3X3 = Kernel(
+    "conv.conv3x3", conv3x3_kernel, reads="stack addend", weights="weights", biases="bias", writes="out summed",
+    constants="C SLABS N N0 N1 SLOPE ADD", plain=_conv3x3_plain,
+)  # fmt: skip
+
+
+def conv3x3_call(channels: int, slabs: int, columns: int, config: LaunchConfig, add: bool = False) -> Call:
+    """Return a launch; the last two pointers are unused without ``add``."""
     n0, n1 = split_columns(max(8, columns))
     constants = {"C": channels, "SLABS": slabs, "N": columns, "N0": n0, "N1": n1, "SLOPE": SLOPE, "ADD": add}
-    return Call("conv.conv3x3", constants, config)
+    return Call(CONV3X3.name, constants, config)
 
 
 def conv3x3(
@@ -107,10 +134,17 @@ def conv3x3(
     packed: Mapping[str, Tensor],
     columns: int,
     addend: Tensor | None = None,
-    config: Config | None = None,
+    config: LaunchConfig | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """stack: slabs x H x W x C; packed: of :func:`pack`, for ``columns`` outputs; addend: H x W x columns. Returns
-    y and y + addend, both H x W x columns.
+    """Convolve a stack of maps.
+
+    Args:
+        stack: slabs x H x W x C.
+        packed: of :func:`pack`, for ``columns`` outputs.
+        addend: H x W x columns.
+
+    Returns:
+        y and y + addend, both H x W x columns.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -126,32 +160,13 @@ def conv3x3(
     )
     if addend is not None and addend.shape != out.shape:
         raise InputError(f"addend is {tuple(addend.shape)}; it must be {tuple(out.shape)}.")
-    call = conv3x3_call(
-        channels, slabs, columns, config or heuristic("conv.conv3x3", channels), addend is not None
-    )
+    call = conv3x3_call(channels, slabs, columns, config or CONV3X3.config(channels), addend is not None)
     summed = out if addend is None else torch.empty_like(out)
     pointers = [stack, packed["weights"], packed["bias"], out, out if addend is None else addend, summed]
-    launch(conv3x3_kernel, call, pointers, (height, width))
+    CONV3X3.launch(call, pointers, (height, width))
     return out, None if addend is None else summed
 
 
-def reference(
-    stack: Tensor, weight: Tensor, bias: Tensor, addend: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """The same by PyTorch's convolution, in the precision of its arguments."""
-    image = stack.permute(0, 3, 1, 2).flatten(0, 1)[None]
-    y = F.leaky_relu(F.conv2d(image, weight, bias, padding=1), SLOPE)[0].movedim(0, -1).contiguous()
-    return y, None if addend is None else y + addend
-
-
 def flops(height: int, width: int, channels: int, slabs: int, columns: int) -> int:
-    """A multiply-add counted as two."""
+    """Count operations, a multiply-add as two."""
     return 2 * height * width * 9 * channels * slabs * columns
-
-
-def bytes_moved(
-    height: int, width: int, channels: int, slabs: int, columns: int, add: bool = False, itemsize: int = 2
-) -> int:
-    """To and from memory with every map and weight touched once."""
-    maps = channels * slabs + columns * (3 if add else 1)
-    return itemsize * (height * width * maps + 9 * channels * slabs * columns)

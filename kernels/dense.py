@@ -20,9 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import Config, heuristic
 from .gemm import leaky, multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
-from .launch import Call, check_maps, check_shapes, launch
+from .launch import Call, LaunchConfig, check_maps, check_shapes
+from .plain import Operands, Plain, concatenated
+from .record import Kernel
 
 SLOPE = 0.2
 
@@ -65,17 +66,38 @@ def dense1x1_kernel(
 
 
 def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """weight: C x slabs * C x 1 x 1; bias: C."""
+    """Return the weights as the kernel reads them. weight: C x slabs * C x 1 x 1; bias: C."""
     return {"weights": pack_matrix(weight.flatten(1).T).to(dtype).contiguous(), "bias": bias.float()}
 
 
-def dense1x1_call(channels: int, config: Config, add: bool = False, pixel: int = 0) -> Call:
-    """Pointers: stack, weights, bias, addend (unused without ``add``), out. Sizes: H, W, slabs. ``pixel``: elements
-    from one pixel of out to the next where it is a part of wider pixels."""
+def _dense1x1_plain(given: Operands) -> Plain:
+    channels, slabs, slope, add = given["C"], given["SLABS"], given.real("SLOPE"), given["ADD"]
+
+    def run(weight: Tensor, bias: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        y = F.leaky_relu(F.conv2d(concatenated(maps[:slabs]), weight, bias), slope)
+        return (y + maps[slabs] if add else y,)
+
+    weight = given.conv_weight(given.weight("weights").view(-1, channels), channels * slabs, channels, 1)
+    addend = [given.map("addend", channels)] if add else []
+    return run, [weight, given.weight("bias"), *given.stack("stack", channels, slabs), *addend]
+
+
+DENSE1X1 = Kernel(
+    "dense.dense1x1", dense1x1_kernel, reads="stack addend", weights="weights", biases="bias", writes="out",
+    sizes="H W SLABS", constants="C N0 N1 PIXEL SLOPE ADD", plain=_dense1x1_plain,
+)  # fmt: skip
+
+
+def dense1x1_call(channels: int, config: LaunchConfig, add: bool = False, pixel: int = 0) -> Call:
+    """Return a launch; the addend is unused without ``add``.
+
+    Args:
+        pixel: elements from one pixel of out to the next where it is a part of wider pixels.
+    """
     n0, n1 = split_columns(channels)
     constants = {"C": channels, "N0": n0, "N1": n1, "PIXEL": pixel or channels}
     constants |= {"SLOPE": SLOPE, "ADD": add}
-    return Call("dense.dense1x1", constants, config)
+    return Call(DENSE1X1.name, constants, config)
 
 
 def dense1x1(
@@ -84,10 +106,18 @@ def dense1x1(
     slabs: int,
     addend: Tensor | None = None,
     out: Tensor | None = None,
-    config: Config | None = None,
+    config: LaunchConfig | None = None,
 ) -> Tensor:
-    """stack: at least ``slabs`` x H x W x C; packed: of :func:`pack`; addend, out: H x W x C, of which out may be
-    the first channels of wider pixels. Returns ``out``.
+    """Convolve the first maps of a stack.
+
+    Args:
+        stack: at least ``slabs`` x H x W x C.
+        packed: of :func:`pack`.
+        addend: H x W x C.
+        out: H x W x C, a new map by default; it may be the first channels of wider pixels.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -107,29 +137,13 @@ def dense1x1(
         raise InputError(
             "out must be rows of pixels without gaps between rows, in the stack's dtype, beside it."
         )
-    config = config or heuristic("dense.dense1x1", channels)
+    config = config or DENSE1X1.config(channels)
     call = dense1x1_call(channels, config, addend is not None, pixel)
     pointers = [stack, packed["weights"], packed["bias"], out if addend is None else addend, out]
-    launch(dense1x1_kernel, call, pointers, (height, width, slabs))
+    DENSE1X1.launch(call, pointers, (height, width, slabs))
     return out
 
 
-def reference(
-    stack: Tensor, weight: Tensor, bias: Tensor, slabs: int, addend: Tensor | None = None
-) -> Tensor:
-    """The same by PyTorch's convolution, in the precision of its arguments."""
-    image = stack[:slabs].permute(0, 3, 1, 2).flatten(0, 1)[None]
-    y = F.leaky_relu(F.conv2d(image, weight, bias), SLOPE)[0].movedim(0, -1).contiguous()
-    return y if addend is None else y + addend
-
-
 def flops(height: int, width: int, channels: int, slabs: int) -> int:
-    """A multiply-add counted as two."""
+    """Count operations, a multiply-add as two."""
     return 2 * height * width * slabs * channels**2
-
-
-def bytes_moved(
-    height: int, width: int, channels: int, slabs: int, add: bool = False, itemsize: int = 2
-) -> int:
-    """To and from memory with every map and weight touched once."""
-    return itemsize * (height * width * channels * (slabs + 1 + add) + slabs * channels**2)

@@ -1,4 +1,4 @@
-"""What the convolution kernels share: an implicit GEMM over NHWC maps.
+"""The common part of the convolution kernels: an implicit GEMM over NHWC maps.
 
 A convolution is a matrix product: rows are the BM output pixels of a tile, columns the output channels, and the inner
 index k runs over taps and input channels, tap by tap. k is cut into blocks of BLOCK_K without regard to where a tap
@@ -50,7 +50,7 @@ def padded_k(rows: int) -> int:
 
 
 def pack_matrix(rows: Tensor, columns: int | None = None) -> Tensor:
-    """[k, n] with k padded to a multiple of 64, and n to ``columns``, by zeros."""
+    """Return [k, n] with k padded to a multiple of 64, and n to ``columns``, by zeros."""
     k, n = rows.shape
     packed = rows.new_zeros(padded_k(k), columns or n)
     packed[:k, :n] = rows
@@ -58,7 +58,7 @@ def pack_matrix(rows: Tensor, columns: int | None = None) -> Tensor:
 
 
 def taps_first(weight: Tensor) -> Tensor:
-    """A convolution's [out, in, r, r] as [r * r, in, out]."""
+    """Return a convolution's [out, in, r, r] as [r * r, in, out]."""
     out, cin, r, s = weight.shape
     return weight.permute(2, 3, 1, 0).reshape(r * s, cin, out)
 
@@ -70,14 +70,14 @@ def leaky(x, SLOPE: tl.constexpr):
 
 @triton.jit
 def tile_corner(W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
-    """(row, column) where this program's tile begins; tiles cover a map of W columns row by row."""
+    """Return (row, column) where this program's tile begins; tiles cover a map of W columns row by row."""
     across = tl.cdiv(W, TILE_W)
     return tl.program_id(0) // across * TILE_H, tl.program_id(0) % across * TILE_W
 
 
 @triton.jit
 def tile_pixels(W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
-    """(row, column) of every pixel of this program's tile, row by row."""
+    """Return (row, column) of every pixel of this program's tile, row by row."""
     top, left = tile_corner(W, TILE_H, TILE_W)
     m = tl.arange(0, TILE_H * TILE_W)
     return top + m // TILE_W, left + m % TILE_W
@@ -85,14 +85,14 @@ def tile_pixels(W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 @triton.jit
 def inner_taps(tap):
-    """(dy, dx) of the nine taps of a 3x3 window, row by row."""
+    """Return (dy, dx) of the nine taps of a 3x3 window, row by row."""
     return tap // 3 - 1, tap % 3 - 1
 
 
 @triton.jit
 def outer_taps(tap):
-    """(dy, dx) of the sixteen taps that a 5x5 window has around its 3x3: the rows -2 and 2, then the columns -2 and
-    2 of the rows between."""
+    """Return (dy, dx) of the sixteen taps that a 5x5 window has around its 3x3: the rows -2 and 2, then the columns -2
+    and 2 of the rows between."""
     dy = tl.where(tap < 10, tap // 5 * 4 - 2, (tap - 10) // 2 - 1)
     dx = tl.where(tap < 10, tap % 5 - 2, tap % 2 * 4 - 2)
     return dy, dx
@@ -100,8 +100,8 @@ def outer_taps(tap):
 
 @triton.jit
 def patches(x, y, column, dy, dx, offset, live, H, W, PIXEL: tl.constexpr):
-    """[BM, BK]: the values of an NHWC map (PIXEL elements from one pixel to the next) at (y + dy, column + dx), element
-    ``offset`` of the pixel; zero outside the map and where ``live`` is not set."""
+    """Return [BM, BK]: the values of an NHWC map (PIXEL elements from one pixel to the next) at (y + dy, column + dx),
+    element ``offset`` of the pixel; zero outside the map and where ``live`` is not set."""
     ys = y[:, None] + dy[None, :]
     xs = column[:, None] + dx[None, :]
     inside = (ys >= 0) & (ys < H) & (xs >= 0) & (xs < W) & live[None, :]
@@ -110,7 +110,7 @@ def patches(x, y, column, dy, dx, offset, live, H, W, PIXEL: tl.constexpr):
 
 @triton.jit
 def with_bias(acc, bias, FIRST: tl.constexpr, COLUMNS: tl.constexpr):
-    """acc + bias[FIRST : FIRST + COLUMNS]."""
+    """Return acc + bias[FIRST : FIRST + COLUMNS]."""
     return acc + tl.load(bias + FIRST + tl.arange(0, COLUMNS))[None, :]
 
 
@@ -118,7 +118,7 @@ def with_bias(acc, bias, FIRST: tl.constexpr, COLUMNS: tl.constexpr):
 def multiply(
     a, weights, k, acc0, acc1, FIRST: tl.constexpr, COLUMNS: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr
 ):
-    """acc + a @ weights[k, FIRST : FIRST + N0 + N1], in two parts; ``weights`` has COLUMNS columns."""
+    """Return acc + a @ weights[k, FIRST : FIRST + N0 + N1], in two parts; ``weights`` has COLUMNS columns."""
     rows = weights + k[:, None] * COLUMNS + FIRST
     acc0 = tl.dot(a, tl.load(rows + tl.arange(0, N0)[None, :]), acc0, input_precision="ieee")
     if N1 > 0:
@@ -128,7 +128,7 @@ def multiply(
 
 @triton.jit
 def zeros(BM: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr):
-    """Two fp32 accumulators; the second stands for nothing where N1 is 0."""
+    """Return two fp32 accumulators; the second stands for nothing where N1 is 0."""
     acc0 = tl.zeros([BM, N0], tl.float32)
     if N1 > 0:
         return acc0, tl.zeros([BM, N1], tl.float32)

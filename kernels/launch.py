@@ -1,4 +1,4 @@
-"""One launch as data: which kernel, with which constants, over which tiles.
+"""One launch as data: which kernel, with which constants, cut into which tiles.
 
 Plans hold launches in this form, and so do engine files: a program that runs kernels compiled ahead of time needs
 neither Triton nor PyTorch to know a launch's grid and arguments.
@@ -6,55 +6,67 @@ neither Triton nor PyTorch to know a launch's grid and arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..base.errors import InputError
-from .config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Compile-time arguments that a configuration gives.
+TILE = ("TILE_H", "TILE_W", "BLOCK_K")
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """The cut of a launch.
+
+    tile_h, tile_w: output pixels of a program. block_k: taps times channels of one step of the inner loop. All three
+    are powers of two. warps: of a program. stages: loads in flight of the software pipeline.
+    """
+
+    tile_h: int = 8
+    tile_w: int = 16
+    block_k: int = 32
+    warps: int = 4
+    stages: int = 3
+
+
+#: A kernel's name, its channels and the level of the map that its tiles cover, to a configuration.
+Configure: TypeAlias = Callable[[str, int, int], LaunchConfig]
+
 
 @dataclass(frozen=True)
 class Call:
-    """kernel: ``file.function`` of this package, without ``_kernel``.
-    constants: the kernel's compile-time arguments but those of the configuration.
-    planes: programs along the grid's second axis, for kernels that do one thing to several maps.
+    """A launch of a kernel on any memory.
 
-    A kernel's run-time arguments are pointers, then 32-bit sizes, of which the first two are the height and width (in
-    pixels) that the tiles of its grid cover.
+    kernel: the name of its record. constants: its compile-time arguments but those of the configuration. planes:
+    programs along the grid's second axis, for kernels that do one thing to several maps.
     """
 
     kernel: str
     constants: Mapping[str, int | float | bool]
-    config: Config
+    config: LaunchConfig
     planes: int = 1
 
     def grid(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return how many programs cover a map of height x width pixels."""
         return -(-height // self.config.tile_h) * -(-width // self.config.tile_w), self.planes, 1
 
     def compile_time(self) -> dict[str, int | float | bool]:
-        """Every constant by name, the configuration's with the others."""
+        """Return every constant by name, the configuration's with the others."""
         config = self.config
-        tile = {"TILE_H": config.tile_h, "TILE_W": config.tile_w, "BLOCK_K": config.block_k}
-        return {**self.constants, **tile}
-
-
-def launch(kernel: Any, call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
-    """Run a Triton kernel over a map of sizes[0] x sizes[1] pixels."""
-    options = {"num_warps": call.config.warps, "num_stages": call.config.stages}
-    # Said here, since Triton 3.10 changes the default; kernels compiled ahead of time are fused as well.
-    options["enable_fp_fusion"] = True
-    kernel[call.grid(sizes[0], sizes[1])](*pointers, *sizes, **call.compile_time(), **options)
+        tile = config.tile_h, config.tile_w, config.block_k
+        return {**self.constants, **dict(zip(TILE, tile, strict=True))}
 
 
 def check_maps(
     maps: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
 ) -> tuple[int, int, int]:
-    """(height, width, channels) of the first map, after a check that all are H x W x C, contiguous, of one dtype on
-    one device, and that the weights lie there too and are of that dtype or fp32.
+    """Return (height, width, channels) of the first map, after a check that all are H x W x C, contiguous, of one dtype
+    on one device, and that the weights lie there too and are of that dtype or fp32.
 
     Raises:
         InputError: they are not.
@@ -81,7 +93,7 @@ def check_maps(
 
 
 def check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A check that packed weights are as large as a launch reads them.
+    """Check that packed weights are as large as a launch reads them.
 
     Raises:
         InputError: they are not.

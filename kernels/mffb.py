@@ -15,6 +15,7 @@ x, y are H x W x C, m is H x W x 2C, all NHWC (one picture) in fp16, bf16 or fp3
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import Config, heuristic
 from .gemm import (
     inner_taps,
     leaky,
@@ -36,7 +36,9 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes, launch
+from .launch import Call, LaunchConfig, check_maps, check_shapes
+from .plain import Operands, Plain
+from .record import Kernel
 
 SLOPE = 0.2
 
@@ -46,7 +48,7 @@ def _branches(
     x, inner, outer, bias, y, column, H, W,
     C: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, BM: tl.constexpr, BLOCK_K: tl.constexpr, SLOPE: tl.constexpr,
 ):  # fmt: skip
-    """The activated 3x3 and 5x5 branches of x, each N0 + N1 channels, at the pixels (y, column)."""
+    """Return the activated 3x3 and 5x5 branches of x, each N0 + N1 channels, at the pixels (y, column)."""
     N: tl.constexpr = N0 + N1
     a0, a1 = zeros(BM, N0, N1)
     b0, b1 = zeros(BM, N0, N1)
@@ -117,8 +119,11 @@ def stage2_kernel(
 
 
 def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """An MFFB's state dict (``conv_3_1.weight`` ...) as the kernels read it: for each stage the inner taps of both
-    branches beside each other, the outer ones, the biases in fp32; and the 1x1."""
+    """Return an MFFB's state dict (``conv_3_1.weight`` ...) as the kernels read it.
+
+    That is for each stage the inner taps of both branches beside each other, the outer ones, the biases in fp32; and
+    the 1x1.
+    """
     packed: dict[str, Tensor] = {}
     for stage in (1, 2):
         small, large = (state[f"conv_{r}_{stage}.weight"] for r in (3, 5))
@@ -133,63 +138,112 @@ def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in packed.items()}
 
 
-def stage1_call(channels: int, config: Config, slope: float = SLOPE) -> Call:
-    """Pointers: x, inner, outer, bias, m. Sizes: H, W."""
+def _branch_weights(given: Operands, channels: int) -> list[Tensor]:
+    """Return weight and bias of the 3x3 branch, then of the 5x5 one."""
+    bias = given.weight("bias")
+    columns = len(bias) // 2
+    inner = given.weight("inner").view(-1, 2, columns)[: 9 * channels]
+    around = given.weight("outer").view(-1, columns)[: 16 * channels].view(16, channels, columns)
+    large = around.new_zeros(5, 5, channels, columns)
+    large[1:4, 1:4] = inner[:, 1].reshape(3, 3, channels, columns)
+    large[0], large[4] = around[:5], around[5:10]
+    large[1:4, 0], large[1:4, 4] = around[10::2], around[11::2]
+    small = given.conv_weight(inner[:, 0], channels, columns, 3)
+    return [small, bias[:columns], given.laid_out(large.permute(3, 2, 0, 1)), bias[columns:]]
+
+
+def _branch_maps(image: Tensor, slope: float, w3: Tensor, b3: Tensor, w5: Tensor, b5: Tensor) -> Tensor:
+    small = F.leaky_relu(F.conv2d(image, w3, b3, padding=1), slope)
+    large = F.leaky_relu(F.conv2d(image, w5, b5, padding=2), slope)
+    return torch.cat([small, large], 1)
+
+
+def _stage1_plain(given: Operands) -> Plain:
+    channels, slope = given["C"], given.real("SLOPE")
+
+    def run(x: Tensor, *branches: Tensor) -> tuple[Tensor, ...]:
+        return (_branch_maps(x, slope, *branches),)
+
+    return run, [given.map("x", channels), *_branch_weights(given, channels)]
+
+
+def _stage2_plain(given: Operands) -> Plain:
+    channels, slope, rounded = given["C"], given.real("SLOPE"), given.round
+
+    def run(m: Tensor, x: Tensor, last: Tensor, bias: Tensor, *branches: Tensor) -> tuple[Tensor, ...]:
+        return (F.conv2d(rounded(_branch_maps(m, slope, *branches)), last, bias) + x,)
+
+    last = given.conv_weight(given.weight("last").view(-1, channels), 4 * channels, channels, 1)
+    maps = [given.map("m", 2 * channels), given.map("x", channels)]
+    return run, [*maps, last, given.weight("last_bias"), *_branch_weights(given, 2 * channels)]
+
+
+def _stage2_config(channels: int) -> LaunchConfig:
+    if channels > 32:
+        # In blocks of 32, 48 channels take all 255 registers on sm_80 and spill on sm_120; in these they take 178.
+        return LaunchConfig(block_k=16, warps=8, stages=4)
+    # Of three stages, 32 channels spill on sm_100.
+    return LaunchConfig(warps=8, stages=2) if channels == 32 else LaunchConfig()
+
+
+def _branch_columns(constants: Mapping[str, Any]) -> int:
+    return 2 * (int(constants["N0"]) + int(constants["N1"]))
+
+
+STAGE1 = Kernel(
+    "mffb.stage1", stage1_kernel, reads="x", weights="inner outer", biases="bias", writes="m",
+    constants="C N0 N1 SLOPE", plain=_stage1_plain, columns=_branch_columns,
+)  # fmt: skip
+STAGE2 = Kernel(
+    "mffb.stage2", stage2_kernel, reads="m x", weights="inner outer last", biases="bias last_bias", writes="out",
+    constants="C N0 N1 O0 O1 SLOPE", plain=_stage2_plain, config=_stage2_config, columns=_branch_columns,
+)  # fmt: skip
+
+
+def stage1_call(channels: int, config: LaunchConfig, slope: float = SLOPE) -> Call:
+    """Return a launch of stage 1."""
     n0, n1 = split_columns(channels)
-    return Call("mffb.stage1", {"C": channels, "N0": n0, "N1": n1, "SLOPE": slope}, config)
+    return Call(STAGE1.name, {"C": channels, "N0": n0, "N1": n1, "SLOPE": slope}, config)
 
 
-def stage2_call(channels: int, config: Config, slope: float = SLOPE) -> Call:
-    """Pointers: m, x, inner, outer, bias, last, last_bias, out. Sizes: H, W."""
+def stage2_call(channels: int, config: LaunchConfig, slope: float = SLOPE) -> Call:
+    """Return a launch of stage 2."""
     n0, n1 = split_columns(2 * channels)
     o0, o1 = split_columns(channels)
     constants = {"C": channels, "N0": n0, "N1": n1, "O0": o0, "O1": o1, "SLOPE": slope}
-    return Call("mffb.stage2", constants, config)
+    return Call(STAGE2.name, constants, config)
 
 
 def mffb(
     x: Tensor,
     packed: Mapping[str, Tensor],
     slope: float = SLOPE,
-    configs: tuple[Config, Config] | None = None,
+    configs: tuple[LaunchConfig, LaunchConfig] | None = None,
 ) -> Tensor:
-    """Both launches. x: H x W x C; packed: of :func:`pack`, in x's dtype. Returns H x W x C.
+    """Run both launches.
+
+    Args:
+        x: H x W x C.
+        packed: of :func:`pack`, in x's dtype.
+
+    Returns:
+        H x W x C.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernels do not take.
     """
     height, width, channels = check_maps({"x": x}, packed)
     check_shapes(packed, {"last_bias": (channels,)})
-    first, second = configs or (heuristic("mffb.stage1", channels), heuristic("mffb.stage2", channels))
+    first, second = configs or (STAGE1.config(channels), STAGE2.config(channels))
     m = x.new_empty(height, width, 2 * channels)
     pointers = [x, packed["inner1"], packed["outer1"], packed["bias1"], m]
-    launch(stage1_kernel, stage1_call(channels, first, slope), pointers, (height, width))
+    STAGE1.launch(stage1_call(channels, first, slope), pointers, (height, width))
     out = torch.empty_like(x)
     weights = [packed[name] for name in ("inner2", "outer2", "bias2", "last", "last_bias")]
-    launch(stage2_kernel, stage2_call(channels, second, slope), [m, x, *weights, out], (height, width))
+    STAGE2.launch(stage2_call(channels, second, slope), [m, x, *weights, out], (height, width))
     return out
 
 
-def reference(x: Tensor, state: Mapping[str, Tensor], slope: float = SLOPE) -> Tensor:
-    """The same by PyTorch's convolutions, in the precision of its arguments."""
-    image = x.movedim(-1, 0)[None]
-
-    def branch(image: Tensor, size: int, stage: int) -> Tensor:
-        weight, bias = (state[f"conv_{size}_{stage}.{kind}"] for kind in ("weight", "bias"))
-        return F.leaky_relu(F.conv2d(image, weight, bias, padding=size // 2), slope)
-
-    m = torch.cat([branch(image, 3, 1), branch(image, 5, 1)], 1)
-    n = torch.cat([branch(m, 3, 2), branch(m, 5, 2)], 1)
-    y = F.conv2d(n, state["confusion.weight"], state["confusion.bias"]) + image
-    return y[0].movedim(0, -1).contiguous()
-
-
 def flops(height: int, width: int, channels: int) -> tuple[int, int]:
-    """Of the two stages, a multiply-add counted as two."""
+    """Count operations of the two stages, a multiply-add as two."""
     return 2 * height * width * 34 * channels**2, 2 * height * width * 140 * channels**2
-
-
-def bytes_moved(height: int, width: int, channels: int, itemsize: int = 2) -> tuple[int, int]:
-    """Of the two stages, to and from memory with every map and weight touched once."""
-    pixels, weights = height * width * channels * itemsize, channels**2 * itemsize
-    return 3 * pixels + 34 * weights, 4 * pixels + 140 * weights

@@ -26,6 +26,7 @@ chain.py runs 1, 2 or 4 of a scale's convolutions in one launch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,8 +36,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .chain import SLOPE, chain_call, chain_kernel, scratch_elements
-from .config import Config, heuristic
+from .chain import CHAIN, chain_call, scratch_elements
 from .gemm import (
     K_PADDING,
     multiply,
@@ -48,7 +48,9 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes, launch
+from .launch import Call, LaunchConfig, check_maps, check_shapes
+from .plain import Operands, Plain
+from .record import Kernel
 
 #: How the four convolutions of a scale are cut into launches where nothing better is known: nine launches in all.
 DEFAULT_LENGTHS: Mapping[int, tuple[int, ...]] = {8: (4,), 4: (4,), 2: (2, 2), 1: (1, 1, 1, 1)}
@@ -65,7 +67,7 @@ def _share(
     x, weights, bias, out, pixel, inside,
     K: tl.constexpr, C: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """out = x @ weights + bias at some pixels; K is C up to a power of two."""
+    """Write out = x @ weights + bias at some pixels; K is C up to a power of two."""
     a0, a1 = zeros(BM, N0, N1)
     a0, a1 = multiply(x, weights, tl.arange(0, K), a0, a1, 0, C, N0, N1)
     kind = out.dtype.element_ty
@@ -83,7 +85,8 @@ def _pooled(v, BM: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def _square(top, left, H, W, BM: tl.constexpr):
-    """(pixel, inside) of a square tile in Morton order: 4, 16 and 64 neighbours in it are squares in the picture."""
+    """Return (pixel, inside) of a square tile in Morton order: 4, 16 and 64 neighbours in it are squares in the
+    picture."""
     m = tl.arange(0, BM)
     y, column = top + _even_bits(m >> 1), left + _even_bits(m)
     return (y * W + column)[:, None], ((y < H) & (column < W))[:, None]
@@ -113,9 +116,11 @@ def pyramid_kernel(
 
 
 def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """A PFFB's state dict (``scale8.0.0.weight``, ``fusion84.0.weight`` ...) as the kernels read it: ``pyramid`` with
-    the fusions' shares of the finer maps; for every scale k the four convolutions ``chain_k`` and what its last one
-    ends in, ``ending_k``; biases in fp32 beside each."""
+    """Return a PFFB's state dict (``scale8.0.0.weight``, ``fusion84.0.weight`` ...) as the kernels read it.
+
+    That is ``pyramid`` with the fusions' shares of the finer maps; for every scale k the four convolutions ``chain_k``
+    and what its last one ends in, ``ending_k``; biases in fp32 beside each.
+    """
     channels = state["fusion_all.0.bias"].shape[0]
     columns = power_of_two(channels)
 
@@ -148,22 +153,45 @@ def pack(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def pyramid_call(channels: int, config: Config) -> Call:
-    """Pointers: x, pyramid, pyramid_bias, q1, q2, q4, p8. Sizes: H, W. The tile is a square of 16 or 32."""
+def _pyramid_plain(given: Operands) -> Plain:
+    channels = given["C"]
+
+    def run(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        pooled = [x, F.max_pool2d(x, 2), F.max_pool2d(x, 4)]
+        pairs = zip(pooled, weights[::2], weights[1::2], strict=True)
+        return (*(F.conv2d(image, weight, bias) for image, weight, bias in pairs), F.max_pool2d(x, 8))
+
+    shares = given.weight("weights").view(3, given["ROWS"], channels)
+    biases = given.weight("bias").view(3, channels)
+    weights = [given.conv_weight(rows, channels, channels, 1) for rows in shares]
+    return run, [given.map("x", channels), *itertools.chain(*zip(weights, biases, strict=True))]
+
+
+PYRAMID = Kernel(
+    "pffb.pyramid", pyramid_kernel, reads="x", weights="weights", biases="bias", writes="q1 q2 q4 p8",
+    constants="C K N0 N1 ROWS", plain=_pyramid_plain,
+    config=lambda channels: LaunchConfig(16, 16, 32, 4 if channels < 32 else 8, 2), tiles=((16, 16), (32, 32)),
+)  # fmt: skip
+
+
+def pyramid_call(channels: int, config: LaunchConfig) -> Call:
+    """Return a launch; the tile is a square of 16 or 32."""
     n0, n1 = split_columns(channels)
     constants = {"C": channels, "K": power_of_two(channels), "N0": n0, "N1": n1, "ROWS": K_PADDING}
-    return Call("pffb.pyramid", constants, config)
+    return Call(PYRAMID.name, constants, config)
 
 
 def pffb(
     x: Tensor,
     packed: Mapping[str, Tensor],
     lengths: Mapping[int, Sequence[int]] = DEFAULT_LENGTHS,
-    configs: Mapping[str, Config] | None = None,
+    configs: Mapping[str, LaunchConfig] | None = None,
 ) -> Tensor:
-    """All launches. x: H x W x C with H, W >= 8; packed: of :func:`pack`, in x's dtype.
+    """Run all launches.
 
     Args:
+        x: H x W x C with H, W >= 8.
+        packed: of :func:`pack`, in x's dtype.
         lengths: for every scale, how its four convolutions are cut into launches.
         configs: by ``pyramid`` and ``chain``, instead of the usual ones.
 
@@ -178,9 +206,9 @@ def pffb(
         raise InputError(f"The lengths of a scale's launches must add up to 4 convolutions: {dict(lengths)}.")
     sizes = {scale: (height // scale, width // scale) for scale in (1, 2, 4, 8)}
     maps = {scale: x.new_empty(*size, channels) for scale, size in sizes.items()}
-    call = pyramid_call(channels, (configs or {}).get("pyramid") or heuristic("pffb.pyramid", channels))
+    call = pyramid_call(channels, (configs or {}).get("pyramid") or PYRAMID.config(channels))
     pointers = [x, packed["pyramid"], packed["pyramid_bias"], *maps.values()]
-    launch(pyramid_kernel, call, pointers, (height, width))
+    PYRAMID.launch(call, pointers, (height, width))
     shares: dict[int, Tensor] = {}
     out = torch.empty_like(x)
     for scale in (8, 4, 2, 1):
@@ -189,7 +217,7 @@ def pffb(
             last = first + length == 4
             reads = "fusion" if first == 0 and scale < 8 else "map"
             writes = "map" if not last else "sum" if scale == 1 else "shares"
-            config = (configs or {}).get("chain") or heuristic("chain.chain", channels)
+            config = (configs or {}).get("chain") or CHAIN.config(channels)
             exact = not (sizes[scale][0] % 8 or sizes[scale][1] % 8)
             call = chain_call(channels, length, reads, writes, exact, config)
             scratch = x.new_empty(max(1, scratch_elements(call, *sizes[scale])))
@@ -201,41 +229,14 @@ def pffb(
             weights += [packed[f"ending{scale}"], packed["ending1_bias"]]
             coarse = [shares.get(k, to) for k in (2, 4, 8)]
             pointers = [source, shares.get(2 * scale, to), *weights, *coarse, x, to]
-            launch(chain_kernel, call, pointers, sizes[scale])
+            CHAIN.launch(call, pointers, sizes[scale])
             source, first = to, first + length
         shares[scale] = source
     return out
 
 
-def reference(x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    """The same by PyTorch's operators, in the precision of its arguments."""
-    image = x.movedim(-1, 0)[None]
-
-    def conv(image: Tensor, name: str) -> Tensor:
-        weight = state[f"{name}.weight"]
-        return F.leaky_relu(
-            F.conv2d(image, weight, state[f"{name}.bias"], padding=weight.shape[-1] // 2), SLOPE
-        )
-
-    def up(coarse: Tensor, like: Tensor) -> Tensor:
-        return F.interpolate(coarse, size=like.shape[-2:], mode="nearest")
-
-    def chain(image: Tensor, scale: int) -> Tensor:
-        for i in range(4):
-            image = conv(image, f"scale{scale}.{i}.0")
-        return image
-
-    p2, p4, p8 = (F.max_pool2d(image, k, k) for k in (2, 4, 8))
-    s8 = chain(p8, 8)
-    s4 = chain(conv(torch.cat([p4, up(s8, p4)], 1), "fusion84.0"), 4)
-    s2 = chain(conv(torch.cat([p2, up(s4, p2)], 1), "fusion42.0"), 2)
-    s1 = chain(conv(torch.cat([image, up(s2, image)], 1), "fusion21.0"), 1)
-    y = conv(torch.cat([s1, up(s2, image), up(s4, image), up(s8, image)], 1), "fusion_all.0") + image
-    return y[0].movedim(0, -1).contiguous()
-
-
 def flops(height: int, width: int, channels: int) -> dict[str, int]:
-    """By launch group, a multiply-add counted as two: ``pyramid``, ``chain1`` ... ``chain8``."""
+    """Count operations by launch group, a multiply-add as two: ``pyramid``, ``chain1`` ... ``chain8``."""
     pixels = {scale: (height // scale) * (width // scale) for scale in (1, 2, 4, 8)}
     square = 2 * channels**2
     chains = {f"chain{k}": square * n * (36 + (1 if k == 1 else 2)) for k, n in pixels.items()}

@@ -14,9 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import Config, heuristic
 from .gemm import tile_pixels
-from .launch import Call, check_maps, launch
+from .launch import Call, LaunchConfig, check_maps
+from .plain import Operands, Plain
+from .record import Kernel
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -41,13 +42,24 @@ def maximum_kernel(
         tl.store(target + n, largest.to(out.dtype.element_ty), mask=live)
 
 
-def maximum_call(channels: int, config: Config) -> Call:
-    """Pointers: image, out. Sizes: H, W of out."""
-    return Call("pool.maximum", {"C": channels}, config)
+def _maximum_plain(given: Operands) -> Plain:
+    image = given.map("image", given["C"], 2 * given["H"], 2 * given["W"])
+    return lambda image: (F.max_pool2d(image, 2),), [image]
 
 
-def maximum(image: Tensor, config: Config | None = None) -> Tensor:
-    """image: 2H x 2W x C. Returns H x W x C.
+MAXIMUM = Kernel(
+    "pool.maximum", maximum_kernel, reads="image", writes="out", constants="C", plain=_maximum_plain,
+    config=lambda channels: LaunchConfig(8, 16, 16, 4, 1), multiplies=False,
+)  # fmt: skip
+
+
+def maximum_call(channels: int, config: LaunchConfig) -> Call:
+    """Return a launch over the smaller map."""
+    return Call(MAXIMUM.name, {"C": channels}, config)
+
+
+def maximum(image: Tensor, config: LaunchConfig | None = None) -> Tensor:
+    """Halve a map of 2H x 2W x C to H x W x C.
 
     Raises:
         InputError: an odd side, or strides and dtypes that the kernel does not take.
@@ -56,21 +68,11 @@ def maximum(image: Tensor, config: Config | None = None) -> Tensor:
     if height % 2 or width % 2:
         raise InputError(f"A map of {height} x {width} pixels cannot be halved.")
     out = image.new_empty(height // 2, width // 2, channels)
-    call = maximum_call(channels, config or heuristic("pool.maximum", channels))
-    launch(maximum_kernel, call, [image, out], (height // 2, width // 2))
+    call = maximum_call(channels, config or MAXIMUM.config(channels))
+    MAXIMUM.launch(call, [image, out], (height // 2, width // 2))
     return out
-
-
-def reference(image: Tensor) -> Tensor:
-    """The same by PyTorch's pooling."""
-    return F.max_pool2d(image.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0).contiguous()
 
 
 def flops(height: int, width: int, channels: int) -> int:
     """Comparisons, for an output of height x width."""
     return 3 * height * width * channels
-
-
-def bytes_moved(height: int, width: int, channels: int, itemsize: int = 2) -> int:
-    """To and from memory with every pixel touched once, for an output of height x width."""
-    return 5 * height * width * channels * itemsize

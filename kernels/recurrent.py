@@ -1,4 +1,4 @@
-"""3x3 convolutions of recurrent networks, over two maps as if they were concatenated, with what follows them.
+"""The 3x3 convolutions of recurrent networks, over two maps as if they were concatenated, with what follows them.
 
     conv    y = act(conv3x3([first, second]) + b);  y = act'(y + addend)          act, act' are ReLU or nothing
     lstm    i, f, o = sigmoid(conv3x3([x, h]) + b);  g = tanh(conv3x3([x, h]) + b)
@@ -27,7 +27,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import Config, heuristic
 from .gemm import (
     inner_taps,
     multiply,
@@ -40,7 +39,9 @@ from .gemm import (
     with_bias,
     zeros,
 )
-from .launch import Call, check_maps, check_shapes, launch
+from .launch import Call, LaunchConfig, check_maps, check_shapes
+from .plain import Operands, Plain, concatenated
+from .record import Kernel
 
 #: In the order of the packed columns.
 GATES = ("i", "g", "o", "f")
@@ -52,7 +53,7 @@ def _sum(
     C: tl.constexpr, ROW: tl.constexpr, COLUMNS: tl.constexpr, N0: tl.constexpr, N1: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Plus the convolution of one map, whose weights begin at row ROW."""
+    """Add the convolution of one map, whose weights begin at row ROW."""
     for first in range(0, 9 * C, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         dy, dx = inner_taps(k // C)
@@ -109,7 +110,7 @@ def _gate_sums(
     image, weights, y, column, i, g, o, f, H, W,
     C: tl.constexpr, ROW: tl.constexpr, COLUMNS: tl.constexpr, FORGET: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Plus the convolution of one map for every gate; every patch is loaded once."""
+    """Add the convolution of one map for every gate; every patch is loaded once."""
     for first in range(0, 9 * C, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         dy, dx = inner_taps(k // C)
@@ -147,7 +148,7 @@ def lstm_kernel(
 
 
 def _pack(weight: Tensor, parts: Sequence[tuple[int, int]], columns: int) -> Tensor:
-    """The rows of one map after the other. parts: (channels of the weight, channels that its map has) of each."""
+    """Return the rows of one map after the other. parts: (channels of the weight, channels of its map) of each."""
     rows, first = [], 0
     for channels, wide in parts:
         part = F.pad(weight[:, first : first + channels], (0, 0, 0, 0, 0, wide - channels))
@@ -159,8 +160,14 @@ def _pack(weight: Tensor, parts: Sequence[tuple[int, int]], columns: int) -> Ten
 def pack(
     weight: Tensor, bias: Tensor, dtype: torch.dtype, parts: Sequence[tuple[int, int]]
 ) -> dict[str, Tensor]:
-    """weight: N x (channels of all parts) x 3 x 3; bias: N. parts: for each of one or two maps the channels that the
-    weight has for it, and those that its pixels have, of which the others count for nothing."""
+    """Return the weights as the convolution reads them.
+
+    Args:
+        weight: N x (channels of all parts) x 3 x 3.
+        bias: N.
+        parts: for each of one or two maps the channels that the weight has for it, and those that its pixels have, of
+            which the others count for nothing.
+    """
     columns = max(8, weight.shape[0])
     packed = _pack(weight, parts, columns)
     return {
@@ -172,38 +179,109 @@ def pack(
 def pack_gates(
     weights: Mapping[str, Tensor], biases: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """weights: C x 2C x 3 x 3 by the gate's letter; biases: C."""
+    """Return the weights as the LSTM reads them.
+
+    Args:
+        weights: C x 2C x 3 x 3 by the gate's letter.
+        biases: C by the gate's letter.
+    """
     channels = weights["i"].shape[0]
     whole = torch.cat([weights[gate] for gate in GATES])
     bias = torch.cat([biases[gate] for gate in GATES])
     return pack(whole, bias, dtype, [(channels, channels)] * 2)
 
 
+def _operands(given: Operands, first: str, second: str, columns: int, channels: int) -> list[list[Tensor]]:
+    """Return the weights and maps of a convolution over two maps, the second one of so many channels, or none."""
+    rows = given.weight("weights").view(-1, columns)
+    maps, weights = [given.map(first, given["C"])], [given.conv_weight(rows, given["C"], columns, 3)]
+    if channels:
+        maps.append(given.map(second, channels))
+        weights.append(given.conv_weight(rows[given["ROWS"] :], channels, columns, 3))
+    # The kernel sums one map after the other; a network convolves them side by side.
+    return [weights if given.exact else [given.laid_out(concatenated(weights))], maps]
+
+
+def _convolved(weights: Sequence[Tensor], maps: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """Return the convolution of maps, with a weight for each or one for all."""
+    maps = [concatenated(maps)] if len(weights) == 1 else maps
+    y = F.conv2d(maps[0], weights[0], bias, padding=1)
+    for image, weight in zip(maps[1:], weights[1:], strict=True):
+        y = y + F.conv2d(image, weight, padding=1)
+    return y
+
+
+def _conv_plain(given: Operands) -> Plain:
+    pixel, before, add, after = (given[name] for name in ("PIXEL", "BEFORE", "ADD", "AFTER"))
+    weights, maps = _operands(given, "first", "second", given["N0"] + given["N1"], given["C1"])
+    weights = [given.laid_out(weight[:pixel]) for weight in weights]
+    addend = [given.laid_out(given.map("addend", given["ADDED"])[:, :pixel])] if add else []
+    first, last = len(weights), len(weights) + len(maps)
+
+    def run(bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        y = _convolved(rest[:first], rest[first:last], bias)
+        y = y.relu() if before else y
+        y = y + rest[last] if add else y
+        return (y.relu() if after else y,)
+
+    return run, [given.weight("bias")[:pixel], *weights, *maps, *addend]
+
+
+def _lstm_plain(given: Operands) -> Plain:
+    channels, start = given["C"], given["START"]
+    weights, maps = _operands(given, "x", "hidden", 4 * channels, 0 if start else channels)
+    before = [] if start else [given.map("cell", channels)]
+    first, last = len(weights), len(weights) + len(maps)
+
+    def run(bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        i, g, o, f = _convolved(rest[:first], rest[first:last], bias).chunk(len(GATES), 1)
+        cell = i.sigmoid() * g.tanh()
+        cell = cell if start else cell + f.sigmoid() * rest[last]
+        return cell, o.sigmoid() * cell.tanh()
+
+    return run, [given.weight("bias"), *weights, *maps, *before]
+
+
+CONV = Kernel(
+    "recurrent.conv", conv_kernel, reads="first second addend", weights="weights", biases="bias", writes="out",
+    constants="C C1 ROWS N0 N1 PIXEL ADDED ADD BEFORE AFTER", plain=_conv_plain,
+)  # fmt: skip
+# Sums of four gates.
+LSTM = Kernel(
+    "recurrent.lstm", lstm_kernel, reads="x hidden cell", weights="weights", biases="bias", writes="cell out",
+    constants="C ROWS START", plain=_lstm_plain, config=lambda channels: LaunchConfig(warps=8),
+    columns=lambda constants: 4 * int(constants["C"]),
+)  # fmt: skip
+
+
 def conv_call(
     channels: int,
     second: int,
     columns: int,
-    config: Config,
+    config: LaunchConfig,
     *,
     pixel: int = 0,
     added: int = 0,
     before: bool = False,
     after: bool = False,
 ) -> Call:
-    """Pointers: first, second, weights, bias, addend, out (second and addend unused without them). Sizes: H, W.
+    """Return a launch of the convolution; second and addend are unused without them.
 
-    channels, second: of the two maps. pixel: elements from one pixel of out to the next, ``columns`` for 0; added: of
-    the addend, 0 for none. before, after: ReLU before and after the addition.
+    Args:
+        channels, second: of the two maps.
+        pixel: elements from one pixel of out to the next, ``columns`` for 0.
+        added: those of the addend, 0 for none.
+        before, after: ReLU before and after the addition.
     """
     n0, n1 = split_columns(max(8, columns))
     constants = {"C": channels, "C1": second, "ROWS": padded_k(9 * channels), "N0": n0, "N1": n1}
     constants |= {"PIXEL": pixel or columns, "ADDED": added, "ADD": added > 0}
     constants |= {"BEFORE": before, "AFTER": after}
-    return Call("recurrent.conv", constants, config)
+    return Call(CONV.name, constants, config)
 
 
-def lstm_call(channels: int, config: Config, start: bool = False) -> Call:
-    """Pointers: x, hidden, weights, bias, cell, out (hidden unused with ``start``). Sizes: H, W.
+def lstm_call(channels: int, config: LaunchConfig, start: bool = False) -> Call:
+    """Return a launch of the LSTM; hidden is unused with ``start``.
 
     Raises:
         InputError: a number of channels that is no power of two from 8 on.
@@ -211,7 +289,7 @@ def lstm_call(channels: int, config: Config, start: bool = False) -> Call:
     if split_columns(channels)[1]:
         raise InputError(f"The fused LSTM takes 8, 16, 32, ... channels, not {channels}.")
     constants = {"C": channels, "ROWS": padded_k(9 * channels), "START": start}
-    return Call("recurrent.lstm", constants, config)
+    return Call(LSTM.name, constants, config)
 
 
 def conv(
@@ -224,10 +302,17 @@ def conv(
     pixel: int = 0,
     before: bool = False,
     after: bool = False,
-    config: Config | None = None,
+    config: LaunchConfig | None = None,
 ) -> Tensor:
-    """first, second: H x W x C0 and C1; packed: of :func:`pack`; addend: H x W x at least ``columns``. Returns H x W x
-    ``pixel``.
+    """Convolve one or two maps.
+
+    Args:
+        first, second: H x W x C0 and H x W x C1.
+        packed: of :func:`pack`.
+        addend: H x W x at least ``columns``.
+
+    Returns:
+        H x W x ``pixel``.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -248,14 +333,14 @@ def conv(
         channels,
         other,
         columns,
-        config or heuristic("recurrent.conv", channels),
+        config or CONV.config(channels),
         pixel=pixel,
         added=0 if addend is None else addend.shape[2],
         before=before,
         after=after,
     )
     pointers = [first, maps["second"], packed["weights"], packed["bias"], maps["addend"], out]
-    launch(conv_kernel, call, pointers, (height, width))
+    CONV.launch(call, pointers, (height, width))
     return out
 
 
@@ -264,10 +349,17 @@ def lstm(
     hidden: Tensor | None,
     cell: Tensor,
     packed: Mapping[str, Tensor],
-    config: Config | None = None,
+    config: LaunchConfig | None = None,
 ) -> Tensor:
-    """x, hidden, cell: H x W x C, the cell overwritten; packed: of :func:`pack_gates`. Without a hidden state it is the
-    first step, and the cell is not read. Returns the new hidden state.
+    """Make one step of the LSTM.
+
+    Args:
+        x, hidden: H x W x C. Without a hidden state it is the first step, and the cell is not read.
+        cell: H x W x C, overwritten.
+        packed: of :func:`pack_gates`.
+
+    Returns:
+        The new hidden state.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -278,49 +370,16 @@ def lstm(
         raise InputError(f"x, hidden and cell must all be {tuple(x.shape)}.")
     check_shapes(packed, {"weights": (2 * padded_k(9 * channels), 4 * channels), "bias": (4 * channels,)})
     out = torch.empty_like(x)
-    call = lstm_call(channels, config or heuristic("recurrent.lstm", channels), hidden is None)
-    launch(lstm_kernel, call, [x, state, packed["weights"], packed["bias"], cell, out], (height, width))
+    call = lstm_call(channels, config or LSTM.config(channels), hidden is None)
+    LSTM.launch(call, [x, state, packed["weights"], packed["bias"], cell, out], (height, width))
     return out
 
 
-def _conv2d(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    image = torch.cat(list(maps), 2).permute(2, 0, 1)[None]
-    return F.conv2d(image, weight, bias, padding=1)[0].permute(1, 2, 0)
-
-
-def reference(
-    maps: Sequence[Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    addend: Tensor | None = None,
-    before: bool = False,
-    after: bool = False,
-) -> Tensor:
-    """:func:`conv` by PyTorch's operators, in the precision of its arguments; weight: for all channels of the maps."""
-    y = _conv2d(maps, weight, bias)
-    y = y.relu() if before else y
-    y = y if addend is None else y + addend[..., : y.shape[2]]
-    return (y.relu() if after else y).contiguous()
-
-
-def lstm_reference(
-    x: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    weights: Mapping[str, Tensor],
-    biases: Mapping[str, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """(hidden state, cell) of :func:`lstm` by PyTorch's operators, in the precision of its arguments."""
-    sums = {gate: _conv2d([x, hidden], weights[gate], biases[gate]) for gate in GATES}
-    cell = sums["f"].sigmoid() * cell + sums["i"].sigmoid() * sums["g"].tanh()
-    return (sums["o"].sigmoid() * cell.tanh()).contiguous(), cell.contiguous()
-
-
 def flops(height: int, width: int, channels: int, columns: int) -> int:
-    """A multiply-add counted as two. channels: of all maps together; columns: of the LSTM four for every channel."""
+    """Count operations, a multiply-add as two.
+
+    Args:
+        channels: of all maps together.
+        columns: of the LSTM four for every channel.
+    """
     return 2 * height * width * 9 * channels * columns
-
-
-def bytes_moved(height: int, width: int, read: int, written: int, rows: int, itemsize: int = 2) -> int:
-    """To and from memory with every map and weight touched once. read, written: elements of a pixel; rows: weights."""
-    return itemsize * (height * width * (read + written) + rows)

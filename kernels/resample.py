@@ -15,14 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .config import Config, heuristic
 from .gemm import tile_pixels
-from .launch import Call, check_maps, launch
+from .launch import Call, LaunchConfig, check_maps
+from .plain import Operands, Plain
+from .record import Kernel
 
 
 @triton.jit
 def _sources(at, to_size, from_size):
-    """The two source rows (or columns) of output rows, and the share of the second."""
+    """Return the two source rows (or columns) of output rows, and the share of the second."""
     place = tl.maximum((at + 0.5) * (from_size.to(tl.float32) / to_size.to(tl.float32)) - 0.5, 0.0)
     first = tl.minimum(place.to(tl.int32), from_size - 1)
     return first, tl.minimum(first + 1, from_size - 1), place - first
@@ -53,17 +54,39 @@ def bilinear_kernel(
         tl.store(out + (y * W + column)[:, None] * PIXEL + c, value.to(out.dtype.element_ty), mask=live)
 
 
-def bilinear_call(channels: int, slabs: int, config: Config, pixel: int = 0) -> Call:
-    """Pointers: source, out. Sizes: H, W, then the source's. ``pixel``: elements from one pixel of out to the next
-    where it is a part of wider pixels."""
-    return Call("resample.bilinear", {"C": channels, "PIXEL": pixel or channels}, config, planes=slabs)
+def _bilinear_plain(given: Operands) -> Plain:
+    size = given["H"], given["W"]
+    source = given.map("source", given["C"], given["FROM_H"], given["FROM_W"], given.planes)
+    return lambda source: (F.interpolate(source, size, mode="bilinear", align_corners=False),), [source]
+
+
+BILINEAR = Kernel(
+    "resample.bilinear", bilinear_kernel, reads="source", writes="out", sizes="H W FROM_H FROM_W",
+    constants="C PIXEL", plain=_bilinear_plain, config=lambda channels: LaunchConfig(8, 16, 16, 4, 1),
+    multiplies=False,
+)  # fmt: skip
+
+
+def bilinear_call(channels: int, slabs: int, config: LaunchConfig, pixel: int = 0) -> Call:
+    """Return a launch over the new map.
+
+    Args:
+        pixel: elements from one pixel of out to the next where it is a part of wider pixels.
+    """
+    return Call(BILINEAR.name, {"C": channels, "PIXEL": pixel or channels}, config, planes=slabs)
 
 
 def bilinear(
-    source: Tensor, height: int, width: int, out: Tensor | None = None, config: Config | None = None
+    source: Tensor, height: int, width: int, out: Tensor | None = None, config: LaunchConfig | None = None
 ) -> Tensor:
-    """source: slabs x h x w x C. out: slabs x height x width x C; with one slab it may be some channels of wider
-    pixels. Returns ``out``.
+    """Resize a stack of maps.
+
+    Args:
+        source: slabs x h x w x C.
+        out: slabs x height x width x C, new by default; with one slab it may be some channels of wider pixels.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -82,24 +105,11 @@ def bilinear(
         raise InputError(
             "out must be in the source's dtype, beside it, and whole where there are several slabs."
         )
-    call = bilinear_call(channels, slabs, config or heuristic("resample.bilinear", channels), pixel)
-    launch(bilinear_kernel, call, [source, out], (height, width, from_height, from_width))
+    call = bilinear_call(channels, slabs, config or BILINEAR.config(channels), pixel)
+    BILINEAR.launch(call, [source, out], (height, width, from_height, from_width))
     return out
 
 
-def reference(source: Tensor, height: int, width: int) -> Tensor:
-    """The same by PyTorch, in the precision of its argument."""
-    image = F.interpolate(source.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False)
-    return image.permute(0, 2, 3, 1).contiguous()
-
-
 def flops(height: int, width: int, channels: int, slabs: int) -> int:
-    """Two multiplications and an addition for each of three interpolations."""
+    """Count two multiplications and an addition for each of three interpolations."""
     return 9 * height * width * channels * slabs
-
-
-def bytes_moved(
-    size: tuple[int, int], source: tuple[int, int], channels: int, slabs: int, itemsize: int = 2
-) -> int:
-    """To and from memory with every map touched once."""
-    return itemsize * channels * slabs * (size[0] * size[1] + source[0] * source[1])

@@ -17,9 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import Config, heuristic
 from .gemm import multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
-from .launch import Call, check_maps, check_shapes, launch
+from .launch import Call, LaunchConfig, check_maps, check_shapes
+from .plain import Operands, Plain
+from .record import Kernel
 
 _PLACES = 4
 
@@ -55,21 +56,43 @@ def conv_kernel(
 
 
 def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """weight: C x N x 2 x 2, as of ``nn.ConvTranspose2d``; bias: N."""
+    """Return the weights as the kernel reads them. weight: C x N x 2 x 2, as of ``nn.ConvTranspose2d``; bias: N."""
     places = [pack_matrix(weight[:, :, dy, dx]) for dy in (0, 1) for dx in (0, 1)]
     return {"weights": torch.cat(places).to(dtype).contiguous(), "bias": bias.float()}
 
 
-def conv_call(channels: int, columns: int, config: Config, pixel: int = 0) -> Call:
-    """Pointers: image, weights, bias, out. Sizes: H, W of image. pixel: elements from one pixel of out to the next,
-    ``columns`` for 0."""
+def _conv_plain(given: Operands) -> Plain:
+    channels, columns = given["C"], given["N0"] + given["N1"]
+    places = given.weight("weights").view(2, 2, given["ROWS"], columns)[:, :, :channels]
+    arguments = [
+        given.map("image", channels),
+        given.laid_out(places.permute(2, 3, 0, 1)),
+        given.weight("bias"),
+    ]
+    return lambda image, weight, bias: (F.conv_transpose2d(image, weight, bias, stride=2),), arguments
+
+
+CONV = Kernel(
+    "transposed.conv", conv_kernel, reads="image", weights="weights", biases="bias", writes="out",
+    constants="C ROWS N0 N1 PIXEL", plain=_conv_plain,
+)  # fmt: skip
+
+
+def conv_call(channels: int, columns: int, config: LaunchConfig, pixel: int = 0) -> Call:
+    """Return a launch over the smaller map.
+
+    Args:
+        pixel: elements from one pixel of out to the next, ``columns`` for 0.
+    """
     n0, n1 = split_columns(columns)
     constants = {"C": channels, "ROWS": padded_k(channels), "N0": n0, "N1": n1, "PIXEL": pixel or columns}
-    return Call("transposed.conv", constants, config, planes=_PLACES)
+    return Call(CONV.name, constants, config, planes=_PLACES)
 
 
-def conv(image: Tensor, packed: Mapping[str, Tensor], columns: int, config: Config | None = None) -> Tensor:
-    """image: H x W x C; packed: of :func:`pack`. Returns 2H x 2W x columns.
+def conv(
+    image: Tensor, packed: Mapping[str, Tensor], columns: int, config: LaunchConfig | None = None
+) -> Tensor:
+    """Convolve a map of H x W x C, with weights of :func:`pack`, to 2H x 2W x columns.
 
     Raises:
         InputError: shapes, strides, dtypes or devices that the kernel does not take.
@@ -77,22 +100,11 @@ def conv(image: Tensor, packed: Mapping[str, Tensor], columns: int, config: Conf
     height, width, channels = check_maps({"image": image}, packed)
     check_shapes(packed, {"weights": (_PLACES * padded_k(channels), columns), "bias": (columns,)})
     out = image.new_empty(2 * height, 2 * width, columns)
-    call = conv_call(channels, columns, config or heuristic("transposed.conv", channels))
-    launch(conv_kernel, call, [image, packed["weights"], packed["bias"], out], (height, width))
+    call = conv_call(channels, columns, config or CONV.config(channels))
+    CONV.launch(call, [image, packed["weights"], packed["bias"], out], (height, width))
     return out
 
 
-def reference(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same by PyTorch's convolution, in the precision of its arguments."""
-    y = F.conv_transpose2d(image.permute(2, 0, 1)[None], weight, bias, stride=2)
-    return y[0].permute(1, 2, 0).contiguous()
-
-
 def flops(height: int, width: int, channels: int, columns: int) -> int:
-    """For an input of height x width; a multiply-add counted as two."""
+    """Count operations for an input of height x width, a multiply-add as two."""
     return 2 * _PLACES * height * width * channels * columns
-
-
-def bytes_moved(height: int, width: int, channels: int, columns: int, itemsize: int = 2) -> int:
-    """To and from memory with every map and weight touched once, for an input of height x width."""
-    return itemsize * (height * width * (channels + _PLACES * columns) + _PLACES * channels * columns)

@@ -17,15 +17,13 @@ from typing import Any, TypeAlias
 
 from ..base.errors import InputError
 from ..base.files import atomic_write
-from .config import Config, Configure, heuristic
+from .launch import Configure, LaunchConfig
+from .record import find, forms, heuristic
 
 #: Version of the file's form.
 FORMAT = 1
 #: The configurations that come with the package.
 DATA = Path(__file__).with_name("tuned.json")
-
-#: Tiles that the pyramid can have.
-_SQUARES = {(16, 16), (32, 32)}
 
 #: A kernel's name, its channels, the level of the map that its tiles cover.
 Key: TypeAlias = tuple[str, int, int]
@@ -33,13 +31,16 @@ Key: TypeAlias = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """config: how the kernel is cut. heuristic_ms, tuned_ms: device time of one launch, in milliseconds, as the
-    heuristic cuts it and as ``config`` does, from one run in turns; the mean over the launches of a frame."""
+    """A configuration that was measured.
+
+    config: how the kernel is cut. heuristic_ms, tuned_ms: device time of one launch, in milliseconds, as the
+    heuristic cuts it and as ``config`` does, from one run in turns; the mean over the launches of a frame.
+    """
 
     kernel: str
     channels: int
     level: int
-    config: Config
+    config: LaunchConfig
     heuristic_ms: float
     tuned_ms: float
 
@@ -49,7 +50,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Run:
+class TuningRun:
     """Entries that were measured together.
 
     gpu: the GPU's name. target: such as ``sm_90``. precision: of the maps. driver: its release. cuda: the newest that
@@ -71,7 +72,7 @@ class Run:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """What another place's entries are never used for."""
+        """The place that another's entries are never used for."""
         return self.gpu, self.target, self.precision
 
 
@@ -81,7 +82,7 @@ def configure_for(
     precision: str = "fp16",
     path: str | os.PathLike[str] | None = None,
 ) -> Configure:
-    """The configurations for a GPU: those that were measured on it, the heuristic's for all others.
+    """Return the configurations for a GPU: those that were measured on it, the heuristic's for all others.
 
     Args:
         target: such as ``sm_90``.
@@ -91,12 +92,12 @@ def configure_for(
         path: the file, by default the package's.
 
     Returns:
-        :func:`.config.heuristic` itself where nothing was measured.
+        :func:`.record.heuristic` itself where nothing was measured.
 
     Raises:
         InputError: the file is damaged.
     """
-    found: dict[Key, dict[str, Config]] = {}
+    found: dict[Key, dict[str, LaunchConfig]] = {}
     for run in load(path):
         if (run.target, run.precision) == (target, precision) and gpu_name in (None, run.gpu):
             for entry in run.entries:
@@ -105,13 +106,13 @@ def configure_for(
     if not measured:
         return heuristic
 
-    def configure(kernel: str, channels: int, level: int) -> Config:
+    def configure(kernel: str, channels: int, level: int) -> LaunchConfig:
         return measured.get((kernel, channels, level)) or heuristic(kernel, channels, level)
 
     return configure
 
 
-def load(path: str | os.PathLike[str] | None = None) -> tuple[Run, ...]:
+def load(path: str | os.PathLike[str] | None = None) -> tuple[TuningRun, ...]:
     """Everything in a file, by default the package's.
 
     Raises:
@@ -132,7 +133,7 @@ def load(path: str | os.PathLike[str] | None = None) -> tuple[Run, ...]:
         ) from error
 
 
-def merge(runs: Sequence[Run], new: Run, tried: Collection[Key]) -> tuple[Run, ...]:
+def merge(runs: Sequence[TuningRun], new: TuningRun, tried: Collection[Key]) -> tuple[TuningRun, ...]:
     """``runs`` with ``new``, whose GPU and precision lose what they had for the keys that were ``tried``: a key that
     was tried and is not among the new entries is cut best by the heuristic. All else stays as it is."""
     kept = [
@@ -144,7 +145,7 @@ def merge(runs: Sequence[Run], new: Run, tried: Collection[Key]) -> tuple[Run, .
     return tuple(run for run in (*kept, new) if run.entries)
 
 
-def save(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
+def save(runs: Sequence[TuningRun], path: str | os.PathLike[str]) -> None:
     """Write the file, whole or not at all.
 
     Raises:
@@ -155,8 +156,8 @@ def save(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
         temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
-def _run(stored: dict[str, Any]) -> Run:
-    run = Run(**{**stored, "entries": tuple(_entry(entry) for entry in stored["entries"])})
+def _run(stored: dict[str, Any]) -> TuningRun:
+    run = TuningRun(**{**stored, "entries": tuple(_entry(entry) for entry in stored["entries"])})
     for field in fields(run):
         kind = {"height": int, "width": int, "entries": tuple}.get(field.name, str)
         if not isinstance(getattr(run, field.name), kind):
@@ -167,13 +168,14 @@ def _run(stored: dict[str, Any]) -> Run:
 def _entry(stored: dict[str, Any]) -> Entry:
     from .gemm import K_PADDING
 
-    entry = Entry(**{**stored, "config": Config(**stored["config"])})
+    entry = Entry(**{**stored, "config": LaunchConfig(**stored["config"])})
     config = entry.config
     numbers = [config.tile_h, config.tile_w, config.block_k, config.warps]
     powers = all(isinstance(n, int) and n > 0 and not n & (n - 1) for n in numbers)
     fits = powers and config.warps <= 32 and isinstance(config.stages, int) and 1 <= config.stages <= 8
     fits = fits and config.tile_h * config.tile_w <= 1024 and K_PADDING % config.block_k == 0
-    if not fits or (entry.kernel == "pffb.pyramid" and (config.tile_h, config.tile_w) not in _SQUARES):
+    tiles = find(entry.kernel).tiles if entry.kernel in forms() else ()
+    if not fits or (tiles and (config.tile_h, config.tile_w) not in tiles):
         raise ValueError(f"{entry.kernel} cannot be cut by {config}")
     if not isinstance(entry.kernel, str) or not all(
         isinstance(n, int) for n in (entry.channels, entry.level)

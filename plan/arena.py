@@ -1,4 +1,4 @@
-"""Where every buffer of a plan lies in one block of memory: buffers that are never alive together share bytes."""
+"""The places of a plan's buffers in one block of memory: buffers that are never alive together share bytes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class Arena:
-    """offsets: of every buffer, in bytes. size: of the block, in bytes. live: the most bytes that are alive at one
-    step, which no arrangement can go below."""
+    """The arrangement of a plan's buffers for one size of picture.
+
+    offsets: of every buffer, in bytes. size: of the block, in bytes. live: the most bytes that are alive at one
+    step, which no arrangement can go below.
+    """
 
     offsets: tuple[int, ...]
     size: int
@@ -22,7 +25,10 @@ class Arena:
 
 @dataclass(frozen=True)
 class _Life:
-    """first, last: steps. branches: which of the steps that run beside each other touch the buffer."""
+    """The time in which a buffer is needed.
+
+    first, last: steps. branches: which of the steps that run beside each other touch the buffer.
+    """
 
     first: int
     last: int
@@ -35,8 +41,8 @@ class _Life:
 
 
 def lives(plan: Plan) -> list[_Life]:
-    """When every buffer is alive. The picture and the rain layer are so from before the first step to after the last:
-    what fills and reads them stands outside the plan."""
+    """Return when every buffer is alive. The picture and the rain layer are so from before the first step to after the
+    last: what fills and reads them stands outside the plan."""
     forked = range(*fork_and_join(plan))
     touched: list[list[int]] = [[] for _ in plan.buffers]
     for i, step in enumerate(plan.steps):
@@ -54,8 +60,8 @@ def lives(plan: Plan) -> list[_Life]:
 
 
 def fork_and_join(plan: Plan) -> tuple[int, int]:
-    """From which step on branch 1 runs beside branch 0, and the step that waits for all of it: the first one that
-    needs what branch 1 made (the number of steps where none does). (0, 0) without a second branch."""
+    """Return from which step on branch 1 runs beside branch 0, and the step that waits for all of it: the first one
+    that needs what branch 1 made (the number of steps where none does). (0, 0) without a second branch."""
     second = [i for i, step in enumerate(plan.steps) if step.branch == 1]
     if not second:
         return 0, 0
@@ -69,8 +75,8 @@ def fork_and_join(plan: Plan) -> tuple[int, int]:
 
 
 def arrange(plan: Plan, height: int, width: int) -> Arena:
-    """The arena for a picture of height x width: buffers from large to small, each at the lowest place that is free
-    throughout its life."""
+    """Return the arena for a picture of height x width: buffers from large to small, each at the lowest place that is
+    free throughout its life."""
     item = ITEMSIZE[plan.dtype]
     life = lives(plan)
     sizes = [-(-buffer.elements(height, width) * item // ALIGNMENT) * ALIGNMENT for buffer in plan.buffers]

@@ -1,4 +1,4 @@
-"""What every lowering is made with: buffers, packed weights and steps, and the plan of them."""
+"""The parts that every lowering is made with: buffers, packed weights and steps, and the plan of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..kernels.config import Configure
-from ..kernels.launch import Call
+from ..kernels.launch import Call, Configure
 from .memory import DTYPES
 from .program import GRANULARITY, ITEMSIZE, Buffer, Dtype, Plan, Pointer, Size, Step, View, Weight
 
@@ -38,7 +37,7 @@ class Assembly:
     def finished(
         self, image: int, rain: int, *, code: View | None = None, granularity: int = GRANULARITY
     ) -> Plan:
-        """The plan of everything that was put in."""
+        """Return the plan of everything that was put in."""
         return Plan(
             self.dtype,
             tuple(self.buffers),
@@ -53,19 +52,15 @@ class Assembly:
     def buffer(
         self, name: str, level: int, channels: int, slabs: int = 1, tile: tuple[int, int] | None = None
     ) -> View:
-        """A new one, whole."""
+        """Put in a buffer, and return all of it."""
         self.buffers.append(Buffer(name, level, channels, slabs, tile))
         return View(len(self.buffers) - 1)
 
     def weight(
-        self,
-        owner: nn.Module | str,
-        pack: Callable[[], Mapping[str, Tensor]],
-        name: str,
-        first: int = 0,
+        self, owner: nn.Module | str, pack: Callable[[], Mapping[str, Tensor]], name: str, first: int = 0
     ) -> Weight:
-        """A packed tensor's place, from its row ``first`` on. What a module, or a name of another kind, owns is packed
-        and stored once, wherever it is."""
+        """Return a packed tensor's place, from its row ``first`` on. What a module, or a name of another kind, owns is
+        packed and stored once, wherever it is."""
         owner = owner if isinstance(owner, str) else self.names[owner]
         if owner not in self.packed:
             self.packed[owner] = dict(pack())
@@ -105,3 +100,10 @@ class Assembly:
                 self.branch,
             )
         )
+
+
+def parameters_of(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution, alone or before its activation."""
+    convolution = module[0] if isinstance(module, nn.Sequential) else module
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight.detach(), convolution.bias.detach()

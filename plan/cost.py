@@ -1,4 +1,4 @@
-"""How many convolutions of a PFFB's scale one launch takes: a small model of a launch's time on a large GPU.
+"""The number of convolutions of a PFFB's scale that one launch takes: a small model of a launch's time on a large GPU.
 
 Chaining saves launches and traffic, and pays with the halo that every tile makes again. The constants stand for an
 H100-class GPU and are round: they only have to put the cut at the right map size. Configurations that were measured
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
-from ..kernels.chain import MOST_ROWS
-from ..kernels.config import Config, heuristic
+from ..kernels.chain import CHAIN, MOST_ROWS
 from ..kernels.gemm import power_of_two
+from ..kernels.launch import LaunchConfig
 
 #: Seconds that a launch costs inside a CUDA graph.
 LAUNCH = 2.0e-6
@@ -33,18 +33,21 @@ NOMINAL = (512, 512)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Of one scale: lengths of the launches, their configuration, and the seconds that the model expects of all."""
+class ChainCut:
+    """The cut of one scale.
+
+    lengths: of the launches. config: of all. seconds: that the model expects of all.
+    """
 
     lengths: tuple[int, ...]
-    config: Config
+    config: LaunchConfig
     seconds: float
 
 
 def launch_seconds(
-    height: int, width: int, channels: int, length: int, config: Config, itemsize: int
+    height: int, width: int, channels: int, length: int, config: LaunchConfig, itemsize: int
 ) -> float:
-    """Of a chain of ``length`` convolutions over height x width pixels."""
+    """Return the seconds of a chain of ``length`` convolutions over height x width pixels."""
     programs = -(-height // config.tile_h) * -(-width // config.tile_w)
     waves = -(-programs // (PROCESSORS * RESIDENT))
     regions = [(config.tile_h + 2 * halo) * (config.tile_w + 2 * halo) for halo in range(length)]
@@ -56,17 +59,17 @@ def launch_seconds(
 
 
 @lru_cache
-def best_cuts(height: int, width: int, channels: int, itemsize: int = 2) -> dict[int, Cut]:
-    """By scale, the cheapest cuts of a PFFB over height x width pixels within MOST_LAUNCHES launches."""
+def best_cuts(height: int, width: int, channels: int, itemsize: int = 2) -> dict[int, ChainCut]:
+    """Return, by scale, the cheapest cuts of a PFFB over height x width pixels within MOST_LAUNCHES launches."""
     choices = []
     for scale in (8, 4, 2, 1):
         h, w = max(1, height // scale), max(1, width // scale)
         cuts = []
         for lengths in LENGTHS:
             for tile_h, tile_w in TILES:
-                config = replace(heuristic("chain.chain", channels), tile_h=tile_h, tile_w=tile_w)
+                config = replace(CHAIN.config(channels), tile_h=tile_h, tile_w=tile_w)
                 seconds = sum(launch_seconds(h, w, channels, n, config, itemsize) for n in lengths)
-                cuts.append((scale, Cut(lengths, config, seconds)))
+                cuts.append((scale, ChainCut(lengths, config, seconds)))
         choices.append(cuts)
     allowed = (found for found in product(*choices) if sum(len(c.lengths) for _, c in found) < MOST_LAUNCHES)
     return dict(min(allowed, key=lambda found: sum(cut.seconds for _, cut in found)))

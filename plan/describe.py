@@ -7,8 +7,8 @@ from .program import GRANULARITY, ITEMSIZE, Plan, Step
 
 
 def describe(plan: Plan, height: int, width: int) -> str:
-    """A table of the launches for a picture of height x width: GFLOP, MB moved to and from memory with every map and
-    weight touched once, FLOP a byte, programs, tile; and the totals with the memory that the plan takes."""
+    """Return a table of the launches for a picture of height x width: GFLOP, MB moved to and from memory with every map
+    and weight touched once, FLOP a byte, programs, tile; and the totals with the memory that the plan takes."""
     area = height * width / GRANULARITY**2
     head = f"{'step':58}{'kernel':18}{'size':>10}{'GFLOP':>9}{'MB':>9}{'FLOP/B':>8}{'programs':>9}  tile, convolutions"
     lines = [head]

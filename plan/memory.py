@@ -43,7 +43,7 @@ class Memory:
         to[..., 3] = 0
 
     def flat(self, pointer: Pointer) -> Tensor:
-        """The elements from a pointer to the end of its buffer or weight."""
+        """Return the elements from a pointer to the end of its buffer or weight."""
         if isinstance(pointer, Weight):
             part = self._weights[pointer.offset : pointer.offset + pointer.size]
             return part.view(DTYPES[pointer.dtype])
@@ -54,7 +54,7 @@ class Memory:
         return whole[self.plan.offset(pointer, self.height, self.width) :]
 
     def map(self, buffer: int) -> Tensor:
-        """A buffer as slabs x h x w x channels."""
+        """Return a buffer as slabs x h x w x channels."""
         shape = self.plan.buffers[buffer]
         return self.flat(View(buffer)).view(
             shape.slabs, self.height >> shape.level, self.width >> shape.level, shape.channels

@@ -2,8 +2,7 @@
 
 A plan is data: it needs neither PyTorch nor Triton, so an engine file that holds one (and the compiled kernels) runs
 without them. Maps lie at levels: level l has half the height and width of level l - 1, level 0 is the picture. Three
-executors run the same plan: PyTorch's operators (by_torch), Triton (by_triton, on a GPU or in its interpreter) and
-compiled kernels on a GPU.
+executors run the same plan: PyTorch's operators, Triton (on a GPU or in its interpreter) and compiled kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ ITEMSIZE: Mapping[Dtype, int] = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 @dataclass(frozen=True)
 class Buffer:
-    """slabs x h x w x channels elements of the plan's dtype at a level; or, with ``tile``, ``channels`` elements for
-    every tile of that many pixels (the scratch memory of a launch's programs)."""
+    """A map of a plan: slabs x h x w x channels elements of the plan's dtype at a level; or, with ``tile``,
+    ``channels`` elements for every tile of that many pixels (the scratch memory of a launch's programs)."""
 
     name: str
     level: int
@@ -34,7 +33,7 @@ class Buffer:
     tile: tuple[int, int] | None = None
 
     def elements(self, height: int, width: int) -> int:
-        """For a picture of height x width."""
+        """Return the number of elements for a picture of height x width."""
         h, w = height >> self.level, width >> self.level
         if self.tile is not None:
             h, w = -(-h // self.tile[0]), -(-w // self.tile[1])
@@ -87,13 +86,15 @@ class Step:
     branch: int = 0
 
     def touched(self) -> set[int]:
-        """The buffers that it reads or writes."""
+        """Return the buffers that it reads or writes."""
         return {pointer.buffer for pointer in self.pointers if isinstance(pointer, View)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """image: buffer of the rainy picture, h x w x 4 in [0, 1], the fourth channel 0, filled before the first step.
+    """A network as launches.
+
+    image: buffer of the rainy picture, h x w x 4 in [0, 1], the fourth channel 0, filled before the first step.
     rain: buffer of the rain layer, h x w x 3, after the last. code: of the innermost map, where it was asked for.
     weights: every packed weight once.
     granularity: both sides of a picture must be multiples of this.
@@ -109,7 +110,7 @@ class Plan:
     granularity: int = GRANULARITY
 
     def calls(self) -> list[Call]:
-        """Every specialisation once, in the order of first use."""
+        """Return every specialisation once, in the order of first use."""
         found: list[Call] = []
         for step in self.steps:
             if step.call not in found:
@@ -117,13 +118,13 @@ class Plan:
         return found
 
     def size(self, size: Size, height: int, width: int) -> int:
-        """The number that a step's size is for a picture of height x width."""
+        """Return the number that a step's size is for a picture of height x width."""
         if isinstance(size, int):
             return size
         return (height if size[0] == "h" else width) >> int(size[1:])
 
     def offset(self, view: View, height: int, width: int) -> int:
-        """The first element of a view within its buffer."""
+        """Return the first element of a view within its buffer."""
         buffer = self.buffers[view.buffer]
         plane = (height >> buffer.level) * (width >> buffer.level) * buffer.channels
         return view.slab * plane + view.channel

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..base.errors import BundleError
-from ..kernels.config import Config
-from ..kernels.launch import Call
+from ..kernels.launch import Call, LaunchConfig
+from ..kernels.record import forms
 from .arena import arrange
 from .program import GRANULARITY, ITEMSIZE, Buffer, Plan, Pointer, Step, View, Weight
 
@@ -27,37 +27,8 @@ _LONGEST_NAME = 200
 _MOST_WORK = 1 << 60
 
 
-class _Form(NamedTuple):
-    """How a kernel is launched. constants: those that it is never without. pointers: V for a view, W for a weight, in
-    their order. sizes: how many."""
-
-    constants: str
-    pointers: str
-    sizes: int
-
-
-_FORMS: Mapping[str, _Form] = {
-    "mffb.stage1": _Form("C SLOPE", "VWWWV", 2),
-    "mffb.stage2": _Form("C SLOPE", "VVWWWWWV", 2),
-    "pffb.pyramid": _Form("C ROWS", "VWWVVVV", 2),
-    "chain.chain": _Form("C K LENGTH READ ROWS SLOPE WRITE", "VVWWVWWVVVVV", 2),
-    "conv.conv3x3": _Form("ADD C N N0 N1 SLABS SLOPE", "VWWVVV", 2),
-    "dense.dense1x1": _Form("ADD C PIXEL SLOPE", "VWWVV", 3),
-    "resample.bilinear": _Form("C PIXEL", "VV", 4),
-    "recurrent.conv": _Form("ADD ADDED AFTER BEFORE C C1 N0 N1 PIXEL ROWS", "VVWWVV", 2),
-    "recurrent.lstm": _Form("C ROWS START", "VVWWVV", 2),
-    "pool.maximum": _Form("C", "VV", 2),
-    "transposed.conv": _Form("C N0 N1 PIXEL ROWS", "VWWV", 2),
-}
-#: Of the kernels between pictures and maps too, which engine files hold beside their plans.
-_CONSTANTS: Mapping[str, frozenset[str]] = {
-    **{kernel: frozenset(form.constants.split()) for kernel, form in _FORMS.items()},
-    **dict.fromkeys(("pixels.frame_in", "pixels.frame_out"), frozenset({"BGR", "BYTES", "PLANAR"})),
-}
-
-
 def to_json(plan: Plan) -> bytes:
-    """Everything but the weights; the same plan gives the same bytes."""
+    """Return everything but the weights; the same plan gives the same bytes."""
     calls = plan.calls()
     data = {
         "format": FORMAT,
@@ -87,7 +58,7 @@ def to_json(plan: Plan) -> bytes:
 
 
 def from_json(data: bytes, weights: bytes) -> Plan:
-    """The plan of :func:`to_json`.
+    """Return the plan of :func:`to_json`.
 
     Raises:
         BundleError: not such data, a plan that reaches beyond its own buffers and weights, launches what there is no
@@ -131,21 +102,22 @@ def from_json(data: bytes, weights: bytes) -> Plan:
 
 
 def read_call(stored: Mapping[str, Any]) -> Call:
-    """A launch from its fields, of a plan or between pictures and maps.
+    """Return a launch from its fields, of a plan or between frames and maps.
 
     Raises:
         AttributeError, KeyError, TypeError, ValueError: one is missing, of another type, or nothing that a kernel is
             launched with.
     """
-    call = Call(**{**stored, "config": Config(**stored["config"])})
-    if call.kernel not in _CONSTANTS:
+    call = Call(**{**stored, "config": LaunchConfig(**stored["config"])})
+    form = forms().get(call.kernel)
+    if form is None:
         raise ValueError(f"there is no kernel {_short(call.kernel)}")
-    if missing := _CONSTANTS[call.kernel] - call.constants.keys():
+    if missing := form.constants - call.constants.keys():
         raise ValueError(f"{call.kernel} has no {min(missing)}")
     for name, value in call.constants.items():
         if not isinstance(value, int | float) or not abs(value) <= _MOST_ELEMENTS:
             raise ValueError(f"{_short(name)} of {call.kernel} is {_short(value)}")
-    for each in fields(Config):
+    for each in fields(LaunchConfig):
         value = whole(getattr(call.config, each.name), 1, 1024, each.name)
         if value & (value - 1) and each.name != "stages":
             raise ValueError(f"{each.name} is {value}, no power of two")
@@ -162,8 +134,8 @@ def _read_pointer(stored: dict[str, Any]) -> Pointer:
 
 
 def _check(plan: Plan) -> None:
-    """Nothing of a plan may point outside: a kernel would read or write there. Nothing may be out of all proportion:
-    arranging the memory would take for ever."""
+    """Raise ValueError where anything of a plan points outside: a kernel would read or write there. Nothing may be out
+    of all proportion either: arranging the memory would take for ever."""
     if plan.dtype not in ITEMSIZE:
         raise ValueError(f"dtype {plan.dtype!r}")
     if not plan.weights or max(len(plan.buffers), len(plan.steps)) > _MOST:
@@ -198,9 +170,10 @@ def _check_buffer(buffer: Buffer) -> None:
 
 def _check_step(step: Step, plan: Plan) -> None:
     _check_name(step.name)
-    form = _FORMS.get(step.call.kernel)
+    form = forms()[step.call.kernel]
     kinds = "".join("W" if isinstance(pointer, Weight) else "V" for pointer in step.pointers)
-    if form is None or (kinds, len(step.sizes)) != (form.pointers, form.sizes):
+    # Frames are outside of a plan's memory.
+    if form.frames or (kinds, len(step.sizes)) != (form.kinds, len(form.sizes)):
         raise ValueError(f"{len(kinds)} pointers and {len(step.sizes)} sizes for {step.call.kernel}")
     for pointer in step.pointers:
         _check_pointer(pointer, plan)
@@ -239,7 +212,7 @@ def _check_name(name: object) -> None:
 
 
 def whole(value: Any, least: int, most: int, what: str) -> int:
-    """The value, where it is a whole number of that range. Raises ValueError for any other."""
+    """Return the value, where it is a whole number of that range; raise ValueError for any other."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{what} is {_short(value)}")
     return value

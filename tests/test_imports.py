@@ -36,11 +36,11 @@ LIGHT_MODULES = {
         "export.tensorrt",
         "kernels",
         "kernels.aot",
-        "kernels.aot_pool",
-        "kernels.config",
+        "kernels.aot.pool",
     ),
     *(
         "kernels.launch",
+        "kernels.record",
         "models",
         "models.model_file",
         "models.loading",

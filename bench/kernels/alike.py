@@ -7,28 +7,27 @@ noise that its maps hold, by the plan's PyTorch executor on the same memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...plan.program import View
-from .rig import Work
+from .rig import TimedWork
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...kernels.config import Config
     from ...kernels.launch import Call
     from ...kernels.tuned import Key
     from ...plan.memory import Memory
     from ...plan.program import Step
 
-#: Where a chain's scratch memory stands among its pointers.
-_SCRATCH = 4
-
 
 @dataclass
 class Alike:
-    """memory: of their plan. step: one of them. sizes: its run-time sizes. launches: how many a frame has."""
+    """Launches of one specialisation and size.
+
+    memory: of their plan. step: one of them. sizes: its run-time sizes. launches: how many a frame has.
+    """
 
     memory: Memory
     step: Step
@@ -37,22 +36,23 @@ class Alike:
 
     @property
     def key(self) -> Key:
-        """What a configuration is chosen by."""
+        """The kernel, channels and level that a configuration is chosen by."""
         return self.step.call.kernel, int(self.step.call.constants["C"]), int(str(self.step.sizes[0])[1:])
 
     def pointers(self, call: Call) -> list[Tensor]:
-        """The step's memory for ``call``: its own, or itself in another cut, which needs other scratch memory."""
-        from ...kernels import chain
+        """Return the step's memory for ``call``: its own, or with other scratch memory for itself in another cut."""
+        from ...kernels.record import find
 
+        kernel = find(call.kernel)
         found = [self.memory.flat(pointer) for pointer in self.step.pointers]
-        if call.kernel == "chain.chain" and call != self.step.call:
-            room = chain.scratch_elements(call, self.sizes[0], self.sizes[1])
-            found[_SCRATCH] = found[0].new_empty(max(1, room))
+        if kernel.scratch_elements is not None and call != self.step.call:
+            room = kernel.scratch_elements(call, self.sizes[0], self.sizes[1])
+            found[kernel.form.pointers.index(kernel.scratch)] = found[0].new_empty(max(1, room))
         return found
 
 
 def alike(memory: Memory) -> list[Alike]:
-    """The launches of a plan, in the order of first use."""
+    """Return the launches of a plan, in the order of first use."""
     from ...kernels.aot import specialisation
 
     found: dict[tuple, Alike] = {}
@@ -66,29 +66,17 @@ def alike(memory: Memory) -> list[Alike]:
     return list(found.values())
 
 
-def recut(call: Call, config: Config) -> Call:
-    """The same launch in another configuration."""
-    from ...kernels import chain
-
-    if call.kernel != "chain.chain":
-        return replace(call, config=config)
-    constants = call.constants
-    reads, writes = (
-        next(name for name, number in names.items() if number == constants[constant])
-        for names, constant in ((chain.READS, "READ"), (chain.WRITES, "WRITE"))
-    )
-    channels, length = int(constants["C"]), int(constants["LENGTH"])
-    return chain.chain_call(channels, length, reads, writes, bool(constants["EXACT"]), config)
-
-
 class Check:
-    """What a launch must give, within twice the error of the plan's PyTorch executor in the plan's precision around
-    the same in fp32, and the rounding of the result."""
+    """The results that a launch must give, within bounds.
+
+    These are twice the error of the plan's PyTorch executor in the plan's precision around the same in fp32, and the
+    rounding of the result.
+    """
 
     def __init__(self, launches: Alike) -> None:
         import torch
 
-        from ...plan.by_torch import run_call
+        from ...kernels.plain import run_plain
 
         step, memory = launches.step, launches.memory
         generator = torch.Generator(launches.memory.flat(step.pointers[0]).device).manual_seed(0)
@@ -98,8 +86,8 @@ class Check:
         whole = [tensor.to(torch.float32, copy=True) for tensor in pointers]
         half = [tensor.clone() for tensor in pointers]
         with torch.no_grad():
-            run_call(step.call, whole, launches.sizes)
-            run_call(step.call, half, launches.sizes)
+            run_plain(step.call, whole, launches.sizes)
+            run_plain(step.call, half, launches.sizes)
         self._outputs = [pointers[write] for write in step.writes if not _is_scratch(memory, step, write)]
         self._before = [output.clone() for output in self._outputs]
         self._exact, self._allowed = [], []
@@ -110,8 +98,8 @@ class Check:
                 self._exact.append(exact)
                 self._allowed.append(2 * (plain.float() - exact).abs().max() + rounding)
 
-    def passes(self, work: Work) -> bool:
-        """Whether ``work``, which launches it once, gives that. The memory is left as it was found."""
+    def passes(self, work: TimedWork) -> bool:
+        """Return whether ``work``, which launches it once, gives that. The memory is left as it was found."""
         work()
         found = [output.clone() for output in self._outputs]
         for output, before in zip(self._outputs, self._before, strict=True):
@@ -129,5 +117,5 @@ def _is_scratch(memory: Memory, step: Step, write: int) -> bool:
 
 
 def frame_milliseconds(launches: Sequence[Alike], medians: Sequence[float]) -> float:
-    """Of all of them in a frame."""
+    """Return the milliseconds of all of them in a frame."""
     return sum(each.launches * median for each, median in zip(launches, medians, strict=True))

@@ -1,4 +1,4 @@
-"""What a device can do at best, measured: bytes a second of a copy, and operations a second of a matrix product.
+"""The best that a device can do, measured: bytes a second of a copy, and operations a second of a matrix product.
 
 Speeds of kernels mean something beside these, from the same run: data sheets give peaks that no program reaches.
 """
@@ -23,9 +23,12 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Ceilings:
-    """copy_gb_s: gigabytes (10^9) a second, read and written together. matmul_tflop_s: 10^12 operations a second in
+    """The measured limits of a device.
+
+    copy_gb_s: gigabytes (10^9) a second, read and written together. matmul_tflop_s: 10^12 operations a second in
     ``precision``, a multiply-add counted as two. copied_bytes: read by one copy. side: of the square factors. runs:
-    timed ones of each, of which these are the medians. threads: of a CPU, None of a GPU."""
+    timed ones of each, of which these are the medians. threads: of a CPU, None of a GPU.
+    """
 
     device: Literal["cuda", "cpu"]
     precision: Literal["fp16", "bf16", "fp32"]

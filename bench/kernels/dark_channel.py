@@ -89,11 +89,12 @@ def measure(
 def _measure(window: int, size: tuple[int, int], runs: int, threads: int, progress: Progress) -> list[Timing]:
     import torch
 
-    from ...kernels import dark_channel, dark_channel_torch
+    from ...kernels import dark_channel
+    from ...kernels.dark_channel import by_torch
 
     padding = window // 2
     contestants: dict[str, Callable[[Tensor, int, int], Tensor]] = {
-        "nn.MaxPool3d": dark_channel_torch.box_maximum_reference,
+        "nn.MaxPool3d": by_torch.box_maximum_reference,
         "separable": dark_channel.dark_channel_maximum,
     }
     generator = torch.Generator().manual_seed(0)

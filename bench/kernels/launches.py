@@ -7,6 +7,7 @@ GPU's time counts. Beside the speeds stand the ceilings that the GPU reached in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ import numpy as np
 
 from ...base.errors import InputError
 from ...base.progress import Progress, no_progress
-from ...plan.program import GRANULARITY
+from ...kernels.aot.pool import compile_calls, require_compiler
+from ...kernels.tuned import configure_for
+from ...plan.program import GRANULARITY, Dtype
 from .alike import Alike, Check, alike
 from .ceilings import Ceilings, measure_ceilings
-from .plain import plain
-from .rig import Rig, Work
+from .networks import find_networks
+from .rig import Rig, TimedWork, open_rig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +40,8 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Launches of a plan that are alike.
+class LaunchRow:
+    """The figures of launches that are alike.
 
     kernel, channels, level: what a configuration is chosen by. step: the first of them, by the modules' names.
     constants, config: how it is compiled. height, width: of the map that it covers, in pixels. launches: a frame.
@@ -72,18 +75,21 @@ class Row:
 
 @dataclass(frozen=True)
 class LaunchTimes:
-    """rows: in the order of first use. frame_ms: of the plan's launches in one CUDA graph and one stream, the cache
-    cold only before the first; None where not all kernels were measured. runs: timed ones of each. failed: why
-    ``torch.compile`` gave nothing, for the first launch where it did not."""
+    """The figures of a plan's launches.
 
-    rows: tuple[Row, ...]
+    rows: in the order of first use. frame_ms: of the plan's launches in one CUDA graph and one stream, the cache
+    cold only before the first; None where not all kernels were measured. runs: timed ones of each. failed: why
+    ``torch.compile`` gave nothing, for the first launch where it did not.
+    """
+
+    rows: tuple[LaunchRow, ...]
     ceilings: Ceilings
     frame_ms: Times | None
     runs: int
     failed: str | None
 
     def sum_ms(self, name: str) -> float | None:
-        """Of a frame: medians times launches, of ``kernel_ms``, ``eager_ms`` or ``compiled_ms``."""
+        """Return milliseconds of a frame: medians times launches, of ``kernel_ms``, ``eager_ms`` or ``compiled_ms``."""
         times = [(row.launches, getattr(row, name)) for row in self.rows]
         return None if any(t is None for _, t in times) else sum(n * t.median_ms for n, t in times)
 
@@ -103,7 +109,7 @@ def measure_launches(
 
     Args:
         memory: of the plan, on the rig's GPU.
-        compile_calls: as :func:`derain_engine.kernels.aot_pool.compile_calls`.
+        compile_calls: as :func:`derain_engine.kernels.aot.pool.compile_calls`.
         kernels: only these, by name; all without any.
         compiled: also ``torch.compile``, which takes long to choose.
         device: where the ceilings are measured.
@@ -137,8 +143,10 @@ def measure_launches(
 
 def _measure(
     rig: Rig, each: Alike, kernel: Compiled, ceilings: Ceilings, runs: int, compiled: bool
-) -> tuple[Row, str | None]:
+) -> tuple[LaunchRow, str | None]:
     import torch
+
+    from ...kernels.plain import plain
 
     step, memory = each.step, each.memory
     call, pointers = step.call, each.pointers(step.call)
@@ -158,7 +166,7 @@ def _measure(
     flops, moved = step.flops * area, step.map_bytes * area + step.weight_bytes
     seconds = times[0].median_ms / 1000
     name, channels, level = each.key
-    row = Row(
+    row = LaunchRow(
         kernel=name,
         channels=channels,
         level=level,
@@ -182,8 +190,8 @@ def _measure(
     return row, reason
 
 
-def captured(function: Callable[..., object], arguments: Sequence[Tensor]) -> Work:
-    """PyTorch's operators as a CUDA graph, which starts in the current stream."""
+def captured(function: Callable[..., object], arguments: Sequence[Tensor]) -> TimedWork:
+    """Capture PyTorch's operators in a CUDA graph, which starts in the current stream."""
     import torch
 
     cudnn: Any = torch.backends.cudnn
@@ -205,8 +213,8 @@ def captured(function: Callable[..., object], arguments: Sequence[Tensor]) -> Wo
     return graph.replay
 
 
-def _frame(rig: Rig, memory: Memory, by_name: dict[str, Compiled]) -> Work:
-    """The whole plan, launch after launch, as a CUDA graph, for a random picture."""
+def _frame(rig: Rig, memory: Memory, by_name: dict[str, Compiled]) -> TimedWork:
+    """Capture the whole plan, launch after launch, in a CUDA graph, for a random picture."""
     import torch
 
     from ...kernels.aot import specialisation
@@ -234,3 +242,53 @@ def _frame(rig: Rig, memory: Memory, by_name: dict[str, Compiled]) -> Work:
 def _times(milliseconds: np.ndarray) -> Times:
     p5, median, p95 = (float(value) for value in np.percentile(milliseconds, (5, 50, 95)))
     return Times(median, p5, p95)
+
+
+def measure_here(
+    model: str,
+    shape: tuple[int, int],
+    precision: Dtype,
+    *,
+    kernels: Sequence[str],
+    compiled: bool,
+    runs: int,
+    progress: Progress = no_progress,
+    rig: Callable[[], AbstractContextManager[Rig]] = open_rig,
+    compile_calls: Callable[..., list[Compiled]] = compile_calls,
+    device: str = "cuda",
+) -> tuple[LaunchTimes, dict[str, str]]:
+    """Return the figures of a network's launches on this machine's GPU, and what the GPU and its software are.
+
+    Kernels are cut as was measured for this GPU, or as the heuristic cuts them.
+
+    Args:
+        model: a name for :func:`.networks.find_networks`.
+        shape: height and width of the picture, in pixels.
+        rig, compile_calls, device: the GPU, the compiler, and where PyTorch's tensors are on that GPU.
+
+    Raises:
+        BackendUnavailable: no GPU, or no compiler.
+        InputError: an unknown model or kernel, or sides that are no multiples of 32.
+    """
+    import torch
+
+    from ...plan import lower
+    from ...plan.memory import Memory
+
+    require_compiler()
+    (network,) = find_networks([model])
+    with rig() as here:
+        gpu = here.context.gpu
+        configure = configure_for(gpu.target, gpu.name, precision)
+        plan = lower(network, precision, nominal=shape, configure=configure)
+        memory = Memory(plan, *shape, device)
+        result = measure_launches(
+            here,
+            memory,
+            compile_calls=compile_calls,
+            kernels=kernels,
+            runs=runs,
+            compiled=compiled,
+            progress=progress,
+        )
+        return result, {**here.facts(), "torch": torch.__version__}

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def find_networks(names: Sequence[str] = ()) -> list[nn.Module]:
-    """A network for every name: a model file, shipped weights or a preset; with no names, for every preset of SSID-KD.
-    Presets have random weights, which kernels are as fast with as with any.
+    """Return a network for every name: a model file, shipped weights or a preset; with no names, for every preset of
+    SSID-KD. Presets have random weights, which kernels are as fast with as with any.
 
     Raises:
         InputError, CheckpointError: a name of nothing, or a file that is no model.

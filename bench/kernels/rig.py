@@ -28,21 +28,24 @@ if TYPE_CHECKING:
     from ...kernels.aot import Compiled
 
 #: Something that puts work into the rig's stream.
-Work = Callable[[], object]
+TimedWork = Callable[[], object]
 
 _WARM_UP = 3
 _DRIVER_TABLE = Path("/proc/driver/nvidia/version")
 
 
 class Rig:
-    """context: current. stream: where all work goes. cold: twice the GPU's cache."""
+    """A GPU that is ready to time work.
+
+    context: current. stream: where all work goes. cold: twice the GPU's cache.
+    """
 
     def __init__(self, context: Context, stream: Stream, cold_bytes: int) -> None:
         self.context, self.stream = context, stream
         self._cold = DeviceBuffer(context, cold_bytes)
 
-    def launcher(self, kernel: Compiled, pointers: Sequence[Tensor], sizes: Sequence[int]) -> Work:
-        """One launch of a kernel on tensors, which are not kept alive, over ``sizes[0]`` x ``sizes[1]`` pixels.
+    def launcher(self, kernel: Compiled, pointers: Sequence[Tensor], sizes: Sequence[int]) -> TimedWork:
+        """Return one launch of a kernel on tensors, which are not kept alive, over ``sizes[0]`` x ``sizes[1]`` pixels.
 
         Raises:
             BackendUnavailable: the kernel needs more shared memory than this GPU has, or is another GPU's.
@@ -55,12 +58,12 @@ class Rig:
         grid = kernel.call.grid(sizes[0], sizes[1])
         return lambda: launch(function, grid, 32 * kernel.warps, arguments, self.stream)
 
-    def captured(self, work: Work) -> Work:
-        """The same as a CUDA graph, so that the CPU's time to launch it is not measured."""
+    def captured(self, work: TimedWork) -> TimedWork:
+        """Return the same as a CUDA graph, so that the CPU's time to launch it is not measured."""
         graph = Graph(self.stream, work)
         return lambda: graph.launch(self.stream)
 
-    def time(self, works: Sequence[Work], runs: int) -> np.ndarray:
+    def time(self, works: Sequence[TimedWork], runs: int) -> np.ndarray:
         """Milliseconds of every work, len(works) x runs. They take turns, so that a GPU that slows down slows all,
         and before each twice the size of the GPU's cache is written, so that it finds nothing there."""
         for work in works:
@@ -86,7 +89,7 @@ class Rig:
         return np.array(times).reshape(runs, len(works)).T
 
     def facts(self) -> dict[str, str]:
-        """The GPU's name and target, the driver's release, the newest CUDA that it speaks, Triton's version."""
+        """Return the GPU's name and target, the driver's release, the newest CUDA that it speaks, Triton's version."""
         import triton
 
         gpu = self.context.gpu
@@ -100,7 +103,7 @@ class Rig:
 
 
 def unavailable() -> str | None:
-    """Why kernels cannot be measured on a GPU here, or None where they can."""
+    """Return why kernels cannot be measured on a GPU here, or None where they can."""
     import torch
 
     if (reason := driver.unavailable()) is not None:
@@ -112,7 +115,7 @@ def unavailable() -> str | None:
 
 @contextlib.contextmanager
 def open_rig() -> Iterator[Rig]:
-    """This machine's first GPU. Meanwhile PyTorch works in the rig's stream, and convolves fp32 without TF32.
+    """Open this machine's first GPU. Meanwhile PyTorch works in the rig's stream, and convolves fp32 without TF32.
 
     Raises:
         BackendUnavailable: as :func:`unavailable`.

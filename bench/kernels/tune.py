@@ -1,4 +1,4 @@
-"""Which configuration of a kernel is fastest on this GPU, for every kernel, number of channels and level of networks.
+"""The search for the fastest configuration on this GPU, for every kernel, number of channels and level of networks.
 
 All candidates are compiled first, side by side, in the order of what their kernels cost a frame; those that do not
 compile or that spill are left out. Then, kernel by kernel, each is launched as deployed engines launch it, compared
@@ -11,21 +11,29 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from ...base import files
 from ...base.errors import DerainError, InputError, VerificationError
 from ...base.progress import Progress, no_progress
-from .alike import Alike, Check, alike, frame_milliseconds, recut
+from ...kernels import tuned
+from ...kernels.aot.pool import compile_each
+from ...kernels.record import find
+from ...plan import Dtype
+from .alike import Alike, Check, alike, frame_milliseconds
 from .candidates import candidates
-from .rig import Rig, Work
+from .networks import find_networks
+from .rig import Rig, TimedWork, open_rig
 
 if TYPE_CHECKING:
     from ...kernels.aot import Compiled
-    from ...kernels.config import Config
-    from ...kernels.launch import Call
+    from ...kernels.launch import Call, LaunchConfig
     from ...kernels.tuned import Key
     from ...plan.memory import Memory
 
@@ -37,15 +45,15 @@ GAIN = 0.02
 #: Of the budget, at most this is spent on compiling.
 _COMPILING = 0.6
 
-#: As :func:`derain_engine.kernels.aot_pool.compile_each`.
-Compile: TypeAlias = Callable[
+#: As :func:`derain_engine.kernels.aot.pool.compile_each`.
+CompileEach: TypeAlias = Callable[
     [Iterable[tuple["Call", str]], str], Generator[tuple["Call", str, "Compiled | DerainError"], None, None]
 ]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What became of one key.
+    """The outcome for one key.
 
     launches: of it, in one frame of every network. config: the fastest; None where that is how it was cut before.
     heuristic_ms, tuned_ms: of one launch, the mean over ``launches``; both of the second round where there was one.
@@ -55,12 +63,12 @@ class Tuned:
 
     key: Key
     launches: int
-    config: Config | None
+    config: LaunchConfig | None
     heuristic_ms: float
     tuned_ms: float
     tried: int
     failed: int
-    wrong: tuple[Config, ...]
+    wrong: tuple[LaunchConfig, ...]
 
 
 @dataclass
@@ -86,10 +94,10 @@ def tune(
     *,
     kernels: Sequence[str] = (),
     budget: float,
-    compile_each: Compile,
+    compile_each: CompileEach,
     progress: Progress = no_progress,
 ) -> Generator[Tuned, None, None]:
-    """One result for every key, those that cost a frame most first.
+    """Yield one result for every key, those that cost a frame most first.
 
     Args:
         memories: of the networks' plans, on the rig's GPU.
@@ -130,9 +138,9 @@ def tune(
 
 
 class _Bench:
-    """What is compiled so far, and how it is timed."""
+    """The kernels compiled so far, and how they are timed."""
 
-    def __init__(self, rig: Rig, dtype: str, compile_each: Compile, progress: Progress) -> None:
+    def __init__(self, rig: Rig, dtype: str, compile_each: CompileEach, progress: Progress) -> None:
         self.rig, self.dtype, self.progress = rig, dtype, progress
         self._compile_each = compile_each
         self._compiled: dict[str, Compiled] = {}
@@ -140,7 +148,7 @@ class _Bench:
         self._asked: set[str] = set()
 
     def weigh(self, tasks: Sequence[_Task]) -> None:
-        """Compile and check what is in use, and note what every task costs a frame."""
+        """CompileEach and check what is in use, and note what every task costs a frame."""
         from ...kernels.aot import specialisation
 
         calls = [each.step.call for task in tasks for each in task.launches]
@@ -161,12 +169,12 @@ class _Bench:
             task.weight = frame_milliseconds(task.launches, list(medians))
 
     def compile_candidates(
-        self, order: Sequence[_Task], configs: dict[Key, list[Config]], deadline: float
+        self, order: Sequence[_Task], configs: dict[Key, list[LaunchConfig]], deadline: float
     ) -> None:
         from ...kernels.aot import specialisation
 
         calls = [
-            recut(each.step.call, config)
+            find(each.step.call.kernel).recut(each.step.call, config)
             for task in order
             for config in configs[task.key]
             for each in task.launches
@@ -176,13 +184,14 @@ class _Bench:
             if not isinstance(answer, DerainError) and not answer.spilled and answer.shared <= most:
                 self._compiled[specialisation(answer.call)] = answer
 
-    def settle(self, task: _Task, configs: Sequence[Config]) -> Tuned:
+    def settle(self, task: _Task, configs: Sequence[LaunchConfig]) -> Tuned:
         """Time what was compiled of a task's candidates, and choose."""
+        kernel = find(task.key[0])
         before = [self._launcher(each, self._kernel(each.step.call)) for each in task.launches]
-        ready: dict[Config, list[Work]] = {}
+        ready: dict[LaunchConfig, list[TimedWork]] = {}
         failed = 0
         for config in configs:
-            calls = [recut(each.step.call, config) for each in task.launches]
+            calls = [kernel.recut(each.step.call, config) for each in task.launches]
             if all(call == each.step.call for call, each in zip(calls, task.launches, strict=True)):
                 continue
             state = self._state(calls)
@@ -222,9 +231,9 @@ class _Bench:
         )
 
     def _milliseconds(
-        self, task: _Task, contestants: Sequence[Sequence[Work]], runs: int, parts: int = 1
+        self, task: _Task, contestants: Sequence[Sequence[TimedWork]], runs: int, parts: int = 1
     ) -> np.ndarray:
-        """Of a frame, parts x contestants: the runs in so many parts."""
+        """Return the milliseconds of a frame, parts x contestants: the runs in so many parts."""
         works = [work for works in contestants for work in works]
         times = self.rig.time(works, runs).reshape(len(contestants), len(task.launches), parts, -1)
         counts = np.array([each.launches for each in task.launches])
@@ -233,7 +242,7 @@ class _Bench:
     def _compile(
         self, calls: Sequence[Call], stage: str, deadline: float = float("inf")
     ) -> Generator[Compiled | DerainError, None, None]:
-        """What became of every specialisation that is not compiled yet, until the deadline."""
+        """Yield what became of every specialisation that is not compiled yet, until the deadline."""
         from ...kernels.aot import distinct, specialisation
 
         target, began = self.rig.context.gpu.target, time.monotonic()
@@ -250,7 +259,7 @@ class _Bench:
                     return
 
     def _state(self, calls: Sequence[Call]) -> bool | None:
-        """True: all are compiled. False: one of them cannot be used. None: there was no time for them."""
+        """Return True where all are compiled, False where one of them cannot be used, None where there was no time."""
         from ...kernels.aot import specialisation
 
         names = [specialisation(call) for call in calls]
@@ -264,7 +273,7 @@ class _Bench:
         # A specialisation is compiled once for all its grids.
         return replace(self._compiled[specialisation(call)], call=call)
 
-    def _launcher(self, each: Alike, kernel: Compiled) -> Work:
+    def _launcher(self, each: Alike, kernel: Compiled) -> TimedWork:
         pointers = each.pointers(kernel.call)
         work = self.rig.launcher(kernel, pointers, each.sizes)
 
@@ -272,3 +281,97 @@ class _Bench:
             work()
 
         return run
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """A wish to tune.
+
+    models: names for :func:`.networks.find_networks`. shape: height and width of the picture in pixels. kernels,
+    budget: as for :func:`tune`. output: the file, the package's where it is None. command: for the record.
+    """
+
+    models: tuple[str, ...]
+    precision: Dtype
+    shape: tuple[int, int]
+    kernels: tuple[str, ...]
+    budget: float
+    output: Path | None
+    command: str
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The outcome of tuning.
+
+    results: of every kernel. run: what was written of it. path: where.
+    """
+
+    results: tuple[Tuned, ...]
+    run: tuned.TuningRun
+    path: Path
+
+
+def tune_here(
+    request: TuningRequest,
+    progress: Progress = no_progress,
+    *,
+    rig: Callable[[], AbstractContextManager[Rig]] = open_rig,
+    compile_each: CompileEach = compile_each,
+    device: str = "cuda",
+) -> TuningResult:
+    """Tune, and write what gains as soon as it is found.
+
+    Args:
+        rig, compile_each, device: the GPU, the compiler, and where PyTorch's tensors are on that GPU.
+
+    Raises:
+        InputError: the file cannot be written or is damaged, or the networks have none of the kernels.
+        BackendUnavailable: no GPU.
+    """
+    from ...plan import lower
+    from ...plan.memory import Memory
+
+    path = request.output or tuned.DATA
+    try:
+        files.require_writable(path)
+    except InputError as error:
+        if request.output is not None:
+            raise
+        raise InputError(f"{error} Name a file to write with --out.") from error
+    before = tuned.load(path) if path.exists() else ()
+    networks = find_networks(request.models)
+    with rig() as here:
+        # As the heuristic cuts them, whatever was measured before: gains are over that.
+        plans = [lower(network, request.precision, nominal=request.shape) for network in networks]
+        memories = [Memory(plan, *request.shape, device) for plan in plans]
+        facts = here.facts()
+        run = tuned.TuningRun(
+            gpu=facts["gpu"],
+            target=facts["target"],
+            precision=request.precision,
+            driver=facts["driver"],
+            cuda=facts["cuda"],
+            triton=facts["triton"],
+            height=request.shape[0],
+            width=request.shape[1],
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            command=request.command,
+        )
+        results: list[Tuned] = []
+        for result in tune(
+            here,
+            memories,
+            kernels=request.kernels,
+            budget=request.budget,
+            compile_each=compile_each,
+            progress=progress,
+        ):
+            results.append(result)
+            if result.config is not None:
+                entry = tuned.Entry(*result.key, result.config, result.heuristic_ms, result.tuned_ms)
+                run = replace(run, entries=(*run.entries, entry))
+            tried = {each.key for each in results if each.tried > 1}
+            if (after := tuned.merge(before, run, tried)) != before:
+                tuned.save(after, path)
+    return TuningResult(tuple(results), run, path)

@@ -17,7 +17,7 @@ from ..terminal import note, say, show_table
 from ..values import Size, frame_size
 
 if TYPE_CHECKING:
-    from ...bench.kernels.launches import LaunchTimes, Row, Times
+    from ...bench.kernels.launches import LaunchRow, LaunchTimes, Times
 
 EXAMPLES = """Examples:
 
@@ -35,8 +35,7 @@ def bench_kernels(
         typer.Option(help="What to measure on.", show_default="the GPU where there is one"),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="GPU: a model file, shipped weights or a preset.", show_default="sid"),
+        str | None, typer.Option(help="GPU: a model file, shipped weights or a preset.", show_default="sid")
     ] = None,
     shape: Annotated[
         Size | None,
@@ -148,7 +147,7 @@ def _bench_gpu(
     as_json: bool,
 ) -> None:
     from ...base.errors import VerificationError
-    from ...bench.kernels.launches_here import measure_here
+    from ...bench.kernels.launches import measure_here
 
     with progress_bar() as progress:
         result, facts = measure_here(
@@ -204,7 +203,7 @@ def _show(result: LaunchTimes, about: dict[str, Any]) -> None:
 _SUMS = (("derain-engine", "kernel_ms"), ("PyTorch eager", "eager_ms"), ("torch.compile", "compiled_ms"))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: LaunchRow) -> list[str]:
     def median(times: Times | None) -> str:
         return "" if times is None else f"{times.median_ms:.4f}"
 

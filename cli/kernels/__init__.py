@@ -1,4 +1,4 @@
-"""``kernels``: the GPU kernels, prepared."""
+"""The verbs of ``kernels``: the GPU kernels, prepared."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from .tune import EXAMPLES, kernels_tune
 
 if TYPE_CHECKING:
     from ...kernels.aot import Compiled
-    from ...kernels.config import Configure
-    from ...kernels.launch import Call
+    from ...kernels.launch import Call, Configure
 
 _EXAMPLES = """Examples:
 
@@ -75,7 +74,7 @@ def _compile(
     from ...bench.kernels.networks import find_networks
     from ...device import driver
     from ...kernels.aot import make_folder, parse_targets, picture_calls, video_calls, write_cubins
-    from ...kernels.aot_pool import compile_calls, require_compiler
+    from ...kernels.aot.pool import compile_calls, require_compiler
     from ...kernels.tuned import configure_for
     from ...plan import lower
 
@@ -136,7 +135,7 @@ def _show(kernels: Sequence[Compiled], precision: str) -> None:
 
 
 def _described(call: Call) -> str:
-    """A call on one line, without the constants that follow from others."""
+    """Return a call on one line, without the constants that follow from others."""
     words = [call.kernel]
     for name, value in call.constants.items():
         if name not in _DERIVED and value is not False:

@@ -72,15 +72,15 @@ def kernels_tune(
     """
     from ...base.errors import BackendUnavailable
     from ...bench.kernels.rig import unavailable
-    from ...kernels.aot_pool import require_compiler
+    from ...kernels.aot.pool import require_compiler
 
     require_compiler()
     if (reason := unavailable()) is not None:
         raise BackendUnavailable(reason)
-    from ...bench.kernels.tune_here import Request, tune_here
+    from ...bench.kernels.tune import TuningRequest, tune_here
 
     with progress_bar() as progress:
-        request = Request(
+        request = TuningRequest(
             models=tuple(models or ()),
             precision=precision,
             shape=shape or (512, 512),

@@ -20,8 +20,8 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from ...base.errors import BuildError, InputError
 from ...base.progress import Progress, no_progress
 from ...kernels import mffb
-from ...kernels.aot_pool import compile_calls
-from ...kernels.config import heuristic
+from ...kernels.aot.pool import compile_calls
+from ...kernels.record import heuristic
 from ..free_sizes import drop_unused
 from .plugin import NAMESPACE, Plugin, make_plugin
 

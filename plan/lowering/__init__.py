@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ...base.errors import BuildError
-from ...kernels.config import Configure, heuristic
+from ...kernels.launch import Configure
+from ...kernels.record import heuristic
 from ...models.prenet import PReNet, VRGNetDerainer
 from ...models.semi_derain_gan import SemiDerainGAN
 from ...models.ssid_kd import SSIDKD
@@ -24,7 +25,7 @@ def lower(
     code: bool = False,
     configure: Configure = heuristic,
 ) -> Plan:
-    """The launches of a network for pictures of any size that is a multiple of the plan's granularity.
+    """Return the launches of a network for pictures of any size that is a multiple of the plan's granularity.
 
     Args:
         nominal: height and width that launches are cut for; the plan runs at any size.

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError
 from ...kernels import recurrent
-from ...kernels.config import Configure
+from ...kernels.launch import Configure
 from ...models.prenet import WIDTH, PReNet, VRGNetDerainer
-from ..assembly import Assembly
+from ..assembly import Assembly, parameters_of
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, View
+from .lstm import lower_lstm
 
 #: Elements of a pixel of the picture and of estimates: three colours and one of zeros, so that a pixel is read at once.
 _PIXEL = 4
@@ -21,7 +22,8 @@ _AREA = GRANULARITY**2
 def lower_prenet(
     network: PReNet | VRGNetDerainer, dtype: Dtype, *, configure: Configure, code: bool = False
 ) -> Plan:
-    """The launches of a network for pictures of any size. code: keep the last features (``Plan.code``) to compare them.
+    """Return the launches of a network for pictures of any size. code: keep the last features (``Plan.code``) to
+    compare them.
 
     Raises:
         BuildError: a network with a GRU, which the fused kernels do not know.
@@ -29,10 +31,12 @@ def lower_prenet(
     plain = network.derainet if isinstance(network, VRGNetDerainer) else network
     if plain.variant.recurrence == "gru":
         raise BuildError("The fused kernels have an LSTM and no GRU; build with another backend.")
-    return _Lowering(plain, dtype, configure).plan(code)
+    return PReNetLowering(plain, dtype, configure).plan(code)
 
 
-class _Lowering(Assembly):
+class PReNetLowering(Assembly):
+    """The plan of a network of this family in the making."""
+
     def __init__(self, network: PReNet, dtype: Dtype, configure: Configure) -> None:
         super().__init__(network, dtype, configure)
         self.network = network
@@ -41,15 +45,17 @@ class _Lowering(Assembly):
         network, variant = self.network, self.network.variant
         image = estimate = self.buffer("image", 0, _PIXEL)
         rain = self.buffer("rain", 0, 3)
-        cell = self.buffer("cell", 0, WIDTH) if variant.recurrence == "lstm" else image
+        recurs = variant.recurrence == "lstm"
+        cell = self.buffer("cell", 0, WIDTH) if recurs else image
+        gates = {gate: network.get_submodule(f"conv_{gate}") for gate in recurrent.GATES if recurs}
         hidden: View | None = None
         x = image
         for stage in range(network.config.stages):
             name = f"stage{stage}"
             seen = [image, estimate] if variant.sees_rain else [estimate]
             x = self._conv(f"{name}.conv0", network.conv0, seen, before=True)
-            if variant.recurrence == "lstm":
-                x = hidden = self._lstm(name, x, hidden, cell)
+            if recurs:
+                x = hidden = lower_lstm(self, name, gates, x, hidden, cell)
             for number, block in enumerate(network.blocks(), 1):
                 inner, outer = block.get_submodule("0"), block.get_submodule("2")
                 y = self._conv(f"{name}.block{number}.0", inner, [x], before=True)
@@ -76,8 +82,8 @@ class _Lowering(Assembly):
         after: bool = False,
         negative: bool = False,
     ) -> View:
-        """A convolution over one or two maps; to: of a picture's three colours where it is given."""
-        weight, bias = _parameters(module)
+        """Put in a convolution over one or two maps; to: of a picture's three colours where it is given."""
+        weight, bias = parameters_of(module)
         if to is not None:
             weight, bias = weight[:3], bias[:3]
         wide = [self.buffers[view.buffer].channels for view in maps]
@@ -110,28 +116,3 @@ class _Lowering(Assembly):
             name, call, [*pointers, addend or out, out], 0, (5,), flops, _AREA * (sum(wide) + pixel + added)
         )
         return out
-
-    def _lstm(self, stage: str, x: View, hidden: View | None, cell: View) -> View:
-        gates = {gate: _parameters(self.network.get_submodule(f"conv_{gate}")) for gate in recurrent.GATES}
-
-        def pack() -> dict[str, Tensor]:
-            weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
-            return recurrent.pack_gates(weights, biases, DTYPES[self.dtype])
-
-        start = hidden is None
-        out = self.buffer("hidden", 0, WIDTH)
-        call = recurrent.lstm_call(WIDTH, self.configure("recurrent.lstm", WIDTH, 0), start)
-        pointers = [x, hidden or x, self.weight("gates", pack, "weights"), self.weight("gates", pack, "bias")]
-        flops = recurrent.flops(
-            GRANULARITY, GRANULARITY, WIDTH if start else 2 * WIDTH, (3 if start else 4) * WIDTH
-        )
-        moved = _AREA * WIDTH * (3 if start else 5)
-        self.step(f"{stage}.lstm", call, [*pointers, cell, out], 0, (4, 5), flops, moved)
-        return out
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution, alone or before its activation."""
-    convolution = module[0] if isinstance(module, nn.Sequential) else module
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-    return convolution.weight.detach(), convolution.bias.detach()

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError, InputError
 from ...kernels import pool, recurrent, transposed
-from ...kernels.config import Configure
+from ...kernels.launch import Configure
 from ...models.semi_derain_gan import SemiDerainGAN
-from ..assembly import Assembly
+from ..assembly import Assembly, parameters_of
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, View
+from .lstm import lower_lstm
 
 #: Elements of a pixel of the picture (three colours and one of zeros) and of a mask (one and three of zeros).
 _PIXEL = 4
@@ -27,19 +28,21 @@ _FIRST_MASK = 0.5
 def lower_semi_derain_gan(
     network: SemiDerainGAN, dtype: Dtype, *, configure: Configure, code: bool = False
 ) -> Plan:
-    """The launches of a network for pictures whose sides its U-Net halves evenly. code: keep the innermost map
+    """Return the launches of a network for pictures whose sides its U-Net halves evenly. code: keep the innermost map
     (``Plan.code``) to compare it.
 
     Raises:
         BuildError: a width that the fused kernels do not know.
     """
     try:
-        return _Lowering(network, dtype, configure).plan(code)
+        return SemiDerainGANLowering(network, dtype, configure).plan(code)
     except InputError as error:
         raise BuildError(str(error)) from error
 
 
-class _Lowering(Assembly):
+class SemiDerainGANLowering(Assembly):
+    """The plan of a Semi-DerainGAN in the making."""
+
     def __init__(self, network: SemiDerainGAN, dtype: Dtype, configure: Configure) -> None:
         super().__init__(network, dtype, configure)
         self.network = network
@@ -69,7 +72,7 @@ class _Lowering(Assembly):
             )
         # The rain layer: what a residual network gives, and rainy - clean of the others. As a 3x3 whose other taps are
         # zero it costs less than a launch of its own kind would be worth.
-        weight, bias = _parameters(generator.out)
+        weight, bias = parameters_of(generator.out)
         residual = generator.residual
         sign = 1 if residual else -1
         self._conv(
@@ -86,10 +89,11 @@ class _Lowering(Assembly):
         return self.finished(image.buffer, rain.buffer, code=inner if code else None, granularity=step)
 
     def _mask(self, image: View) -> View:
-        """The mask learner's last mask."""
+        """Put in the mask learner, and return its last mask."""
         learner = self.network.ssrml
         width = learner.width
         cell = self.buffer("cell", 0, width)
+        gates = {gate: learner.get_submodule(f"conv_{gate}.0") for gate in recurrent.GATES}
         hidden: View | None = None
         # A mask that is the same everywhere, as a convolution of which nothing but the bias is left.
         bias = torch.tensor([_FIRST_MASK])
@@ -103,9 +107,9 @@ class _Lowering(Assembly):
                 inner, outer = unit.get_submodule("0"), unit.get_submodule("2")
                 y = self._layer(f"{name}.det_conv{number}.0", inner, [x], [width], 0)
                 x = self._layer(f"{name}.det_conv{number}.2", outer, [y], [width], 0, addend=x)
-            hidden = self._lstm(name, x, hidden, cell)
+            hidden = lower_lstm(self, name, gates, x, hidden, cell)
             mask = self.buffer("mask", 0, _PIXEL)
-            weight, bias = _parameters(learner.det_conv_mask[0])
+            weight, bias = parameters_of(learner.det_conv_mask[0])
             place = f"{name}.det_conv_mask"
             self._conv(place, weight, bias, [hidden], [width], 0, to=mask, owner="det_conv_mask")
         return mask
@@ -123,8 +127,8 @@ class _Lowering(Assembly):
         level: int,
         addend: View | None = None,
     ) -> View:
-        """A convolution of the network with a ReLU behind it, and where there is an addend another behind that."""
-        weight, bias = _parameters(module)
+        """Put in a convolution of the network with a ReLU behind it, and with an addend another behind that."""
+        weight, bias = parameters_of(module)
         owner = self.names[module]
         return self._conv(name, weight, bias, maps, real, level, addend=addend, active=True, owner=owner)
 
@@ -142,8 +146,8 @@ class _Lowering(Assembly):
         active: bool = False,
         owner: str | None = None,
     ) -> View:
-        """A 3x3 convolution over one or two maps, in as many launches as its columns take. real: the channels of each
-        map that the weight has. owner: of weights that several steps share."""
+        """Put in a 3x3 convolution over one or two maps, in as many launches as its columns take. real: the channels of
+        each map that the weight has. owner: of weights that several steps share."""
         columns = weight.shape[0]
         out = to or self.buffer("map", level, columns)
         wide, pixel = [self._width(view) for view in maps], self._width(out)
@@ -183,26 +187,8 @@ class _Lowering(Assembly):
             )
         return out
 
-    def _lstm(self, name: str, x: View, hidden: View | None, cell: View) -> View:
-        learner, width = self.network.ssrml, self.network.ssrml.width
-        gates = {gate: _parameters(learner.get_submodule(f"conv_{gate}.0")) for gate in recurrent.GATES}
-
-        def pack() -> Mapping[str, Tensor]:
-            weights, biases = ({gate: pair[i] for gate, pair in gates.items()} for i in (0, 1))
-            return recurrent.pack_gates(weights, biases, DTYPES[self.dtype])
-
-        start = hidden is None
-        out = self.buffer("hidden", 0, width)
-        call = recurrent.lstm_call(width, self.configure("recurrent.lstm", width, 0), start)
-        stored = [self.weight("gates", pack, each) for each in ("weights", "bias")]
-        read, columns = (width, 3 * width) if start else (2 * width, 4 * width)
-        work = recurrent.flops(1, 1, read, columns) * _area(0)
-        moved = (3 if start else 5) * width * _area(0)
-        self.step(f"{name}.lstm", call, [x, hidden or x, *stored, cell, out], 0, (4, 5), work, moved)
-        return out
-
     def _up(self, name: str, module: nn.Module, x: View, level: int) -> View:
-        """A transposed convolution to a level from the one below it."""
+        """Put in a transposed convolution to a level from the one below it."""
         assert isinstance(module, nn.ConvTranspose2d) and module.bias is not None
         weight, bias = module.weight.detach(), module.bias.detach()
         channels, columns = weight.shape[:2]
@@ -229,8 +215,3 @@ class _Lowering(Assembly):
 def _area(level: int) -> int:
     """Pixels of a level, of the picture that work is counted for."""
     return GRANULARITY**2 >> 2 * level
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
-    assert isinstance(module, nn.Conv2d) and module.bias is not None
-    return module.weight.detach(), module.bias.detach()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ...base.errors import BuildError
 from ...kernels import chain, conv, dense, mffb, pffb, resample
-from ...kernels.config import Configure, heuristic
-from ...models.ssid_kd import MFFB, PFFB, SSIDKD, ConvAct, DenseConnection, UnitBlock
-from ..assembly import Assembly
+from ...kernels.launch import Configure
+from ...models.ssid_kd import MFFB, PFFB, SSIDKD, DenseConnection, UnitBlock
+from ..assembly import Assembly, parameters_of
 from ..cost import best_cuts
 from ..memory import DTYPES
 from ..program import GRANULARITY, Dtype, Plan, Pointer, View, Weight
@@ -22,16 +22,18 @@ _SCALES = (1, 2, 4, 8)
 def lower_ssid_kd(
     network: SSIDKD, dtype: Dtype, *, nominal: tuple[int, int], code: bool, configure: Configure
 ) -> Plan:
-    """As :func:`..lower`."""
+    """Return the launches of a network, as :func:`..lower` says."""
     for option, known in (("pyramid", "bilinear"), ("pffb_entry", "none")):
         if (given := getattr(network.config, option)) != known:
             raise BuildError(
                 f"The fused kernels have no {option}={given!r}, only {known!r}; build with another backend."
             )
-    return _Lowering(network, dtype, nominal, configure).plan(code)
+    return SSIDKDLowering(network, dtype, nominal, configure).plan(code)
 
 
-class _Lowering(Assembly):
+class SSIDKDLowering(Assembly):
+    """The plan of an SSID-KD network in the making."""
+
     def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int], configure: Configure) -> None:
         super().__init__(network, dtype, configure)
         self.network, self.nominal = network, nominal
@@ -85,7 +87,7 @@ class _Lowering(Assembly):
         return self.finished(image, rain.buffer, code=_slab(e4, config.units[2]) if code else None)
 
     def _stack(self, connection: DenseConnection, level: int) -> View:
-        """The maps that a dense connection keeps: its input and every unit's output."""
+        """Put in the maps that a dense connection keeps: its input and every unit's output."""
         units = len(connection.units)
         return self.buffer(self.names[connection], level, _width(connection), units + 1)
 
@@ -98,7 +100,7 @@ class _Lowering(Assembly):
         added: View | None = None,
         last: tuple[View, View] | None = None,
     ) -> None:
-        """The units of a dense connection and its 1x1 convolutions.
+        """Put in the units of a dense connection and its 1x1 convolutions.
 
         stack: slab 0 holds the input. begin: the first unit's input where it is not that. added: the stack whose
         map i + 1 is added to unit i's input. last: what is added to the last 1x1's output, and where the sum goes;
@@ -158,13 +160,7 @@ class _Lowering(Assembly):
         maps = side * side * channels
         call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels, level), slope)
         self.step(
-            f"{name}.1",
-            call,
-            [x, *weights("inner1", "outer1", "bias1"), m],
-            level,
-            (4,),
-            flops[0],
-            3 * maps,
+            f"{name}.1", call, [x, *weights("inner1", "outer1", "bias1"), m], level, (4,), flops[0], 3 * maps
         )
         call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels, level), slope)
         pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
@@ -187,7 +183,7 @@ class _Lowering(Assembly):
             at = level + i
             cut = cuts[scale]
             config = self.configure("chain.chain", channels, at)
-            if config == heuristic("chain.chain", channels, at):
+            if config == chain.CHAIN.config(channels):
                 config = cut.config
             source, first = sources[scale], 0
             for length in cut.lengths:
@@ -220,7 +216,7 @@ class _Lowering(Assembly):
             shares[scale] = source
 
     def _first(self, image: int, module: nn.Module, level: int, to: View) -> None:
-        """A scale's first convolution, on the picture made smaller."""
+        """Put in a scale's first convolution, on the picture made smaller."""
         small = self.buffer("image", level, 4)
         self._resample(f"{self.names[module]}.image", View(image), 0, level, 1, small)
         self._convolve(module, small, level, 4, 1, to)
@@ -235,8 +231,8 @@ class _Lowering(Assembly):
         to: View,
         added: tuple[View, int],
     ) -> View:
-        """The units' maps of a stack, resized to another level and convolved into the first slab of ``to``. Returns the
-        sum with a map of another stack, which the first unit of ``to`` reads."""
+        """Put in the units' maps of a stack, resized to another level and convolved into the first slab of ``to``.
+        Returns the sum with a map of another stack, which the first unit of ``to`` reads."""
         channels = self.buffers[stack.buffer].channels
         resized = self.buffer("resized", to_level, channels, units)
         self._resample(f"{self.names[module]}.in", _slab(stack, 1), level, to_level, units, resized)
@@ -265,7 +261,7 @@ class _Lowering(Assembly):
         addend: View | None = None,
         summed: View | None = None,
     ) -> None:
-        weight, bias = _parameters(module)
+        weight, bias = parameters_of(module)
         columns, inputs = weight.shape[:2]
 
         def pack() -> dict[str, Tensor]:
@@ -287,22 +283,14 @@ def _slab(stack: View, slab: int) -> View:
 
 
 def _side(level: int) -> int:
-    """Of a picture of 32x32 at a level."""
+    """Return the side of a picture of 32x32 at a level."""
     return GRANULARITY >> level
 
 
 def _width(connection: DenseConnection) -> int:
-    return _parameters(connection.conv1x1[0])[0].shape[0]
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with its activation."""
-    assert isinstance(module, ConvAct)
-    convolution = module[0]
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-    return convolution.weight.detach(), convolution.bias.detach()
+    return parameters_of(connection.conv1x1[0])[0].shape[0]
 
 
 def _pack_dense(module: nn.Module, dtype: torch.dtype) -> Callable[[], dict[str, Tensor]]:
-    weight, bias = _parameters(module)
+    weight, bias = parameters_of(module)
     return lambda: dense.pack(weight, bias, dtype)

@@ -35,7 +35,7 @@ CONFIG = SSIDKDConfig((16, 16, 16), (1, 1, 1))
 
 @pytest.fixture(scope="module", autouse=True)
 def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One picture to compare, and a record of trust that is not the user's, whose folder this is."""
+    """Set one picture to compare, and a record of trust that is not the user's, whose folder this is."""
     data = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(data))
@@ -52,7 +52,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fused_file(wide: Path) -> Path:
-    """An engine without compiled kernels, built here."""
+    """Return an engine without compiled kernels, built here."""
     path = wide.with_name("fused.derain")
     if driver.unavailable() is None:
         pytest.skip("this machine has a GPU")
@@ -62,7 +62,7 @@ def fused_file(wide: Path) -> Path:
 
 @pytest.fixture
 def hers(fused_file: Path, record: Path) -> Iterator[str]:
-    """The engine as somebody else built it: its SHA-256, which is in no record."""
+    """Return the engine as somebody else built it: its SHA-256, which is in no record."""
     named = hashlib.sha256(fused_file.read_bytes()).hexdigest()
     (record / named).unlink()
     yield named
@@ -213,7 +213,7 @@ def test_launches_that_cannot_be_shown(cli: Cli, wide: Path, reference_file: Pat
 
 @pytest.mark.slow
 def test_the_shipped_network_compiled_for_a_gpu(cli: Cli, rainy: Path, tmp_path: Path) -> None:
-    """With the real compiler, which needs no GPU."""
+    """Compile with the real compiler, which needs no GPU."""
     file = tmp_path / "sid-lite.derain"
     done = cli("build", "sid-lite", "-o", file, "--backend", "fused", "--gpu", "sm_90", "--shape", "64x64")
     assert done.code == 0, done.err

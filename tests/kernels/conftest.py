@@ -1,4 +1,4 @@
-"""How kernels are run and judged: on a GPU, or else in Triton's interpreter."""
+"""The way in which kernels are run and judged: on a GPU, or else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from derain_engine.kernels.config import Config
+    from derain_engine.kernels.launch import LaunchConfig
 
 INTERPRETED = not torch.cuda.is_available()
 
 #: Bytes before and after all memory that a kernel is given: more than some rows of the largest map of a test.
 GUARD = 1 << 17
-#: The pointers that kernels may write to, by the names of their parameters.
-OUTPUTS = {"out", "out_luma", "out_chroma", "m", "summed", "q1", "q2", "q4", "p8", "scratch"}
 
 Bound = Callable[[Tensor, Tensor, Tensor], None]
-Launch = Callable[[Any, Any, Sequence[Tensor], Sequence[int]], None]
 
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where the kernels run."""
+    """Return where the kernels run."""
     return "cpu" if INTERPRETED else "cuda"
 
 
 @pytest.fixture(scope="session")
-def cut() -> Callable[..., Config | None]:
-    """How a kernel is cut for the interpreter, which takes as long for a large block as for a small one. On a GPU
-    None, for what is usual there."""
-    from derain_engine.kernels.config import Config
+def cut() -> Callable[..., LaunchConfig | None]:
+    """Return how a kernel is cut for the interpreter, which takes as long for a large block as for a small one.
 
-    return lambda tile_h, tile_w, block_k=64: Config(tile_h, tile_w, block_k) if INTERPRETED else None
+    On a GPU that is None, for what is usual there.
+    """
+    from derain_engine.kernels.launch import LaunchConfig
+
+    return lambda tile_h, tile_w, block_k=64: LaunchConfig(tile_h, tile_w, block_k) if INTERPRETED else None
 
 
 @pytest.fixture(scope="session")
 def assert_bounded() -> Bound:
-    """Whether a result is as near to the reference in fp32 as PyTorch's operators come in the result's precision."""
+    """Return a check that a result is as near to the reference in fp32 as PyTorch's operators come in its precision."""
 
     def assert_bounded(found: Tensor, exact: Tensor, plain: Tensor) -> None:
-        """exact, plain: the reference in fp32, and from the same arguments in the precision of ``found``."""
+        """Compare with the reference in fp32, and with that in the precision of ``found`` from the same arguments."""
         assert (found.shape, found.dtype) == (exact.shape, plain.dtype)
         if found.dtype == torch.float32:
             allowed = 1e-5 * exact.abs().max().clamp(min=1)
@@ -71,32 +70,32 @@ class Memory:
         self.writable = torch.zeros_like(self.copy, dtype=torch.bool)
 
     def place(self, tensor: Tensor, elements: Tensor | None = None) -> Tensor:
-        """What stands for the tensor in the copy."""
+        """Return what stands for the tensor in the copy."""
         elements = self.copy if elements is None else elements
         return elements.as_strided(tensor.shape, tensor.stride(), self.guard + tensor.storage_offset())
 
     def bits(self) -> Tensor:
-        """The bytes that may not be written."""
+        """Return the bytes that may not be written."""
         return self.copy.view(torch.uint8).view(-1, self.copy.itemsize)[~self.writable].clone()
 
 
-@pytest.fixture
-def guarded_launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
-    """Runs a kernel on guarded copies of its maps, with NaN in its outputs, and finds what it writes elsewhere. All
-    launchers use it too."""
-    from derain_engine.kernels import conv, dense, mffb, pffb, pixels, pixels_nv12, pool, resample, transposed
-    from derain_engine.kernels.launch import launch
+@pytest.fixture(autouse=True)
+def guarded_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every kernel on guarded copies of its maps, with NaN in its outputs, and find what it writes elsewhere."""
+    from derain_engine.kernels.record import Kernel
 
-    def guarded_launch(kernel: Any, call: Any, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    launch = Kernel.launch
+
+    def guarded_launch(kernel: Kernel, call: Any, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
         memories: dict[int, Memory] = {}
         places = [
             memories.setdefault(tensor.untyped_storage().data_ptr(), Memory(tensor)) for tensor in pointers
         ]
-        for name, tensor, memory in zip(kernel.arg_names, pointers, places, strict=False):
-            if name in OUTPUTS:
+        for name, tensor, memory in zip(kernel.form.pointers, pointers, places, strict=True):
+            if name in kernel.form.writes | kernel.form.scratch:
                 memory.place(tensor, memory.writable).fill_(True)
-                # The first map is read by every kernel; some write to it in place.
-                if memory is not places[0]:
+                # The first map is read by every kernel; a launcher may let it be written to in place.
+                if name not in kernel.form.reads and memory is not places[0]:
                     memory.place(tensor).fill_(torch.nan if tensor.is_floating_point() else 255)
         before = {at: memory.bits() for at, memory in memories.items()}
         copies = [memory.place(tensor) for tensor, memory in zip(pointers, places, strict=True)]
@@ -106,14 +105,12 @@ def guarded_launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
             assert not changed.any(), f"{call.kernel} wrote {changed.sum()} values outside its output"
             memory.original.copy_(memory.copy[memory.guard : -memory.guard])
 
-    for module in (conv, dense, mffb, pffb, pixels, pixels_nv12, pool, resample, transposed):
-        monkeypatch.setattr(module, "launch", guarded_launch)
-    return guarded_launch
+    monkeypatch.setattr(Kernel, "launch", guarded_launch)
 
 
 @pytest.fixture
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes Triton's interpreter compute with bfloat16 as GPUs do: it holds them as 16-bit integers, which it
+    """Make Triton's interpreter compute with bfloat16 as GPUs do: it holds them as 16-bit integers, which it
     multiplies as such in matrix products, and it cuts fp32 off where hardware rounds. Leaves out its checks for
     overflow, a sixth of its time, which change nothing unless a kernel is debugged."""
     if not INTERPRETED:

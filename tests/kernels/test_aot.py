@@ -25,12 +25,12 @@ from derain_engine.kernels.aot import (
     video_calls,
     write_cubins,
 )
-from derain_engine.kernels.aot_pool import compile_calls, compile_each
-from derain_engine.kernels.config import Config, heuristic
-from derain_engine.kernels.launch import Call
+from derain_engine.kernels.aot.pool import compile_calls, compile_each
+from derain_engine.kernels.launch import Call, LaunchConfig
+from derain_engine.kernels.record import heuristic
 
 ROOT = Path(__file__).resolve().parents[2]
-CONV = conv.conv3x3_call(16, 1, 16, Config())
+CONV = conv.conv3x3_call(16, 1, 16, LaunchConfig())
 RESIZE = resample.bilinear_call(16, 4, heuristic("resample.bilinear", 16))
 #: What Triton makes of a product of matrices that is large enough for the units of its GPU.
 MATRIX = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}
@@ -39,7 +39,7 @@ MATRIX = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}
 @pytest.fixture(scope="module")
 def few() -> list[Compiled]:
     frames = [call for call in picture_calls() if not call.constants["PLANAR"] and not call.constants["BGR"]]
-    calls = [CONV, RESIZE, dense.dense1x1_call(24, Config(), True), *frames, *video_calls()]
+    calls = [CONV, RESIZE, dense.dense1x1_call(24, LaunchConfig(), True), *frames, *video_calls()]
     return compile_calls(calls, "fp16", ["sm_80", "sm_90"])
 
 
@@ -48,9 +48,17 @@ def test_kernels_are_compiled_without_spills_and_with_matrix_instructions(few):
         (target, kernel)
         for target in ("sm_80", "sm_90")
         for kernel in (
-            *("conv.conv3x3", "resample.bilinear", "dense.dense1x1"),
-            *("pixels.frame_in", "pixels.frame_in", "pixels.frame_out", "pixels.frame_out"),
-            *("pixels_nv12.nv12_in", "pixels_nv12.nv12_in", "pixels_nv12.nv12_out", "pixels_nv12.nv12_out"),
+            "conv.conv3x3",
+            "resample.bilinear",
+            "dense.dense1x1",
+            "pixels.frame_in",
+            "pixels.frame_in",
+            "pixels.frame_out",
+            "pixels.frame_out",
+            "pixels_nv12.nv12_in",
+            "pixels_nv12.nv12_in",
+            "pixels_nv12.nv12_out",
+            "pixels_nv12.nv12_out",
         )
     ]
     for each in few:
@@ -63,7 +71,7 @@ def test_kernels_are_compiled_without_spills_and_with_matrix_instructions(few):
         assert (each.shared > 0) == multiplies
 
 
-def test_arguments_are_typed_by_their_names(few):
+def test_arguments_are_typed_by_their_records(few):
     scratch = ("*u8", "*u8")
     by_kernel = {
         (each.call.kernel, each.call.constants.get("BYTES", each.call.constants.get("BITS"))): each.arguments
@@ -107,9 +115,9 @@ def test_the_same_inputs_give_the_same_bytes_wherever_the_package_lies(few, tmp_
 import sys
 sys.path.insert(0, {str(package.parent)!r})
 from derain_engine.kernels import aot, conv
-from derain_engine.kernels.config import Config
+from derain_engine.kernels.launch import LaunchConfig
 assert aot.__file__.startswith({str(package)!r}), aot.__file__
-sys.stdout.buffer.write(aot.compile_call(conv.conv3x3_call(16, 1, 16, Config()), "fp16", "sm_90").cubin)
+sys.stdout.buffer.write(aot.compile_call(conv.conv3x3_call(16, 1, 16, LaunchConfig()), "fp16", "sm_90").cubin)
 """
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     environment.pop("TRITON_INTERPRET", None)
@@ -156,8 +164,8 @@ def test_faults_are_told_in_words(few):
 
 def test_one_specialisation_is_compiled_once():
     larger = resample.bilinear_call(16, 6, heuristic("resample.bilinear", 16))
-    tiled = dataclasses.replace(CONV, config=Config(tile_w=32))
-    staged = dataclasses.replace(CONV, config=Config(stages=2))
+    tiled = dataclasses.replace(CONV, config=LaunchConfig(tile_w=32))
+    staged = dataclasses.replace(CONV, config=LaunchConfig(stages=2))
     assert specialisation(larger) == specialisation(RESIZE)
     assert distinct([CONV, RESIZE, larger, tiled, CONV, staged]) == [CONV, RESIZE, tiled, staged]
     assert len(distinct(picture_calls())) == len(picture_calls()) == 16
@@ -182,8 +190,8 @@ def test_unknown_gpus_are_refused_with_the_known_ones(text):
     [
         (CONV, "fp8", "sm_80", "not in fp8 for sm_80"),
         (CONV, "fp16", "hopper", "for hopper"),
-        (Call("conv.conv7x7", {}, Config()), "fp16", "sm_80", "no kernel conv.conv7x7"),
-        (Call("convolution.conv3x3", {}, Config()), "fp16", "sm_80", "no kernel convolution.conv3x3"),
+        (Call("conv.conv7x7", {}, LaunchConfig()), "fp16", "sm_80", "no kernel conv.conv7x7"),
+        (Call("convolution.conv3x3", {}, LaunchConfig()), "fp16", "sm_80", "no kernel convolution.conv3x3"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(call, dtype, target, message):
@@ -192,7 +200,7 @@ def test_what_cannot_be_meant_is_refused(call, dtype, target, message):
 
 
 def test_the_compilers_errors_name_kernel_constants_and_gpu():
-    wrong = dataclasses.replace(CONV, config=Config(block_k=48))
+    wrong = dataclasses.replace(CONV, config=LaunchConfig(block_k=48))
     told = []
     with pytest.raises(BuildError, match=r"conv\.conv3x3 C=16 .*BLOCK_K=48.* fp16 for sm_90 .*power of 2"):
         compile_calls([wrong], "fp16", ["sm_90"], jobs=1, progress=lambda *about: told.append(about))
@@ -200,7 +208,7 @@ def test_the_compilers_errors_name_kernel_constants_and_gpu():
 
 
 def test_one_that_fails_does_not_end_the_others():
-    wrong = dataclasses.replace(CONV, config=Config(block_k=48))
+    wrong = dataclasses.replace(CONV, config=LaunchConfig(block_k=48))
     wanted = [(wrong, "sm_90"), (RESIZE, "sm_80"), (wrong, "sm_80"), (RESIZE, "sm_90")]
     answers = {(call.kernel, target): answer for call, target, answer in compile_each(wanted, "fp16", jobs=1)}
     assert len(answers) == 4

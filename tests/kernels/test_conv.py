@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from derain_engine.base.errors import InputError
 from derain_engine.kernels import conv
 
-pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 CHANNELS = [16, 24, 32, 48]
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -19,6 +19,13 @@ def weights(channels: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, torch.randn(columns)
 
 
+def reference(stack, weight, bias, addend):
+    """Compute y and y + addend by PyTorch's convolution, in the precision of the arguments."""
+    image = stack.permute(0, 3, 1, 2).flatten(0, 1)[None]
+    y = F.leaky_relu(F.conv2d(image, weight, bias, padding=1), 0.2)[0].movedim(0, -1).contiguous()
+    return y, None if addend is None else y + addend
+
+
 @pytest.fixture
 def check(device, assert_bounded):
     """Compares y and y + addend over a stack whose last slab ends in ``padding`` channels that count for nothing."""
@@ -28,9 +35,9 @@ def check(device, assert_bounded):
         stack = torch.randn(slabs, height, width, channels)
         addend = torch.randn(height, width, columns) if add else None
         image = F.pad(weight, (0, 0, 0, 0, 0, padding))
-        exact = conv.reference(stack, image, bias, addend)
+        exact = reference(stack, image, bias, addend)
         low = None if addend is None else addend.to(dtype)
-        plain = conv.reference(stack.to(dtype), image.to(dtype), bias.to(dtype), low)
+        plain = reference(stack.to(dtype), image.to(dtype), bias.to(dtype), low)
         packed = {name: w.to(device) for name, w in conv.pack(weight, bias, dtype, padding).items()}
         low = None if low is None else low.to(device)
         found = conv.conv3x3(stack.to(device, dtype), packed, columns, low, config)
@@ -121,6 +128,3 @@ def test_columns_that_no_tile_has_are_refused(device):
 
 def test_work_is_counted():
     assert conv.flops(3, 5, 16, slabs=2, columns=24) == 2 * 15 * 9 * 32 * 24
-    assert conv.bytes_moved(3, 5, 16, 2, 24) == 2 * (15 * (32 + 24) + 9 * 32 * 24)
-    # y, the addend and their sum.
-    assert conv.bytes_moved(3, 5, 16, 2, 24, add=True) == 2 * (15 * (32 + 72) + 9 * 32 * 24)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from derain_engine.base.errors import InputError
-from derain_engine.kernels import dark_channel, dark_channel_torch, dark_channel_triton
+from derain_engine.kernels import dark_channel
+from derain_engine.kernels.dark_channel import by_torch, by_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = (torch.float16, torch.bfloat16)
@@ -81,7 +82,7 @@ def gradient(f, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(BOX, BOXES)
 def test_separable_maximum_is_that_of_maxpool3d(height, width, window, padding, kind, dtype):
     x = pictures(kind, 2, 3, height, width, dtype=dtype)
-    assert_same_maxima(dark_channel_torch.box_maximum(x, window, padding), x, window, padding)
+    assert_same_maxima(by_torch.box_maximum(x, window, padding), x, window, padding)
 
 
 @settings(max_examples=200, deadline=None)
@@ -91,10 +92,10 @@ def test_separable_maximum_and_gradient_for_any_box(data, window, batch):
     smallest = max(1, window - 2 * padding)
     height, width = (data.draw(st.integers(smallest, smallest + 12)) for _ in range(2))
     x = pictures("special", 3, 3, height, width)[:batch]
-    found = dark_channel_torch.box_maximum(x, window, padding)
+    found = by_torch.box_maximum(x, window, padding)
     assert_same_maxima(found, x, window, padding)
     grad = whole_numbers(found[0].shape)
-    expected = gradient(lambda x: dark_channel_torch.box_maximum_reference(x, window, padding), x, grad)
+    expected = gradient(lambda x: by_torch.box_maximum_reference(x, window, padding), x, grad)
     assert torch.equal(
         gradient(lambda x: dark_channel.dark_channel_maximum(x, window, padding), x, grad), expected
     )
@@ -104,7 +105,7 @@ def test_separable_maximum_and_gradient_for_any_box(data, window, batch):
 def test_gradient_of_tied_patches_is_that_of_maxpool3d(window, padding):
     x = pictures("tied", 1, 3, 128, 128)
     grad = whole_numbers(dark_channel.dark_channel_maximum(x, window, padding).shape)
-    expected = gradient(lambda x: dark_channel_torch.box_maximum_reference(x, window, padding), x, grad)
+    expected = gradient(lambda x: by_torch.box_maximum_reference(x, window, padding), x, grad)
     assert torch.equal(
         gradient(lambda x: dark_channel.dark_channel_maximum(x, window, padding), x, grad), expected
     )
@@ -118,13 +119,11 @@ def test_gradient_is_the_derivative(window, padding):
 
 def assert_kernels_are_maxpool3d(height, width, window, padding, dtype, kind) -> None:
     x = pictures(kind, 2, 3, height, width, dtype=dtype).to(DEVICE)
-    maxima, index = dark_channel_triton.box_maximum(x, window, padding)
+    maxima, index = by_triton.box_maximum(x, window, padding)
     assert_same_maxima((maxima, index), x, window, padding)
     grad = whole_numbers(maxima.shape)
-    expected = gradient(
-        lambda x: dark_channel_torch.box_maximum_reference(x, window, padding), x.cpu().float(), grad
-    )
-    out = dark_channel_triton.box_maximum_backward(grad.to(DEVICE), index, height, width, window, padding)
+    expected = gradient(lambda x: by_torch.box_maximum_reference(x, window, padding), x.cpu().float(), grad)
+    out = by_triton.box_maximum_backward(grad.to(DEVICE), index, height, width, window, padding)
     assert torch.equal(out.cpu(), expected)
 
 
@@ -163,7 +162,7 @@ def test_half_precision_gradients_are_added_up_in_float32(path, dtype, monkeypat
     grad[0, 0, 0, 0] = 512
 
     def plain(x):
-        return dark_channel_torch.box_maximum_reference(x, 35, 17)
+        return by_torch.box_maximum_reference(x, 35, 17)
 
     exact = gradient(plain, x.float(), grad.float())
     out = gradient(lambda x: dark_channel.dark_channel_maximum(x, 35, 17), x.to(device), grad.to(device))
@@ -188,7 +187,7 @@ def test_any_strides(layout, path, monkeypatch):
         x = x[:, :1].expand_as(x)
     else:
         grad = torch.ones((), device=x.device).expand_as(grad)
-    expected = gradient(lambda x: dark_channel_torch.box_maximum_reference(x, 4, 2), x.cpu(), grad.cpu())
+    expected = gradient(lambda x: by_torch.box_maximum_reference(x, 4, 2), x.cpu(), grad.cpu())
     out = gradient(lambda x: dark_channel.dark_channel_maximum(x, 4, 2), x, grad)
     assert torch.equal(out.cpu(), expected)
 
@@ -237,22 +236,10 @@ def test_what_cannot_be_is_refused(x, window, padding, message):
 def test_kernels_refuse_what_they_cannot_read():
     x = torch.zeros(1, 3, 4, 4, device=DEVICE)
     with pytest.raises(InputError, match=r"not torch\.float64"):
-        dark_channel_triton.box_maximum(x.double(), 3, 1)
-    maxima, index = dark_channel_triton.box_maximum(x, 3, 1)
+        by_triton.box_maximum(x.double(), 3, 1)
+    maxima, index = by_triton.box_maximum(x, 3, 1)
     with pytest.raises(InputError, match=r"\(1, 1, 4, 2\) on .* indices of \(1, 1, 4, 4\)"):
-        dark_channel_triton.box_maximum_backward(maxima[..., :2], index, 4, 4, 3, 1)
-
-
-def test_work_is_counted():
-    # One pixel: two comparisons of channels, and three for each pass.
-    assert dark_channel_triton.flops((1, 3, 1, 1), 1, 0) == 2 + 3 + 3
-    # 2 pictures of 4 x 6 px and a window of 3 without padding: 4 x 4 row maxima, 2 x 4 outputs.
-    shape = (2, 3, 4, 6)
-    assert dark_channel_triton.flops(shape, 3, 0) == 2 * (2 * 24 + 3 * 16 + 3 * 8)
-    assert dark_channel_triton.flops(shape, 3, 0, backward=True) == 2 * 3 * (16 + 24)
-    assert dark_channel_triton.bytes_moved(shape, 3, 0, 2) == 2 * (72 * 2 + 2 * 16 * 8 + 8 * (2 + 2 + 4))
-    backward = dark_channel_triton.bytes_moved(shape, 3, 0, 2, backward=True)
-    assert backward == 2 * (8 * (4 + 2) + 2 * 16 * (4 + 4) + 72 * 2)
+        by_triton.box_maximum_backward(maxima[..., :2], index, 4, 4, 3, 1)
 
 
 _WITHOUT_TRITON = """

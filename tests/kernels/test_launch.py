@@ -6,43 +6,46 @@ import triton
 import triton.language as tl
 
 from derain_engine.base.errors import InputError
-from derain_engine.kernels.config import Config, heuristic
-from derain_engine.kernels.launch import Call, check_maps, check_shapes
+from derain_engine.kernels.launch import Call, LaunchConfig, check_maps, check_shapes
+from derain_engine.kernels.record import Kernel, kernels
 
 
 @triton.jit
 def fill_kernel(x, out, H, W, FIRST: tl.constexpr, COUNT: tl.constexpr, TILE_H, TILE_W, BLOCK_K):
-    """out[FIRST : FIRST + COUNT] = x[0]"""
+    """Write out[FIRST : FIRST + COUNT] = x[0]."""
     at = FIRST + tl.arange(0, 16)
     tl.store(out + at, tl.load(x), mask=at < FIRST + COUNT)
+
+
+FILL = Kernel("test.fill", fill_kernel, reads="x", writes="out", constants="FIRST COUNT", plain=None)
 
 
 @pytest.mark.parametrize(
     ("first", "count", "caught"), [(0, 8, False), (-1, 8, True), (0, 9, True), (1, 8, True)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
-def test_writing_beside_an_output_is_caught(first, count, caught, dtype, device, guarded_launch):
-    """The guards that the tests of all kernels stand on."""
+def test_writing_beside_an_output_is_caught(first, count, caught, dtype, device):
+    """Try the guards that the tests of all kernels stand on."""
     x, out = torch.ones(1, dtype=dtype, device=device), torch.zeros(8, dtype=dtype, device=device)
-    call = Call("test.fill", {"FIRST": first, "COUNT": count}, Config())
+    call = Call("test.fill", {"FIRST": first, "COUNT": count}, LaunchConfig())
     if caught:
         with pytest.raises(AssertionError, match="wrote 1 values outside its output"):
-            guarded_launch(fill_kernel, call, [x, out], (1, 1))
+            FILL.launch(call, [x, out], (1, 1))
     else:
-        guarded_launch(fill_kernel, call, [x, out], (1, 1))
+        FILL.launch(call, [x, out], (1, 1))
         assert torch.equal(out, torch.ones_like(out))
 
 
-def test_writing_beside_a_part_of_an_output_is_caught(device, guarded_launch):
+def test_writing_beside_a_part_of_an_output_is_caught(device):
     x, wide = torch.ones(1, device=device), torch.zeros(8, 2, device=device)
-    call = Call("test.fill", {"FIRST": 0, "COUNT": 8}, Config())
+    call = Call("test.fill", {"FIRST": 0, "COUNT": 8}, LaunchConfig())
     with pytest.raises(AssertionError, match="wrote 4 values outside its output"):
-        guarded_launch(fill_kernel, call, [x, wide[:, 0]], (1, 1))
+        FILL.launch(call, [x, wide[:, 0]], (1, 1))
 
 
-def test_what_is_not_written_stays_nan(device, guarded_launch):
+def test_what_is_not_written_stays_nan(device):
     x, out = torch.ones(1, device=device), torch.zeros(8, device=device)
-    guarded_launch(fill_kernel, Call("test.fill", {"FIRST": 0, "COUNT": 7}, Config()), [x, out], (1, 1))
+    FILL.launch(Call("test.fill", {"FIRST": 0, "COUNT": 7}, LaunchConfig()), [x, out], (1, 1))
     assert out.isnan().tolist() == [False] * 7 + [True]
 
 
@@ -50,30 +53,26 @@ def test_what_is_not_written_stays_nan(device, guarded_launch):
     ("size", "programs"), [((1, 1), 1), ((8, 16), 1), ((9, 16), 2), ((8, 17), 2), ((33, 65), 25)]
 )
 def test_grid_covers_the_map(size, programs):
-    assert Call("any", {}, Config(8, 16)).grid(*size) == (programs, 1, 1)
-    assert Call("any", {}, Config(8, 16), planes=3).grid(*size) == (programs, 3, 1)
+    assert Call("any", {}, LaunchConfig(8, 16)).grid(*size) == (programs, 1, 1)
+    assert Call("any", {}, LaunchConfig(8, 16), planes=3).grid(*size) == (programs, 3, 1)
 
 
 def test_compile_time_arguments_are_those_of_kernel_and_configuration():
-    call = Call("any", {"C": 24, "SLOPE": 0.2}, Config(4, 32, 64))
+    call = Call("any", {"C": 24, "SLOPE": 0.2}, LaunchConfig(4, 32, 64))
     assert call.compile_time() == {"C": 24, "SLOPE": 0.2, "TILE_H": 4, "TILE_W": 32, "BLOCK_K": 64}
 
 
 @pytest.mark.parametrize("channels", [16, 24, 32, 48])
-@pytest.mark.parametrize(
-    "kernel",
-    (
-        "mffb.stage1 mffb.stage2 pffb.pyramid chain.chain dense.dense1x1 conv.conv3x3 resample.bilinear "
-        "pixels.frame_in pixels.frame_out pixels_nv12.nv12_in pixels_nv12.nv12_out"
-    ).split(),
-)
+@pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.name)
 def test_usual_configurations_are_powers_of_two_that_divide_the_packed_rows(kernel, channels):
-    config = heuristic(kernel, channels)
+    config = kernel.config(channels)
     assert all(n & (n - 1) == 0 for n in (config.tile_h, config.tile_w, config.block_k, config.warps))
     assert 64 % config.block_k == 0
-    if kernel == "pffb.pyramid":
+    if kernel.tiles:
+        assert (config.tile_h, config.tile_w) in kernel.tiles
+    if kernel.name == "pffb.pyramid":
         assert config.tile_h == config.tile_w in (16, 32)
-    if kernel.startswith("pixels"):
+    if kernel.frames:
         assert config.block_k == 4
 
 

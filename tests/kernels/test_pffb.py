@@ -7,10 +7,10 @@ import torch
 
 from derain_engine.base.errors import InputError
 from derain_engine.kernels import chain, pffb
-from derain_engine.kernels.config import Config
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.models.ssid_kd import PFFB
 
-pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 CHANNELS = [16, 24, 32, 48]
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -19,7 +19,7 @@ MOST_ROWS = chain.MOST_ROWS
 
 
 def block(channels: int) -> dict[str, torch.Tensor]:
-    """A state dict in which every scale matters."""
+    """Return a state dict in which every scale matters."""
     torch.manual_seed(channels)
     state = PFFB(channels).state_dict()
     return {name: 1.6 * tensor if tensor.ndim > 1 else 4 * tensor for name, tensor in state.items()}
@@ -27,6 +27,14 @@ def block(channels: int) -> dict[str, torch.Tensor]:
 
 def alike(length: Sequence[int]) -> dict[int, Sequence[int]]:
     return dict.fromkeys(SCALES, length)
+
+
+def reference(x: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Run the network's own block in the precision of its arguments."""
+    module = PFFB(x.shape[2]).to(x.dtype)
+    module.load_state_dict(state)
+    with torch.no_grad():
+        return module(x.movedim(-1, 0)[None])[0].movedim(0, -1).contiguous()
 
 
 @pytest.fixture
@@ -42,11 +50,11 @@ def check(device, cut, assert_bounded, monkeypatch):
         width: int,
         lengths: Mapping[int, Sequence[int]] = pffb.DEFAULT_LENGTHS,
         tile: tuple[int, int] = (8, 16),
-        configs: Mapping[str, Config] | None = None,
+        configs: Mapping[str, LaunchConfig] | None = None,
     ) -> None:
         state, x = block(channels), torch.randn(height, width, channels)
-        exact = pffb.reference(x, state)
-        plain = pffb.reference(x.to(dtype), {name: w.to(dtype) for name, w in state.items()})
+        exact = reference(x, state)
+        plain = reference(x.to(dtype), {name: w.to(dtype) for name, w in state.items()})
         packed = {name: w.to(device) for name, w in pffb.pack(state, dtype).items()}
         configs = configs or {"chain": cut(*tile), "pyramid": cut(32, 32)}
         assert_bounded(pffb.pffb(x.to(device, dtype), packed, lengths, configs), exact, plain)
@@ -71,7 +79,7 @@ def test_bfloat16(check):
 
 def test_usual_tiles_meet(check, monkeypatch):
     monkeypatch.setattr(chain, "MOST_ROWS", MOST_ROWS)
-    check(16, FP16, 17, 18, configs={"other": Config()})
+    check(16, FP16, 17, 18, configs={"other": LaunchConfig()})
 
 
 @pytest.mark.parametrize(
@@ -99,33 +107,24 @@ def test_larger_maps_of_all_widths(channels, dtype, height, width, check):
     check(channels, dtype, height, width, tile=(16, 32))
 
 
-def test_reference_is_the_network_s_block():
-    module = PFFB(24)
-    module.load_state_dict(block(24))
-    x = torch.randn(9, 13, 24)
-    with torch.no_grad():
-        exact = module(x.movedim(-1, 0)[None])[0].movedim(0, -1)
-    assert torch.equal(pffb.reference(x, module.state_dict()), exact)
-
-
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
 def test_every_scale_is_felt(dtype):
-    """The comparisons can see a scale that is missing: it moves the block by more than they allow."""
+    """Show that the comparisons can see a scale that is missing: it moves the block by more than they allow."""
     state, x = block(24), torch.randn(33, 17, 24)
-    exact = pffb.reference(x, state)
-    plain = pffb.reference(x.to(dtype), {name: w.to(dtype) for name, w in state.items()})
+    exact = reference(x, state)
+    plain = reference(x.to(dtype), {name: w.to(dtype) for name, w in state.items()})
     allowed = max(1e-4, 2 * (plain.float() - exact).abs().max().item() + 2e-3 * (dtype == FP16))
     for share in range(1, 4):
         changed = {name: tensor.clone() for name, tensor in state.items()}
         changed["fusion_all.0.weight"][:, share * 24 : (share + 1) * 24] = 0
-        assert (pffb.reference(x, changed) - exact).abs().max() > 5 * allowed
+        assert (reference(x, changed) - exact).abs().max() > 5 * allowed
 
 
 def test_scratch_memory_is_that_of_its_programs():
-    call = chain.chain_call(24, 4, "map", "map", False, Config(8, 16))
+    call = chain.chain_call(24, 4, "map", "map", False, LaunchConfig(8, 16))
     # Two regions with a halo of 3 pixels, for 2 x 2 programs.
     assert chain.scratch_elements(call, 9, 17) == 4 * 2 * (8 + 6) * (16 + 6) * 24
-    alone = chain.chain_call(24, 1, "map", "map", False, Config(8, 16))
+    alone = chain.chain_call(24, 1, "map", "map", False, LaunchConfig(8, 16))
     assert chain.scratch_elements(alone, 9, 17) == 0
 
 

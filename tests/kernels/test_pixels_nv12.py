@@ -6,11 +6,11 @@ import torch
 
 from derain_engine.base.errors import InputError
 from derain_engine.engine.frames import pad_frame, padded_side
-from derain_engine.kernels import pixels_nv12
-from derain_engine.kernels.pixels_nv12 import Nv12
+from derain_engine.kernels.pixels import nv12
+from derain_engine.kernels.pixels.nv12 import Nv12
 from derain_engine.media.video.colour import add_difference, coding_of, to_rgb
 
-pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 FP32, FP16 = torch.float32, torch.float16
 KINDS = [
@@ -43,7 +43,7 @@ def codes(words: torch.Tensor, kind: Nv12) -> np.ndarray:
 
 
 def taps(length: int, on: bool) -> np.ndarray:
-    """length x chroma's length: how luma positions are interpolated from chroma, by distance alone."""
+    """Return length x chroma's length: how luma positions are interpolated from chroma, by distance alone."""
     half = -(-length // 2)
     at = 2.0 * np.arange(half) + (0 if on else 0.5)
     weights = np.zeros((length, half))
@@ -55,7 +55,7 @@ def taps(length: int, on: bool) -> np.ndarray:
 
 
 def means(length: int, on: bool) -> np.ndarray:
-    """chroma's length x length: what a chroma sample takes of luma positions, edges repeated."""
+    """Return chroma's length x length: what a chroma sample takes of luma positions, edges repeated."""
     half = -(-length // 2)
     weights = np.zeros((half, length))
     for sample in range(half):
@@ -92,7 +92,7 @@ def test_video_becomes_padded_maps(size, kind, dtype, device, cut):
     height, width, granularity = size
     luma, chroma = planes(height, width, kind, gap=5 if dtype == FP32 else 0)
     to_height, to_width = (padded_side(side, granularity) for side in (height, width))
-    found = pixels_nv12.nv12_in(
+    found = nv12.nv12_in(
         luma.to(device), chroma.to(device), to_height, to_width, dtype, kind, config=cut(32, 64, 4)
     )
     exact, _ = pad_frame(exact_rgb(luma, chroma, kind)[None].astype(np.float32), granularity, 1)
@@ -108,9 +108,7 @@ def test_the_difference_is_added_to_the_codes(size, kind, device, cut):
     luma, chroma = planes(height, width, kind, gap=3)
     torch.manual_seed(1)
     rain = torch.randn(padded_side(height, granularity), padded_side(width, granularity), 3) * 0.2
-    found = pixels_nv12.nv12_out(
-        luma.to(device), chroma.to(device), rain.to(device), kind, config=cut(16, 32, 4)
-    )
+    found = nv12.nv12_out(luma.to(device), chroma.to(device), rain.to(device), kind, config=cut(16, 32, 4))
     rgb = exact_rgb(luma, chroma, kind)
     difference = np.clip(rgb - rain[:height, :width].double().numpy(), 0, 1) - rgb
     to_yuv, ones, _ = matrix(kind)
@@ -130,9 +128,7 @@ def test_the_difference_is_added_to_the_codes(size, kind, device, cut):
 def test_no_rain_leaves_every_code(kind, device, cut):
     luma, chroma = planes(33, 65, kind)
     none = torch.zeros(64, 96, 3, dtype=FP16).to(device)
-    new, new_chroma = pixels_nv12.nv12_out(
-        luma.to(device), chroma.to(device), none, kind, config=cut(32, 64, 4)
-    )
+    new, new_chroma = nv12.nv12_out(luma.to(device), chroma.to(device), none, kind, config=cut(32, 64, 4))
     assert torch.equal(new.cpu(), luma) and torch.equal(new_chroma.cpu(), chroma)
 
 
@@ -143,25 +139,21 @@ def test_it_is_what_video_does_on_the_cpu(device, cut):
     coding = coding_of("yuv420p", matrix=1, colour_range=1, width=66, height=34)
     apart = [luma.numpy().copy(), *(np.ascontiguousarray(chroma[..., i].numpy()) for i in range(2))]
     rainy = to_rgb(apart, coding)
-    found = pixels_nv12.nv12_in(
-        luma.to(device), chroma.to(device), 34, 66, FP32, kind, config=cut(64, 128, 4)
-    )
+    found = nv12.nv12_in(luma.to(device), chroma.to(device), 34, 66, FP32, kind, config=cut(64, 128, 4))
     assert np.abs(found.cpu().numpy()[..., :3] * 255 - rainy).max() < 2.7
     clean = np.clip(rainy.astype(int) - 40, 0, 255).astype(np.uint8)
     add_difference(apart, rainy, clean, coding)
     rain = torch.full((34, 66, 3), 40 / 255).to(device)
-    new, new_chroma = pixels_nv12.nv12_out(
-        luma.to(device), chroma.to(device), rain, kind, config=cut(32, 64, 4)
-    )
+    new, new_chroma = nv12.nv12_out(luma.to(device), chroma.to(device), rain, kind, config=cut(32, 64, 4))
     assert np.abs(new.cpu().numpy().astype(int) - apart[0]).max() <= 2
     assert max(np.abs(new_chroma[..., i].cpu().numpy().astype(int) - apart[i + 1]).max() for i in (0, 1)) <= 2
 
 
 def test_rain_that_is_not_a_number_leaves_black(device):
-    """As everywhere: NaN is 0, and never a code out of range."""
+    """Treat it as everywhere: NaN is 0, and never a code out of range."""
     luma, chroma = torch.full((2, 2), 200, dtype=torch.uint8), torch.full((1, 1, 2), 128, dtype=torch.uint8)
     rain = torch.full((2, 2, 3), torch.nan)
-    new, _ = pixels_nv12.nv12_out(luma.to(device), chroma.to(device), rain.to(device))
+    new, _ = nv12.nv12_out(luma.to(device), chroma.to(device), rain.to(device))
     assert new.cpu().unique().tolist() == [16]
 
 
@@ -179,21 +171,14 @@ def test_rain_that_is_not_a_number_leaves_black(device):
 def test_other_planes_are_refused(luma, chroma, kind, message, device):
     given = [torch.zeros(shape, dtype=torch.uint8).to(device) for shape in (luma, chroma)]
     with pytest.raises(InputError, match=message):
-        pixels_nv12.nv12_in(given[0], given[1], 8, 16, FP16, kind)
+        nv12.nv12_in(given[0], given[1], 8, 16, FP16, kind)
     with pytest.raises(InputError, match=message):
-        pixels_nv12.nv12_out(given[0], given[1], torch.zeros(8, 16, 3).to(device), kind)
+        nv12.nv12_out(given[0], given[1], torch.zeros(8, 16, 3).to(device), kind)
 
 
 def test_what_does_not_fit_is_refused(device):
     given = [torch.zeros(shape, dtype=torch.uint8).to(device) for shape in ((8, 8), (4, 4, 2))]
     with pytest.raises(InputError, match="8x8 does not fit into 16x7"):
-        pixels_nv12.nv12_in(given[0], given[1], 7, 16, FP16)
+        nv12.nv12_in(given[0], given[1], 7, 16, FP16)
     with pytest.raises(InputError, match="at least 8 x 8 x 3"):
-        pixels_nv12.nv12_out(given[0], given[1], torch.zeros(7, 8, 3).to(device))
-
-
-def test_work_is_counted():
-    assert pixels_nv12.flops(3, 5) == 50 * 15
-    # 15 samples of luma and 2 x 3 x 2 of chroma; maps of four halves, of three.
-    assert pixels_nv12.bytes_moved(3, 5) == (27 + 120, 54 + 90)
-    assert pixels_nv12.bytes_moved(3, 5, bits=10) == (54 + 120, 108 + 90)
+        nv12.nv12_out(given[0], given[1], torch.zeros(7, 8, 3).to(device))

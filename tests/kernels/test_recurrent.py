@@ -8,7 +8,7 @@ from derain_engine.base.errors import InputError
 from derain_engine.kernels import recurrent
 from derain_engine.kernels.recurrent import GATES
 
-pytestmark = pytest.mark.usefixtures("guarded_launch", "interpreter")
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
@@ -16,6 +16,26 @@ FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 def weights(channels: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     weight = torch.randn(columns, channels, 3, 3) * 1.6 / (9 * channels) ** 0.5
     return weight, torch.randn(columns) * 0.5
+
+
+def conv2d(maps, weight, bias):
+    image = torch.cat(list(maps), 2).permute(2, 0, 1)[None]
+    return F.conv2d(image, weight, bias, padding=1)[0].permute(1, 2, 0)
+
+
+def reference(maps, weight, bias, addend, before, after):
+    """Compute the convolution by PyTorch's operators, in the precision of the arguments."""
+    y = conv2d(maps, weight, bias)
+    y = y.relu() if before else y
+    y = y if addend is None else y + addend[..., : y.shape[2]]
+    return (y.relu() if after else y).contiguous()
+
+
+def lstm_reference(x, hidden, cell, weights, biases):
+    """Compute (hidden state, cell) by PyTorch's operators, in the precision of the arguments."""
+    sums = {gate: conv2d([x, hidden], weights[gate], biases[gate]) for gate in GATES}
+    cell = sums["f"].sigmoid() * cell + sums["i"].sigmoid() * sums["g"].tanh()
+    return (sums["o"].sigmoid() * cell.tanh()).contiguous(), cell.contiguous()
 
 
 @pytest.fixture
@@ -38,10 +58,10 @@ def check(device, assert_bounded):
         addend = torch.randn(height, width, added) if added else None
         if addend is not None and added > columns:
             addend[..., columns:] = 0
-        exact = recurrent.reference(maps, wide, bias, addend, before, after)
+        exact = reference(maps, wide, bias, addend, before, after)
         low = [each.to(dtype) for each in maps]
         low_addend = None if addend is None else addend.to(dtype)
-        plain = recurrent.reference(low, wide.to(dtype), bias.to(dtype), low_addend, before, after)
+        plain = reference(low, wide.to(dtype), bias.to(dtype), low_addend, before, after)
         packed = {name: w.to(device) for name, w in recurrent.pack(weight, bias, dtype, parts).items()}
         first, *rest = (each.to(device) for each in low)
         second = rest[0] if rest else None
@@ -96,9 +116,9 @@ def test_lstm(dtype, height, width, start, gates, device, assert_bounded, cut):
     if start:
         hidden, cell = torch.zeros_like(hidden), torch.zeros_like(cell)
     weight, bias = gates
-    exact = recurrent.lstm_reference(x, hidden, cell, weight, bias)
+    exact = lstm_reference(x, hidden, cell, weight, bias)
     x, hidden, cell = (each.to(dtype) for each in (x, hidden, cell))
-    plain = recurrent.lstm_reference(
+    plain = lstm_reference(
         x,
         hidden,
         cell,
@@ -137,9 +157,8 @@ def test_what_cannot_be_is_refused(gates, device):
     with pytest.raises(InputError, match=r"x, hidden and cell must all be \(4, 5, 16\)"):
         recurrent.lstm(x, x[:3], x.clone(), gate)
     with pytest.raises(InputError, match=r"takes 8, 16, 32, .* channels, not 24"):
-        recurrent.lstm_call(24, recurrent.heuristic("recurrent.lstm", 24))
+        recurrent.lstm_call(24, recurrent.LSTM.config(24))
 
 
 def test_work_is_counted():
     assert recurrent.flops(3, 5, 64, 128) == 2 * 15 * 9 * 64 * 128
-    assert recurrent.bytes_moved(3, 5, 96, 64, 1000) == 2 * (15 * 160 + 1000)

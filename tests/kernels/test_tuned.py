@@ -7,12 +7,13 @@ import pytest
 
 from derain_engine.base.errors import InputError
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import Config, heuristic
-from derain_engine.kernels.tuned import Entry, Run, configure_for, load, merge, save
+from derain_engine.kernels.launch import LaunchConfig
+from derain_engine.kernels.record import heuristic
+from derain_engine.kernels.tuned import Entry, TuningRun, configure_for, load, merge, save
 
-FAST, OTHER = Config(16, 16, 64, 8, 2), Config(4, 16, 16, 4, 4)
+FAST, OTHER = LaunchConfig(16, 16, 64, 8, 2), LaunchConfig(4, 16, 16, 4, 4)
 STAGE = ("mffb.stage2", 24, 0)
-RUN = Run(
+RUN = TuningRun(
     gpu="A",
     target="sm_90",
     precision="fp16",

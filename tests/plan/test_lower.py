@@ -8,11 +8,11 @@ from torch import nn
 
 from derain_engine.base.errors import BuildError, InputError
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR
-from derain_engine.kernels.config import Config, heuristic
+from derain_engine.kernels.launch import LaunchConfig
+from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD, SSIDKDConfig
 from derain_engine.plan import lower
-from derain_engine.plan.by_torch import run_by_torch
-from derain_engine.plan.by_triton import run_by_triton
+from derain_engine.plan.executors import run_by_torch, run_by_triton
 from derain_engine.plan.memory import Memory
 from derain_engine.plan.program import Plan, View
 
@@ -80,11 +80,11 @@ def test_half_precision_stays_within_the_bounds(dtype) -> None:
     assert -20 * torch.log10(error.square().mean().sqrt()) >= HALF_PSNR
 
 
-def large_tiles(kernel: str, channels: int, level: int) -> Config:
+def large_tiles(kernel: str, channels: int, level: int) -> LaunchConfig:
     """Few programs and turns of the inner loop: the interpreter's cost is by the operation, not by its size."""
     if kernel == "chain.chain":
-        return Config(16, 16, 64)
-    return Config(32, 32, 64 if not kernel.startswith("resample") else 16)
+        return LaunchConfig(16, 16, 64)
+    return LaunchConfig(32, 32, 64 if not kernel.startswith("resample") else 16)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
@@ -105,7 +105,7 @@ def test_a_whole_network_runs_in_the_kernels(dtype) -> None:
 
 
 def test_sid_takes_few_launches() -> None:
-    """Two more put a frame in and take it out."""
+    """Count two more, which put a frame in and take it out."""
     plan = lower(SSIDKD(PRESETS["sid"]), "fp16")
     assert len(plan.steps) + 2 <= 510
     kernels = [step.call.kernel for step in plan.steps]
@@ -115,8 +115,8 @@ def test_sid_takes_few_launches() -> None:
 
 
 def test_work_is_the_networks_without_what_is_dead_or_shared_out() -> None:
-    """3 925 443 multiply-adds a pixel, 9 760 of them dead; the PFFB's 1x1 on concatenations cost 6.625 C^2 a pixel of
-    their scale and 2.96875 C^2 as shares; the picture's fourth channel is not counted; resizing is."""
+    """Count 3 925 443 multiply-adds a pixel, 9 760 of them dead; the PFFB's 1x1 on concatenations cost 6.625 C^2 a
+    pixel of their scale and 2.96875 C^2 as shares; the picture's fourth channel is not counted; resizing is."""
     plan = lower(SSIDKD(PRESETS["sid"]), "fp16")
     products = sum(step.flops for step in plan.steps if step.call.kernel != "resample.bilinear") / 2 / 32**2
     pffb = 20 * 24**2 + 16 * 32**2 / 4 + 6 * 48**2 / 16
@@ -169,10 +169,10 @@ def test_the_code_is_kept_only_where_it_is_asked_for() -> None:
 def test_configurations_are_asked_for_by_kernel_channels_and_level() -> None:
     asked = set()
 
-    def configure(kernel: str, channels: int, level: int) -> Config:
+    def configure(kernel: str, channels: int, level: int) -> LaunchConfig:
         asked.add((kernel, channels, level))
         if (kernel, channels, level) == ("chain.chain", 24, 2):
-            return Config(16, 16, 16, 8, 2)
+            return LaunchConfig(16, 16, 16, 8, 2)
         return heuristic(kernel, channels, level)
 
     plan, plain = lower(SSIDKD(SMALL), configure=configure), lower(SSIDKD(SMALL))
@@ -182,7 +182,7 @@ def test_configurations_are_asked_for_by_kernel_channels_and_level() -> None:
         changed = (
             step.call.kernel == "chain.chain" and step.call.constants["C"] == 24 and step.sizes[0] == "h2"
         )
-        assert (step.call.config == Config(16, 16, 16, 8, 2)) == changed
+        assert (step.call.config == LaunchConfig(16, 16, 16, 8, 2)) == changed
         # The lengths are the cost model's either way, and so are the tiles of what was not measured.
         assert step.call.constants.get("LENGTH") == other.call.constants.get("LENGTH")
         assert changed or step.call == other.call

@@ -12,9 +12,8 @@ from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.spec import clean_image
 from derain_engine.plan import Plan, lower
-from derain_engine.plan.by_torch import run_by_torch
-from derain_engine.plan.by_triton import run_by_triton
 from derain_engine.plan.describe import describe
+from derain_engine.plan.executors import run_by_torch, run_by_triton
 from derain_engine.plan.stored import from_json, to_json
 
 NAMES = ("prn", "prn-r", "prenet", "prenet-r", "prenet-lstm", "prenet-x", "vrgnet")
@@ -75,7 +74,7 @@ def test_the_kernels_compute_the_plan(name: str) -> None:
 
 
 def test_launches_and_work_are_the_networks() -> None:
-    """13 launches a stage; a stage's multiplications less what the first state of zeros saves."""
+    """Count 13 launches a stage; a stage's multiplications less what the first state of zeros saves."""
     plan = lower(network("prenet", stages=6), "fp16")
     assert len(plan.steps) == 6 * 13
     saved = 9 * 32 * (4 * 64 - 3 * 32)

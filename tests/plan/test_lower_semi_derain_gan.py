@@ -12,8 +12,7 @@ from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.semi_derain_gan import PRESETS
 from derain_engine.plan import lower
-from derain_engine.plan.by_torch import run_by_torch
-from derain_engine.plan.by_triton import run_by_triton
+from derain_engine.plan.executors import run_by_torch, run_by_triton
 from derain_engine.plan.stored import from_json, to_json
 
 

@@ -31,7 +31,7 @@ def test_a_plan_comes_back_from_its_bytes(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(("preset", "dtype"), [("sid", "fp16"), ("sid-lite", "fp32")])
-def test_the_plans_of_the_house_pass_every_check(preset: str, dtype: Any) -> None:
+def test_the_plans_of_presets_pass_every_check(preset: str, dtype: Any) -> None:
     plan = lower(SSIDKD(PRESETS[preset]), dtype)
     assert from_json(to_json(plan), plan.weights) == plan
 
@@ -152,7 +152,7 @@ _VALUES = [None, True, -1, 0, 1, 3, 16, 1 << 31, 1 << 70, 0.5, 1e308, "", "h0", 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_any_change_is_refused_or_harmless(seed: int) -> None:
-    """A plan that is accepted can be described, and run where its launches fit their memory."""
+    """Check that a plan that is accepted can be described, and run where its launches fit their memory."""
     rng = random.Random(seed)
     plan = lower(strong(SSIDKDConfig((8, 8, 8), (1, 1, 1))), "fp16")
     data, picture = to_json(plan), np.zeros((1, 32, 32, 3), np.uint8)

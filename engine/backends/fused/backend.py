@@ -16,7 +16,8 @@ from ....base.version import __version__
 from ....device import driver
 from ....device.context import Context
 from ....kernels.aot import parse_targets
-from ....kernels.config import Configure, heuristic
+from ....kernels.launch import Configure
+from ....kernels.record import heuristic
 from ....kernels.tuned import configure_for
 from ....models.spec import ModelSpec
 from ....plan import Dtype, Plan
@@ -49,7 +50,7 @@ class FusedBackend:
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
     ) -> Artefact:
-        """As :meth:`Backend.compile`.
+        """Compile a network, as :meth:`Backend.compile` says.
 
         Launches are cut for pictures of ``options.shape``, without one for 512x512, as was measured to be best on each
         GPU where that was done; the engine takes any size.
@@ -87,7 +88,7 @@ class FusedBackend:
         return Artefact(self.name, __version__, dtype, payloads, gpus=gpus, bytes_per_pixel=pixel)
 
     def open(self, artefact: Artefact, options: RunOptions) -> GpuSession:
-        """As :meth:`Backend.open`. ``options.threads`` changes nothing."""
+        """Open an artefact, as :meth:`Backend.open` says. ``options.threads`` changes nothing."""
         if (reason := self.unavailable()) is not None:
             raise BackendUnavailable(reason)
         context = Context()
@@ -107,14 +108,15 @@ class FusedBackend:
         )
 
     def emulate(self, artefact: Artefact) -> FusedEmulation | None:
-        """As :meth:`Backend.emulate`: the plan by PyTorch's operators, where PyTorch is."""
+        """Open an artefact on a CPU, as :meth:`Backend.emulate` says: the plan by PyTorch's operators, where PyTorch
+        is."""
         if importlib.util.find_spec("torch") is None:
             return None
         return FusedEmulation(payload.read_plan(artefact.payloads))
 
 
 def _fitting(gpu: str, built_for: Sequence[str]) -> str | None:
-    """Of the GPUs that kernels were compiled for, the one whose kernels run on ``gpu``; None where none do."""
+    """Return, of the GPUs that kernels were compiled for, the one whose kernels run on ``gpu``; None where none do."""
     if gpu in built_for:
         return gpu
     # From sm_90 on, kernels use what their own GPU alone has; before, later GPUs of the generation run them.

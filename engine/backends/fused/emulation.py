@@ -24,14 +24,14 @@ class FusedEmulation:
         self._plan: Plan | None = plan
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`.
+        """Run a batch, as :meth:`Session.run` says.
 
         Raises:
             BundleError: the plan's launches do not fit its buffers or weights.
         """
         import torch
 
-        from ....plan.by_torch import run_by_torch
+        from ....plan.executors import run_by_torch
 
         if self._plan is None:
             raise InputError("This session is closed; open the engine again.")

@@ -12,15 +12,15 @@ from ....base.progress import Progress, no_progress
 from ....base.version import __version__
 from ....device.driver import Gpu
 from ....kernels.aot import distinct, picture_calls, specialisation
-from ....kernels.aot_pool import compile_calls, require_compiler
+from ....kernels.aot.pool import compile_calls, require_compiler
 from ....kernels.launch import Call
 from ....plan import Plan
 from . import payload as fused_payload
-from .payload import Kernel
+from .payload import StoredKernel
 
 
-def compile_for(plan: Plan, gpu: str, progress: Progress = no_progress) -> list[Kernel]:
-    """Every specialisation of a plan, and the kernels between pictures and maps, for a GPU such as ``sm_90``.
+def compile_for(plan: Plan, gpu: str, progress: Progress = no_progress) -> list[StoredKernel]:
+    """Compile every specialisation of a plan, and the kernels between pictures and maps, for a GPU such as ``sm_90``.
 
     Raises:
         BackendUnavailable: Triton is not installed.
@@ -34,11 +34,11 @@ def compile_for(plan: Plan, gpu: str, progress: Progress = no_progress) -> list[
                 f"The kernel {specialisation(kernel.call)} {'; '.join(kernel.faults())} on {gpu}; "
                 "build with another backend."
             )
-    return [Kernel.of(each) for each in compiled]
+    return [StoredKernel.of(each) for each in compiled]
 
 
-def compile_here(plan: Plan, gpu: Gpu, built_for: tuple[str, ...], folder: Path | None) -> list[Kernel]:
-    """The plan's kernels for this machine's GPU, which an engine that is being opened has none for.
+def compile_here(plan: Plan, gpu: Gpu, built_for: tuple[str, ...], folder: Path | None) -> list[StoredKernel]:
+    """Compile the plan's kernels for this machine's GPU, which an engine that is being opened has none for.
 
     Args:
         built_for: the GPUs that it has kernels for.
@@ -75,8 +75,8 @@ def _pictures() -> list[Call]:
     return [call for call in picture_calls() if not call.constants["BGR"]]
 
 
-def _read(folder: Path, target: str) -> list[Kernel] | None:
-    """The kernels in a folder of :func:`_write`; None where they are not all there, as a cache only saves time."""
+def _read(folder: Path, target: str) -> list[StoredKernel] | None:
+    """Return the kernels in a folder of :func:`_write`; None where not all are there, as a cache only saves time."""
     try:
         return fused_payload.read_kernels(
             {fused_payload.name(target, file.name): file.read_bytes() for file in folder.iterdir()}, target
@@ -85,7 +85,7 @@ def _read(folder: Path, target: str) -> list[Kernel] | None:
         return None
 
 
-def _write(folder: Path, target: str, kernels: list[Kernel]) -> None:
+def _write(folder: Path, target: str, kernels: list[StoredKernel]) -> None:
     payloads = fused_payload.pack_kernels(target, kernels)
     with contextlib.suppress(OSError, InputError):
         folder.mkdir(mode=0o700, exist_ok=True)

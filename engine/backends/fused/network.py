@@ -21,7 +21,7 @@ from ....plan import Plan
 from ....plan.arena import arrange, fork_and_join
 from ....plan.program import ITEMSIZE, Pointer, Weight
 from ..gpu_session import Picture
-from .payload import Kernel
+from .payload import StoredKernel
 
 #: Sizes of pictures whose graphs are kept.
 _SIZES = 8
@@ -32,13 +32,13 @@ _MOST_ELEMENTS = 2**31 - 1
 
 @dataclass(frozen=True)
 class _Loaded:
-    kernel: Kernel
+    kernel: StoredKernel
     function: Function
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """For one size of map: the network as a graph, and where it reads the picture and leaves the rain."""
+class _PreparedGraph:
+    """The network for one size of map: as a graph, and where it reads the picture and leaves the rain."""
 
     graph: Graph
     image: int
@@ -57,7 +57,7 @@ class FusedNetwork:
         DerainError: the GPU has not enough memory.
     """
 
-    def __init__(self, context: Context, plan: Plan, kernels: Iterable[Kernel], stream: Stream) -> None:
+    def __init__(self, context: Context, plan: Plan, kernels: Iterable[StoredKernel], stream: Stream) -> None:
         self.stream = stream
         self._context, self._plan = context, plan
         self._loaded: dict[str, _Loaded] = {}
@@ -81,10 +81,10 @@ class FusedNetwork:
         # What is uploaded from is the caller's to drop.
         stream.synchronise()
         self._arena: DeviceBuffer | None = None
-        self._prepared: OrderedDict[tuple[int, int], _Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[int, int], _PreparedGraph] = OrderedDict()
 
     def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
-        """As :meth:`GpuNetwork.clean`; sides are padded to multiples of the plan's granularity.
+        """Clean a picture, as :meth:`GpuNetwork.clean` says; sides are padded to multiples of the plan's granularity.
 
         Raises:
             InputError: too large a picture.
@@ -98,7 +98,7 @@ class FusedNetwork:
         return self._context.launches - before + prepared.graph.kernels
 
     def close(self) -> None:
-        """As :meth:`GpuNetwork.close`."""
+        """Give the GPU's memory back, as :meth:`GpuNetwork.close` says."""
         self._forget()
         self._weights.close()
         self._branch.close()
@@ -113,7 +113,7 @@ class FusedNetwork:
             self._arena.close()
             self._arena = None
 
-    def _prepare(self, height: int, width: int) -> _Prepared:
+    def _prepare(self, height: int, width: int) -> _PreparedGraph:
         size = height, width
         if size in self._prepared:
             self._prepared.move_to_end(size)
@@ -130,7 +130,7 @@ class FusedNetwork:
             self._prepared.popitem(last=False)[1].graph.close()
         places = [self._arena.pointer + offset for offset in arena.offsets]
         graph = Graph(self.stream, lambda: self._run(places, height, width))
-        prepared = _Prepared(graph, places[self._plan.image], places[self._plan.rain])
+        prepared = _PreparedGraph(graph, places[self._plan.image], places[self._plan.rain])
         self._prepared[size] = prepared
         return prepared
 
@@ -142,7 +142,7 @@ class FusedNetwork:
             )
 
     def _run(self, places: list[int], height: int, width: int) -> None:
-        """Every step, the second branch in a stream of its own."""
+        """Launch every step, the second branch in a stream of its own."""
         fork, join = fork_and_join(self._plan)
         for i, step in enumerate(self._plan.steps):
             if i == fork:

@@ -1,4 +1,4 @@
-"""What an engine file of the fused backend holds: plans, weights and compiled kernels, as bytes and back.
+"""The contents of an engine file of the fused backend: plans, weights and compiled kernels, as bytes and back.
 
 fused/plan.json              the launches with the heuristic's configurations, which any GPU can run
 fused/weights.bin            the packed weights of every plan
@@ -32,7 +32,7 @@ _MOST_WARPS, _MOST_SHARED = 32, 1 << 30
 
 
 @dataclass(frozen=True)
-class Kernel:
+class StoredKernel:
     """A compiled kernel, ready to load.
 
     symbol: its name in the cubin. arguments: types of all arguments, as the device layer packs them. warps: of a
@@ -47,7 +47,7 @@ class Kernel:
     cubin: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, compiled: Compiled) -> Kernel:
+    def of(cls, compiled: Compiled) -> StoredKernel:
         return cls(
             compiled.call,
             compiled.symbol,
@@ -59,7 +59,7 @@ class Kernel:
 
 
 def name(target: str | None, file: str) -> str:
-    """The payload that is a file for a GPU, or for any."""
+    """Return the name of the payload that is a file for a GPU, or for any."""
     return "/".join(["fused", *([] if target is None else [target]), file])
 
 
@@ -77,7 +77,7 @@ def pack_plans(plan: Plan, tuned: Mapping[str, Plan]) -> dict[str, bytes]:
     return payloads
 
 
-def pack_kernels(target: str, kernels: Iterable[Kernel]) -> dict[str, bytes]:
+def pack_kernels(target: str, kernels: Iterable[StoredKernel]) -> dict[str, bytes]:
     """Payloads of the kernels compiled for one GPU."""
     payloads, rows = {}, []
     for kernel in kernels:
@@ -101,7 +101,7 @@ def pack_kernels(target: str, kernels: Iterable[Kernel]) -> dict[str, bytes]:
 
 
 def read_plan(payloads: Mapping[str, bytes | memoryview], target: str | None = None) -> Plan:
-    """The plan for a GPU; for none, or one that has none of its own, the one for any.
+    """Return the plan for a GPU; for none, or one that has none of its own, the one for any.
 
     Raises:
         BundleError: it is missing or damaged.
@@ -112,13 +112,13 @@ def read_plan(payloads: Mapping[str, bytes | memoryview], target: str | None = N
 
 
 def targets(payloads: Iterable[str]) -> tuple[str, ...]:
-    """The GPUs that kernels were compiled for, sorted."""
+    """Return the GPUs that kernels were compiled for, sorted."""
     parts = [payload.split("/") for payload in payloads]
     return tuple(sorted(part[1] for part in parts if len(part) == 3 and part[2] == KERNELS))
 
 
-def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> list[Kernel]:
-    """The kernels that were compiled for a GPU of :func:`targets`.
+def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> list[StoredKernel]:
+    """Return the kernels that were compiled for a GPU of :func:`targets`.
 
     Raises:
         BundleError: they are damaged.
@@ -136,7 +136,9 @@ def read_kernels(payloads: Mapping[str, bytes | memoryview], target: str) -> lis
         raise BundleError(f"The engine's {table_name} is damaged ({error!r}); build it again.") from error
 
 
-def _read_kernel(row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryview], file: str) -> Kernel:
+def _read_kernel(
+    row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryview], file: str
+) -> StoredKernel:
     cubin = _payload(payloads, file)
     if hashlib.sha256(cubin).hexdigest() != row["sha256"]:
         raise BundleError(f"The engine's {file} is not the kernel that it was built with; build it again.")
@@ -145,7 +147,7 @@ def _read_kernel(row: Mapping[str, Any], payloads: Mapping[str, bytes | memoryvi
     shared = stored.whole(row["shared"], 0, _MOST_SHARED, "shared memory")
     if not re.fullmatch(r"\w{1,1000}", symbol, re.ASCII):
         raise ValueError(f"{call.kernel} has the symbol {symbol!r:.40}")
-    return Kernel(call, symbol, tuple(map(str, row["arguments"])), warps, shared, cubin)
+    return StoredKernel(call, symbol, tuple(map(str, row["arguments"])), warps, shared, cubin)
 
 
 def _payload(payloads: Mapping[str, bytes | memoryview], wanted: str) -> bytes:

@@ -15,10 +15,10 @@ from derain_engine.bench.kernels.rig import Rig
 from derain_engine.device.stream import Stream
 from derain_engine.kernels.aot import Compiled
 from derain_engine.kernels.launch import Call
+from derain_engine.kernels.plain import run_plain
+from derain_engine.kernels.record import find
 from derain_engine.models.ssid_kd import SSIDKDConfig
 from derain_engine.plan import lower
-from derain_engine.plan.by_torch import run_call
-from derain_engine.plan.by_triton import kernel
 from derain_engine.plan.memory import Memory
 
 from ...device.conftest import StandIn, context, cubin, cuda
@@ -31,7 +31,7 @@ SMALL = SSIDKDConfig((16, 16, 24), (1, 2, 1))
 
 @pytest.fixture
 def memory() -> Memory:
-    """A small network's plan for a picture of 32x64 pixels."""
+    """Return a small network's plan for a picture of 32x64 pixels."""
     torch.manual_seed(0)
     return Memory(lower(strong(SMALL), "fp16", nominal=(32, 64)), 32, 64)
 
@@ -61,9 +61,8 @@ class Gpu:
                     self._tensors[flat.data_ptr()] = flat
 
     def compile(self, call: Call, dtype: str, target: str) -> Compiled:
-        symbol, names = f"kernel{len(self.compiled)}", kernel(call.kernel).arg_names
-        names = [name for name in names if name not in call.compile_time()]
-        kinds = ["i32" if n.isupper() else "*fp32" if n.endswith("bias") else f"*{dtype}" for n in names]
+        symbol = f"kernel{len(self.compiled)}"
+        kinds = list(find(call.kernel).argument_types(call.constants, dtype).values())
         arguments = (*kinds, "*u8", "*u8")
         self.compiled.append(call)
         sizes = tuple(4 if kind == "i32" else 8 for kind in arguments)
@@ -92,7 +91,7 @@ class Gpu:
         sizes = [number for number, kind in zip(numbers, kinds, strict=False) if kind == "i32"]
         self.launched.append(call)
         # One specialisation serves launches of more maps and fewer.
-        run_call(replace(call, planes=grid[1]), pointers, sizes)
+        run_plain(replace(call, planes=grid[1]), pointers, sizes)
         if self.wrong(call):
             pointers[-1][0] += 0.5
         for _ in range(self.ticks(call)):

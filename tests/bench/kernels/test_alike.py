@@ -5,13 +5,13 @@ import collections
 import pytest
 import torch
 
-from derain_engine.bench.kernels.alike import Check, alike, recut
-from derain_engine.bench.kernels.plain import plain
+from derain_engine.bench.kernels.alike import Check, alike
 from derain_engine.kernels.aot import specialisation
-from derain_engine.kernels.config import Config
+from derain_engine.kernels.launch import LaunchConfig
+from derain_engine.kernels.plain import plain, run_plain
+from derain_engine.kernels.record import find
 from derain_engine.models.registry import create, spec_of
 from derain_engine.plan import lower
-from derain_engine.plan.by_torch import run_call
 from derain_engine.plan.memory import Memory
 from derain_engine.plan.program import View
 
@@ -38,21 +38,24 @@ def test_every_launch_is_counted_once(memory, kinds):
 
 
 def test_another_cut_changes_the_configuration_and_what_follows_from_it(kinds):
-    config = Config(16, 16, 16, 8, 2)
+    config = LaunchConfig(16, 16, 16, 8, 2)
     for each in kinds:
-        call = recut(each.step.call, config)
+        call = find(each.step.call.kernel).recut(each.step.call, config)
         assert call.config == config and call.planes == each.step.call.planes
-        assert recut(call, each.step.call.config) == each.step.call
+        assert find(call.kernel).recut(call, each.step.call.config) == each.step.call
         same = {name: value for name, value in call.constants.items() if name != "BLOCK_M"}
         assert same.items() <= each.step.call.constants.items()
     (chain, *_) = (each.step.call for each in kinds if each.step.call.constants.get("LENGTH") == 4)
-    blocks = [recut(chain, Config(tile, tile)).constants["BLOCK_M"] for tile in (1, 4, 16)]
+    blocks = [
+        find(chain.kernel).recut(chain, LaunchConfig(tile, tile)).constants["BLOCK_M"] for tile in (1, 4, 16)
+    ]
     assert blocks == [64, 128, 128]
 
 
 def test_a_chain_in_another_cut_has_scratch_memory_of_its_own(kinds):
     (each, *_) = (each for each in kinds if each.step.call.constants.get("LENGTH") == 4)
-    own, other = each.pointers(each.step.call), each.pointers(recut(each.step.call, Config(16, 16)))
+    recut = find("chain.chain").recut(each.step.call, LaunchConfig(16, 16))
+    own, other = each.pointers(each.step.call), each.pointers(recut)
     assert [a.data_ptr() == b.data_ptr() for a, b in zip(own, other, strict=True)] == [
         i != 4 for i in range(12)
     ]
@@ -65,7 +68,7 @@ def test_right_results_pass_and_leave_the_memory_as_it_was(kinds):
         check = Check(each)
         pointers = each.pointers(each.step.call)
         before = [tensor.clone() for tensor in pointers]
-        assert check.passes(lambda p=pointers, e=each: run_call(e.step.call, p, e.sizes)), each.step.name
+        assert check.passes(lambda p=pointers, e=each: run_plain(e.step.call, p, e.sizes)), each.step.name
         assert all(torch.equal(a, b) for a, b in zip(before, pointers, strict=True)), each.step.name
 
 
@@ -81,7 +84,7 @@ def test_wrong_results_do_not(kinds, wrong):
         def run(each=each, pointers=pointers, write=write):
             if wrong == "nothing":
                 return
-            run_call(each.step.call, pointers, each.sizes)
+            run_plain(each.step.call, pointers, each.sizes)
             if wrong == "slightly":
                 pointers[write].mul_(1.01)
             else:
@@ -93,7 +96,7 @@ def test_wrong_results_do_not(kinds, wrong):
 
 
 def test_the_plain_form_gives_what_the_plan_gives():
-    """In fp32, from noise, for every kind of launch of a network with stacks, additions and parts of pixels."""
+    """Compare in fp32, from noise, for every kind of launch of a network with stacks, additions and parts of pixels."""
     network = strong(SMALL)
     kinds = [
         each
@@ -129,16 +132,15 @@ def assert_plain_is_the_plan(kinds):
             for tensor in arguments
         ), each.step.name
         found = function(*arguments)
-        run_call(call, pointers, each.sizes)
+        run_plain(call, pointers, each.sizes)
         outputs = [pointers[w] for w in each.step.writes]
         if call.kernel == "chain.chain":
             outputs = outputs[-1:]
-        if call.kernel == "resample.bilinear":
-            plane = each.sizes[0] * each.sizes[1] * int(call.constants["PIXEL"])
-            outputs = [outputs[0][i * plane :] for i in range(call.planes)]
         assert len(found) == len(outputs)
         for image, flat in zip(found, outputs, strict=True):
-            _, channels, height, width = image.shape
+            count, channels, height, width = image.shape
+            assert count == call.planes or call.kernel == "transposed.conv"
             pixel = int(call.constants.get("PIXEL", channels))
-            expected = flat.as_strided((height, width, channels), (width * pixel, pixel, 1))
-            assert torch.allclose(image[0].permute(1, 2, 0), expected, atol=1e-5, rtol=1e-5), each.step.name
+            strides = height * width * pixel, width * pixel, pixel, 1
+            expected = flat.as_strided((count, height, width, channels), strides)
+            assert torch.allclose(image.permute(0, 2, 3, 1), expected, atol=1e-5, rtol=1e-5), each.step.name

@@ -4,8 +4,9 @@ import pytest
 
 from derain_engine.bench.kernels.candidates import MOST_SUMS, candidates
 from derain_engine.kernels import mffb, pffb, resample
-from derain_engine.kernels.config import Config, heuristic
 from derain_engine.kernels.gemm import K_PADDING
+from derain_engine.kernels.launch import LaunchConfig
+from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import PRESETS, SSIDKD
 from derain_engine.plan import lower
 
@@ -36,13 +37,15 @@ def test_sums_and_stages_must_fit():
     assert of_wide < of_narrow
     # 192 sums a pixel over the threads.
     assert all(c.tile_h * c.tile_w * 192 / (32 * c.warps) <= MOST_SUMS for c in of_wide)
-    assert Config(16, 16, 64, 8, 4) in of_narrow
+    assert LaunchConfig(16, 16, 64, 8, 4) in of_narrow
     small = set(candidates([narrow], 48 << 10)[1:])
-    assert small < of_narrow and Config(16, 16, 64, 8, 4) not in small
+    assert small < of_narrow and LaunchConfig(16, 16, 64, 8, 4) not in small
 
 
 def test_every_configuration_in_use_comes_first():
-    calls = [pffb.pyramid_call(24, Config(16, 16, 32, warps, 2)) for warps in (4, 8)]
+    calls = [pffb.pyramid_call(24, LaunchConfig(16, 16, 32, warps, 2)) for warps in (4, 8)]
     found = candidates(calls, 99 << 10)
     assert found[:2] == [call.config for call in calls] and len(set(found)) == len(found)
-    assert all(c.stages == 1 for c in candidates([resample.bilinear_call(4, 1, Config(8, 16, 4, 4, 1))], 0))
+    assert all(
+        c.stages == 1 for c in candidates([resample.bilinear_call(4, 1, LaunchConfig(8, 16, 4, 4, 1))], 0)
+    )

@@ -5,7 +5,8 @@ import torch
 
 from derain_engine.base.errors import InputError
 from derain_engine.bench.kernels.dark_channel import measure
-from derain_engine.kernels import dark_channel, dark_channel_torch
+from derain_engine.kernels import dark_channel
+from derain_engine.kernels.dark_channel import by_torch
 
 
 def test_rows_say_what_was_measured():
@@ -30,14 +31,14 @@ def test_rows_say_what_was_measured():
 
 
 def first_of_ties_missed(x, window, padding):
-    """The same values, with the last of equal maxima as the source of each."""
+    """Return the same values, with the last of equal maxima as the source of each."""
     flipped = x.flip(1, 2, 3)
-    return dark_channel_torch.box_maximum_reference(flipped, window, padding).flip(2, 3)
+    return by_torch.box_maximum_reference(flipped, window, padding).flip(2, 3)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [first_of_ties_missed, lambda *box: dark_channel_torch.box_maximum_reference(*box) + 1e-6],
+    [first_of_ties_missed, lambda *box: by_torch.box_maximum_reference(*box) + 1e-6],
     ids=["ties", "values"],
 )
 def test_what_differs_is_not_verified(wrong, monkeypatch):

@@ -28,7 +28,7 @@ def small(monkeypatch):
     return checkpoint
 
 
-def kernels(rig, gpu, memory, monkeypatch) -> list[gpu_check.Outcome]:
+def kernels(rig, gpu, memory, monkeypatch) -> list[gpu_check.GpuCheck]:
     monkeypatch.setattr(memory_module, "Memory", lambda *_: memory)
     return list(
         gpu_check.check_kernels(
@@ -93,13 +93,13 @@ def test_networks_are_compared_at_every_size(small, monkeypatch, error, passed):
 
 def test_frames_that_come_out_otherwise_are_counted():
     one, other = np.zeros((2, 2, 3)), np.ones((2, 2, 3))
-    assert gpu_check._equal("a", [one, one], [one, one]) == gpu_check.Outcome("a", True, "equal")
-    assert gpu_check._equal("a", [one, one], [one, other]) == gpu_check.Outcome("a", False, "1 of 2 differ")
+    assert gpu_check._equal("a", [one, one], [one, one]) == gpu_check.GpuCheck("a", True, "equal")
+    assert gpu_check._equal("a", [one, one], [one, other]) == gpu_check.GpuCheck("a", False, "1 of 2 differ")
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, VerificationError.exit_code)])
 def test_each_outcome_has_its_line(monkeypatch, capsys, passed, code):
-    outcome = gpu_check.Outcome("a kernel", passed, "as it is")
+    outcome = gpu_check.GpuCheck("a kernel", passed, "as it is")
     monkeypatch.setattr(gpu_check, "check_kernels", lambda *_: iter([outcome]))
     monkeypatch.setattr(gpu_check, "check_network", lambda *_: iter([]))
     assert gpu_check.main(["--here", "--network", "sid", "--precision", "fp16"]) == code
@@ -108,12 +108,12 @@ def test_each_outcome_has_its_line(monkeypatch, capsys, passed, code):
 
 def test_what_a_fault_ends_is_told_and_the_rest_checked(monkeypatch, capsys):
     def faulty(*_):
-        yield gpu_check.Outcome("a kernel", True, "as it is")
+        yield gpu_check.GpuCheck("a kernel", True, "as it is")
         raise RuntimeError("illegal address")
 
     monkeypatch.setattr(gpu_check, "check_kernels", faulty)
     monkeypatch.setattr(
-        gpu_check, "check_network", lambda *_: iter([gpu_check.Outcome("all", True, "equal")])
+        gpu_check, "check_network", lambda *_: iter([gpu_check.GpuCheck("all", True, "equal")])
     )
     code = gpu_check.main(["--here", "--network", "sid", "--precision", "fp16"])
     assert code == VerificationError.exit_code

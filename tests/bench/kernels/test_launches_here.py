@@ -5,15 +5,15 @@ import contextlib
 import pytest
 
 from derain_engine.base.errors import InputError
-from derain_engine.bench.kernels import launches_here
+from derain_engine.bench.kernels import launches
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import Config
+from derain_engine.kernels.launch import LaunchConfig
 from derain_engine.plan import Dtype
 
 from ...plan.networks import strong
 from .conftest import SMALL
 
-BEST = Config(4, 16, 16, 4, 2)
+BEST = LaunchConfig(4, 16, 16, 4, 2)
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ def measured(rig, monkeypatch, tmp_path):
         calls = [step.call for step in memory.plan.steps]
         return options, options["compile_calls"](calls, "fp16", ["sm_90"]), memory
 
-    monkeypatch.setattr(launches_here, "find_networks", lambda names: [strong(SMALL)])
-    monkeypatch.setattr(launches_here, "measure_launches", measure_launches)
+    monkeypatch.setattr(launches, "find_networks", lambda names: [strong(SMALL)])
+    monkeypatch.setattr(launches, "measure_launches", measure_launches)
     monkeypatch.setattr(tuned, "DATA", tmp_path / "tuned.json")
     entry = tuned.Entry("mffb.stage1", 16, 1, BEST, 2.0, 1.0)
     about = ("580.1", "13.0", "3.6.0", 512, 512, "2026", "kernels tune")
-    tuned.save([tuned.Run("Stand-in 9000", "sm_90", "fp16", *about, entries=(entry,))], tuned.DATA)
+    tuned.save([tuned.TuningRun("Stand-in 9000", "sm_90", "fp16", *about, entries=(entry,))], tuned.DATA)
 
     def run(shape: tuple[int, int] = (32, 64), precision: Dtype = "fp16"):
-        return launches_here.measure_here(
+        return launches.measure_here(
             "small",
             shape,
             precision,

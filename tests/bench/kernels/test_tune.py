@@ -8,7 +8,8 @@ import pytest
 from derain_engine.base.errors import BuildError, InputError, VerificationError
 from derain_engine.bench.kernels import candidates, tune
 from derain_engine.bench.kernels.alike import alike
-from derain_engine.kernels.config import Config, heuristic
+from derain_engine.kernels.launch import LaunchConfig
+from derain_engine.kernels.record import heuristic
 
 USED = heuristic("mffb.stage2", 16)
 
@@ -41,7 +42,7 @@ def tuned(rig, gpu, memory):
 
 
 def test_the_fastest_candidate_wins_at_every_level(tuned, gpu, memory):
-    best = Config(8, 8, 64, 4, 2)
+    best = LaunchConfig(8, 8, 64, 4, 2)
     gpu.ticks = lambda call: 4 if call.config == best else 20 if call.config.tile_w == 8 else 10
     results = tuned("mffb.stage2")
     # Level 0 and 1 have 16 channels, level 2 has 24; units have one block a level and net.
@@ -87,7 +88,7 @@ def test_a_gain_of_the_first_round_alone_is_not_one(tuned, gpu, monkeypatch):
 
 
 def test_what_is_wrong_fails_spills_or_is_too_large_never_wins(tuned, gpu):
-    fast = [Config(8, 8, 64, 4, 2), Config(8, 8, 64, 4, 3), Config(8, 8, 32, 4, 2), Config(8, 8, 32, 4, 3)]
+    fast = [LaunchConfig(8, 8, block, 4, stages) for block in (64, 32) for stages in (2, 3)]
     gpu.ticks = lambda call: 2 if call.config in fast else 3 if call.config.block_k == 64 else 10
     gpu.wrong = lambda call: call.config == fast[0]
     gpu.refused = lambda call: call.config == fast[1]
@@ -152,6 +153,6 @@ def test_what_is_in_use_must_be_right_and_compile(tuned, gpu):
 def test_what_cannot_be_stored_is_not_tried():
     from derain_engine.kernels.chain import chain_call
 
-    small = chain_call(24, 4, "map", "shares", True, dataclasses.replace(Config(), tile_h=8, tile_w=8))
+    small = chain_call(24, 4, "map", "shares", True, dataclasses.replace(LaunchConfig(), tile_h=8, tile_w=8))
     found = candidates.candidates([small], 227 << 10)
     assert found[0] == small.config and heuristic("chain.chain", 24) not in found

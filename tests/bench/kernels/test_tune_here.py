@@ -7,26 +7,38 @@ from dataclasses import replace
 import pytest
 
 from derain_engine.base.errors import CheckpointError, DerainError, InputError
-from derain_engine.bench.kernels import candidates, networks, tune, tune_here
-from derain_engine.bench.kernels.tune_here import Request
+from derain_engine.bench.kernels import candidates, networks, tune
+from derain_engine.bench.kernels.tune import TuningRequest
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import Config, heuristic
+from derain_engine.kernels.launch import LaunchConfig
+from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import SSIDKD
 from derain_engine.plan.memory import Memory
 
 from ...plan.networks import strong
 from .conftest import SMALL, Gpu
 
-BEST = Config(8, 8, 64, 4, 2)
-OTHER = tuned.Run(
-    *("Another", "sm_90", "fp16", "1", "13.0", "3.6.0", 512, 512, "2026", "made by hand"),
-    entries=(tuned.Entry("mffb.stage2", 16, 0, Config(), 2.0, 1.0),),
+BEST = LaunchConfig(8, 8, 64, 4, 2)
+OTHER = tuned.TuningRun(
+    "Another",
+    "sm_90",
+    "fp16",
+    "1",
+    "13.0",
+    "3.6.0",
+    512,
+    512,
+    "2026",
+    "made by hand",
+    entries=(tuned.Entry("mffb.stage2", 16, 0, LaunchConfig(), 2.0, 1.0),),
 )
 
 
 @pytest.fixture
-def request_(tmp_path) -> Request:
-    return Request((), "fp16", (32, 64), ("mffb.stage2",), 1000.0, tmp_path / "tuned.json", "the command")
+def request_(tmp_path) -> TuningRequest:
+    return TuningRequest(
+        (), "fp16", (32, 64), ("mffb.stage2",), 1000.0, tmp_path / "tuned.json", "the command"
+    )
 
 
 @pytest.fixture
@@ -36,7 +48,7 @@ def run(rig, cuda, cubin, monkeypatch):
     monkeypatch.setattr(candidates, "STAGES", (2,))
     monkeypatch.setattr(tune, "RUNS", 2)
     monkeypatch.setattr(tune, "FINAL_RUNS", 4)
-    monkeypatch.setattr(tune_here, "find_networks", lambda names: [strong(SMALL)])
+    monkeypatch.setattr(tune, "find_networks", lambda names: [strong(SMALL)])
     gpus = []
 
     def compile_each(wanted, dtype):
@@ -53,7 +65,7 @@ def run(rig, cuda, cubin, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Memory, "__init__", remember)
-            return tune_here.tune_here(
+            return tune.tune_here(
                 request, rig=lambda: contextlib.nullcontext(rig), compile_each=compile_each, device="cpu"
             )
 
@@ -82,8 +94,8 @@ def test_other_gpus_stay_and_what_is_tried_again_is_replaced(run, request_):
         OTHER,
         gpu="Stand-in 9000",
         entries=(
-            tuned.Entry("mffb.stage2", 24, 2, Config(), 2.0, 1.0),
-            tuned.Entry("conv.conv3x3", 4, 0, Config(), 2.0, 1.0),
+            tuned.Entry("mffb.stage2", 24, 2, LaunchConfig(), 2.0, 1.0),
+            tuned.Entry("conv.conv3x3", 4, 0, LaunchConfig(), 2.0, 1.0),
         ),
     )
     tuned.save((OTHER, old), request_.output)

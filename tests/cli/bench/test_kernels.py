@@ -6,13 +6,30 @@ from types import SimpleNamespace
 
 import pytest
 
-from derain_engine.bench.kernels import dark_channel, launches_here, rig
+from derain_engine.bench.kernels import dark_channel, launches, rig
 from derain_engine.bench.kernels.ceilings import Ceilings
-from derain_engine.bench.kernels.launches import LaunchTimes, Row, Times
+from derain_engine.bench.kernels.launches import LaunchRow, LaunchTimes, Times
 
-ROW = Row(
-    *("mffb.stage1", 24, 0, "net.units.0.mffb.1", {"C": 24}, {"tile_h": 8}, 512, 768, 20, 2e9, 3e7),
-    *(Times(0.1, 0.09, 0.12), Times(0.4, 0.3, 0.5), Times(0.2, 0.1, 0.3), 20.0, 300.0, 0.04, 0.1, True),
+ROW = LaunchRow(
+    kernel="mffb.stage1",
+    channels=24,
+    level=0,
+    step="net.units.0.mffb.1",
+    constants={"C": 24},
+    config={"tile_h": 8},
+    height=512,
+    width=768,
+    launches=20,
+    flops=2e9,
+    bytes=3e7,
+    kernel_ms=Times(0.1, 0.09, 0.12),
+    eager_ms=Times(0.4, 0.3, 0.5),
+    compiled_ms=Times(0.2, 0.1, 0.3),
+    tflop_s=20.0,
+    gb_s=300.0,
+    of_matmul=0.04,
+    of_copy=0.1,
+    verified=True,
 )
 OTHER = replace(ROW, kernel="dense.dense1x1", launches=3, step="net.conv1x1.0")
 CEILINGS = Ceilings("cuda", "fp16", 3000.0, 500.0, 1 << 30, 8192, 20, None)
@@ -43,7 +60,7 @@ def gpu(monkeypatch):
         return gpu.answer, FACTS
 
     monkeypatch.setattr(rig, "unavailable", lambda: None)
-    monkeypatch.setattr(launches_here, "measure_here", measure_here)
+    monkeypatch.setattr(launches, "measure_here", measure_here)
     return gpu
 
 
@@ -102,10 +119,10 @@ def test_the_gpus_table(cli, gpu):
 
 
 def test_json_holds_every_row_with_its_circumstances(cli, gpu):
-    done = cli(
-        *("bench", "kernels", "--model", "sid-lite", "--shape", "64x96", "--precision", "bf16", "--json"),
-        *("--kernel", "mffb.stage1", "--no-compile", "--runs", "7"),
+    options = (
+        "--model sid-lite --shape 64x96 --precision bf16 --json --kernel mffb.stage1 --no-compile --runs 7"
     )
+    done = cli("bench", "kernels", *options.split())
     assert done.code == 0, done.err
     assert gpu.asked == [
         (("sid-lite", (64, 96), "bf16"), {"kernels": ["mffb.stage1"], "compiled": False, "runs": 7})

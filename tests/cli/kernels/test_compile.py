@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from derain_engine.kernels import aot_pool
-from derain_engine.kernels.aot import TARGETS, Compiled, distinct
+from derain_engine.kernels.aot import TARGETS, Compiled, distinct, pool
 from derain_engine.models import weights
 from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.registry import create, spec_of
@@ -33,13 +32,13 @@ def asked(monkeypatch):
             for call in calls
         ]
 
-    monkeypatch.setattr(aot_pool, "compile_calls", compile_calls)
+    monkeypatch.setattr(pool, "compile_calls", compile_calls)
     return asked
 
 
 @pytest.fixture
 def narrow(tmp_path):
-    """A model of 8 and 16 channels."""
+    """Return a model of 8 and 16 channels."""
     path = tmp_path / "narrow.safetensors"
     network = create(spec_of("ssid-kd", SSIDKDConfig((8, 16, 8), (1, 1, 1))))
     save_checkpoint(path, network, "ssid-kd", metadata={})
@@ -93,7 +92,7 @@ def test_faults_are_named_after_the_table_and_leave_with_one(cli, narrow, monkey
         ]
         return [dataclasses.replace(each, spilled=0) for each in kernels[5:]] + kernels[:5]
 
-    monkeypatch.setattr(aot_pool, "compile_calls", compile_calls)
+    monkeypatch.setattr(pool, "compile_calls", compile_calls)
     done = cli("kernels", "compile", "--model", narrow, "--gpu", "sm_80")
     assert done.code == 1 and "mffb.stage2" in done.out
     assert done.err.count("on sm_80 spills 16 bytes a thread") == 3 and "and 2 more" in done.err
@@ -125,7 +124,7 @@ def test_a_folder_that_cannot_be_made_costs_no_work(cli, asked, narrow, tmp_path
 
 
 def test_without_triton_the_extra_is_named(cli, monkeypatch):
-    monkeypatch.setattr(aot_pool.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pool.importlib.util, "find_spec", lambda name: None)
     done = cli("kernels", "compile")
     assert done.code == 3 and "pip install 'derain-engine[build,triton]'" in done.err
 
@@ -147,8 +146,8 @@ def test_cubins_are_compiled_and_shown(cli, narrow, tmp_path, monkeypatch):
     def compile_some(calls, *about, **more):
         return compile_calls(list(calls)[:2], *about, **more)
 
-    compile_calls = aot_pool.compile_calls
-    monkeypatch.setattr(aot_pool, "compile_calls", compile_some)
+    compile_calls = pool.compile_calls
+    monkeypatch.setattr(pool, "compile_calls", compile_some)
     done = cli("kernels", "compile", "--model", narrow, "--gpu", "sm_89", "-o", tmp_path)
     assert done.code == 0, done.err
     rows = [line.split() for line in done.out.splitlines() if " sm_89 " in line]
@@ -159,13 +158,13 @@ def test_cubins_are_compiled_and_shown(cli, narrow, tmp_path, monkeypatch):
 
 def test_kernels_are_cut_as_was_measured_for_each_gpu(cli, asked, narrow, tmp_path, monkeypatch):
     from derain_engine.kernels import tuned
-    from derain_engine.kernels.config import Config
+    from derain_engine.kernels.launch import LaunchConfig
 
-    best = Config(16, 16, 64, 8, 2)
+    best = LaunchConfig(16, 16, 64, 8, 2)
     entry = tuned.Entry("mffb.stage1", 16, 1, best, 2.0, 1.0)
     about = ("580.1", "13.0", "3.6.0", 512, 512, "2026", "kernels tune")
     monkeypatch.setattr(tuned, "DATA", tmp_path / "tuned.json")
-    tuned.save([tuned.Run("A GPU", "sm_90", "fp16", *about, entries=(entry,))], tuned.DATA)
+    tuned.save([tuned.TuningRun("A GPU", "sm_90", "fp16", *about, entries=(entry,))], tuned.DATA)
     done = cli("kernels", "compile", "--model", narrow, "--gpu", "sm_89,sm_90,sm_80", "--json")
     assert done.code == 0, done.err
     assert [targets for _, _, targets, _ in asked] == [["sm_89", "sm_80"], ["sm_90"]]

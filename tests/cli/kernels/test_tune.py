@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from derain_engine.bench.kernels import rig, tune_here
-from derain_engine.bench.kernels.tune import Tuned
-from derain_engine.bench.kernels.tune_here import Found
+from derain_engine.bench.kernels import rig, tune
+from derain_engine.bench.kernels.tune import Tuned, TuningResult
 from derain_engine.kernels import tuned
-from derain_engine.kernels.config import Config
+from derain_engine.kernels.launch import LaunchConfig
 
-BEST = Config(8, 16, 64, 8, 2)
+BEST = LaunchConfig(8, 16, 64, 8, 2)
 KEYS = (("mffb.stage2", 24, 0), ("dense.dense1x1", 32, 1), ("conv.conv3x3", 4, 2))
 RESULTS = (
-    Tuned(KEYS[0], 20, BEST, 0.0234, 0.0123, 41, 3, (Config(8, 8, 16, 4, 2),)),
+    Tuned(KEYS[0], 20, BEST, 0.0234, 0.0123, 41, 3, (LaunchConfig(8, 8, 16, 4, 2),)),
     Tuned(KEYS[1], 4, None, 0.0345, 0.0345, 40, 0, ()),
     Tuned(KEYS[2], 1, None, 0.0456, 0.0456, 1, 0, ()),
 )
@@ -28,11 +27,11 @@ def tuning(monkeypatch, tmp_path):
         entries = (tuned.Entry(*KEYS[0], BEST, 0.0234, 0.0123),)
         size, made = request.shape, request.command
         about = ("A GPU", "sm_90", request.precision, "580.95.05", "13.0", "3.6.0")
-        run = tuned.Run(*about, size[0], size[1], "2026", made, entries)
-        return Found(RESULTS, run, tmp_path / "tuned.json")
+        run = tuned.TuningRun(*about, size[0], size[1], "2026", made, entries)
+        return TuningResult(RESULTS, run, tmp_path / "tuned.json")
 
     monkeypatch.setattr(rig, "unavailable", lambda: None)
-    monkeypatch.setattr(tune_here, "tune_here", stand_in)
+    monkeypatch.setattr(tune, "tune_here", stand_in)
     return asked
 
 
@@ -50,15 +49,15 @@ def test_the_table_and_the_notes(cli, tuning):
     assert rows[1][4:] == ["0.0345", "0.0345", "40", "0", "heuristic"]
     for fact in ("A GPU (sm_90)", "512x512", "580.95.05, CUDA 13.0", "3.6.0", "1 to ", "tuned.json", "fp16"):
         assert fact in done.out
-    assert "mffb.stage2 of 24 channels is wrong in Config(tile_h=8, tile_w=8" in done.err
+    assert "mffb.stage2 of 24 channels is wrong in LaunchConfig(tile_h=8, tile_w=8" in done.err
     assert "1 of 3 kernels were not tried for want of time" in done.err
 
 
 def test_options_are_passed_on(cli, tuning, tmp_path):
-    done = cli(
-        *("kernels", "tune", "--model", "sid", "--model", "x.pt", "--precision", "bf16", "--shape", "64x96"),
-        *("--kernel", "mffb.stage1", "--kernel", "chain.chain", "--budget", "60", "-o", tmp_path / "t.json"),
+    options = (
+        "--model sid --model x.pt --precision bf16 --shape 64x96 --kernel mffb.stage1 --kernel chain.chain"
     )
+    done = cli("kernels", "tune", *options.split(), "--budget", "60", "-o", tmp_path / "t.json")
     assert done.code == 0, done.err
     (request,) = tuning
     assert (request.models, request.precision, request.shape) == (("sid", "x.pt"), "bf16", (64, 96))

@@ -5,27 +5,28 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from derain_engine.kernels.aot import Compiled, distinct, specialisation
+from derain_engine.kernels.aot import Compiled, distinct
 from derain_engine.kernels.launch import Call
-from derain_engine.kernels.pixels import reference_in, reference_out
+from derain_engine.kernels.plain import run_plain
+from derain_engine.kernels.record import find
 from derain_engine.plan import Plan
-from derain_engine.plan.by_torch import run_call
 from derain_engine.plan.memory import DTYPES
-from derain_engine.plan.program import Dtype, Pointer, Weight
+from derain_engine.plan.program import Dtype, Weight
 
 from ...device.conftest import StandIn
 
 #: Two pointers to scratch memory that the compiler appends.
 _SCRATCH = ("*u8", "*u8")
+_TYPES = {"*u8": torch.uint8, **{f"*{name}": dtype for name, dtype in DTYPES.items()}}
 
 
 class StandInCompiler:
-    """In the place of ``compile_calls``: its kernels are a name each, which the stand-in driver knows as a function.
+    """A stand-in for ``compile_calls``: its kernels are a name each, which the stand-in driver knows as a function.
 
     cubin: makes what counts as a cubin, as the fixture does.
     asked: (precision, GPUs) of everything that was compiled.
@@ -36,10 +37,8 @@ class StandInCompiler:
         self._kernels: dict[str, Any] = {}
         self._cubin = cubin
         self._dtype: Dtype = plan.dtype
-        self._pointers: dict[str, tuple[Pointer, ...]] = {}
         self._weights: dict[int, Weight] = {}
         for step in plan.steps:
-            self._pointers.setdefault(specialisation(step.call), step.pointers)
             for each in step.pointers:
                 if isinstance(each, Weight):
                     assert self._weights.setdefault(each.offset, each) == each
@@ -57,10 +56,8 @@ class StandInCompiler:
 
     def _compile(self, call: Call, target: str) -> Compiled:
         symbol = f"kernel_{len(self._kernels)}"
-        if call.kernel.startswith("pixels."):
-            types, body = self._picture(call)
-        else:
-            types, body = self._step(call)
+        named = find(call.kernel).argument_types(call.constants, self._dtype)
+        types, body = list(named.values()), self._body(call, named)
         sizes = tuple(8 if kind.startswith("*") else 4 for kind in (*types, *_SCRATCH))
 
         def run(grid: tuple[int, int, int], *values: bytes) -> None:
@@ -87,50 +84,22 @@ class StandInCompiler:
             triton="stand-in",
         )
 
-    def _step(self, call: Call) -> tuple[list[str], Callable[[list[int], list[int]], None]]:
-        kinds = self._pointers[specialisation(call)]
-        dtypes: list[Dtype] = [each.dtype if isinstance(each, Weight) else self._dtype for each in kinds]
+    def _body(self, call: Call, types: Mapping[str, str]) -> Callable[[list[int], list[int]], None]:
+        form = find(call.kernel).form
 
         def body(pointers: list[int], sizes: list[int]) -> None:
             tensors = []
-            for pointer, dtype, kind in zip(pointers, dtypes, kinds, strict=True):
+            for name, pointer in zip(form.pointers, pointers, strict=True):
                 # Weights of the plan lie at the same places in the memory that they were copied to.
-                place = pointer - self._cuda.holder(pointer)
-                length = self._weights[place].size if isinstance(kind, Weight) else None
-                tensors.append(self._tensor(pointer, DTYPES[dtype], length))
-            run_call(call, tensors, sizes)
+                is_weight = name in form.weights | form.biases
+                length = self._weights[pointer - self._cuda.holder(pointer)].size if is_weight else None
+                tensors.append(self._tensor(pointer, _TYPES[types[name]], length))
+            run_plain(call, tensors, sizes)
 
-        sizes = {"dense.dense1x1": 3, "resample.bilinear": 4}.get(call.kernel, 2)
-        return [f"*{dtype}" for dtype in dtypes] + ["i32"] * sizes, body
-
-    def _picture(self, call: Call) -> tuple[list[str], Callable[[list[int], list[int]], None]]:
-        planar, bgr, bytes_ = (bool(call.constants[name]) for name in ("PLANAR", "BGR", "BYTES"))
-        dtype, map_dtype = torch.uint8 if bytes_ else torch.float32, DTYPES[self._dtype]
-        picture, maps = "*u8" if bytes_ else "*fp32", f"*{self._dtype}"
-
-        def frame_at(pointer: int, height: int, width: int) -> torch.Tensor:
-            flat = self._tensor(pointer, dtype, 3 * height * width * dtype.itemsize)
-            return flat.view((3, height, width) if planar else (height, width, 3))
-
-        def read(pointers: list[int], sizes: list[int]) -> None:
-            (source, target), (height, width, *frame) = pointers, sizes
-            found = reference_in(frame_at(source, *frame), height, width, planar=planar, bgr=bgr)
-            to = self._tensor(target, map_dtype, found.numel() * map_dtype.itemsize)
-            to.view(found.shape).copy_(found)
-
-        def write(pointers: list[int], sizes: list[int]) -> None:
-            (source, rain, target), (height, width, padded) = pointers, sizes
-            layer = self._tensor(rain, map_dtype, 3 * height * padded * map_dtype.itemsize)
-            layer = layer.view(height, padded, 3)
-            clean = reference_out(frame_at(source, height, width), layer, planar=planar, bgr=bgr)
-            frame_at(target, height, width).copy_(clean)
-
-        if call.kernel == "pixels.frame_in":
-            return [picture, maps, *["i32"] * 4], read
-        return [picture, maps, picture, *["i32"] * 3], write
+        return body
 
     def _tensor(self, pointer: int, dtype: torch.dtype, nbytes: int | None) -> torch.Tensor:
-        """The GPU memory from an address on; without a length, to the end of what was allocated there."""
+        """Return the GPU memory from an address on; without a length, to the end of what was allocated there."""
         start = self._cuda.holder(pointer, nbytes or 1)
         left = start + len(self._cuda.allocations[start]) - pointer
         count = (left if nbytes is None else nbytes) // dtype.itemsize

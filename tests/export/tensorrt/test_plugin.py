@@ -34,10 +34,10 @@ from derain_engine.export.tensorrt.plugin import (
 )
 from derain_engine.kernels import mffb
 from derain_engine.kernels.aot import Compiled, distinct
-from derain_engine.kernels.aot_pool import compile_calls
-from derain_engine.kernels.config import heuristic
+from derain_engine.kernels.aot.pool import compile_calls
 from derain_engine.kernels.launch import Call
-from derain_engine.plan.by_torch import run_call
+from derain_engine.kernels.plain import run_plain
+from derain_engine.kernels.record import heuristic
 
 from ...device.assemblers import assemblers
 from ..graphs import convolution, graph, pictures
@@ -85,7 +85,7 @@ def run(model: ModelProto, image: np.ndarray, plugins: tuple[Plugin, ...] = ()) 
             flat = [torch.from_numpy(np.array(each)).flatten() for each in inputs]
             # Matrices as they were packed: rows of k.
             flat = [t.view(each.shape) if each.ndim == 2 else t for t, each in zip(flat, inputs, strict=True)]
-            run_call(plugin.call, [*flat, torch.from_numpy(out).view(-1)], [height, width])
+            run_plain(plugin.call, [*flat, torch.from_numpy(out).view(-1)], [height, width])
             return (out,)
 
         return type(plugin.name, (OpRun,), {"op_domain": NAMESPACE, "_run": compute})

@@ -40,11 +40,11 @@ class Library:
         }
 
     def struct(self, name: str, *values: int | str) -> Any:
-        """The struct `derain_NAME`; words among its values are constants."""
+        """Return the struct `derain_NAME`; words among its values are constants."""
         return self._structs[name](*(self.constants[v] if isinstance(v, str) else v for v in values))
 
     def __call__(self, name: str, *arguments: ctypes.Structure | ctypes.c_void_p | None) -> int:
-        """The status that `derain_NAME` returns; structs are passed by their address."""
+        """Return the status that `derain_NAME` returns; structs are passed by their address."""
         passed = (ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments)
         return getattr(self.native, f"derain_{name}")(*passed)
 

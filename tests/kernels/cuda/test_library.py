@@ -113,7 +113,7 @@ def test_a_machine_without_a_gpu_gets_the_words_of_cuda(library, arguments) -> N
 
 
 def test_nothing_but_the_interface_is_exported(library, run) -> None:
-    """The static CUDA runtime above all, for which another one in the process could answer."""
+    """Hide the static CUDA runtime above all, for which another one in the process could answer."""
     exported = {
         line.split()[-1] for line in run("nm", "-D", "--defined-only", library.path).stdout.splitlines()
     }

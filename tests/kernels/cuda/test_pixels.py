@@ -43,7 +43,7 @@ class Plane:
         self.pixels[...] = pixels
 
     def surroundings(self) -> np.ndarray:
-        """The memory without the pixels."""
+        """Return the memory without the pixels."""
         rows, row_bytes = self.shape
         around = self.memory.reshape(rows, self.pitch).copy()
         around[1:-1, :row_bytes] = 0
@@ -65,7 +65,7 @@ def rgb8(pixels: np.ndarray, order: str = "RGB") -> Operand:
 
 
 def nv12(luma: np.ndarray, chroma: np.ndarray, matrix: str, codes: str) -> Operand:
-    """luma: H x W. chroma: H/2 x W/2 x 2, halves rounded up."""
+    """Planes of a frame. luma: H x W. chroma: H/2 x W/2 x 2, halves rounded up."""
     y, uv, (height, width) = Plane(luma), Plane(chroma), luma.shape
     return Operand((y, uv), "nv12", (y.pitch, uv.pitch, width, height, matrix, codes))
 
@@ -89,7 +89,7 @@ def on_host(library, name: str, *operands: Operand | None) -> None:
 
 
 def on_device(library, name: str, *operands: Operand | None) -> None:
-    """The same on the GPU, through PyTorch's memory and stream."""
+    """Return the same on the GPU, through PyTorch's memory and stream."""
     import torch
 
     planes = [plane for operand in operands if operand for plane in operand.planes]
@@ -103,7 +103,7 @@ def on_device(library, name: str, *operands: Operand | None) -> None:
 
 
 def structs(library, operands, addresses: dict[Plane, int]) -> list[ctypes.Structure | None]:
-    """addresses: of each plane's memory; its first row lies one pitch further."""
+    """Return the structs of planes. addresses: of each plane's memory; its first row lies one pitch further."""
     return [
         o and library.struct(o.struct, *(addresses[plane] + plane.pitch for plane in o.planes), *o.rest)
         for o in operands
@@ -122,12 +122,12 @@ def rng() -> np.random.Generator:
 
 
 def empty_frame(size: tuple[int, int], channels: int) -> Operand:
-    """A frame of NaN for an image of this size."""
+    """Return a frame of NaN for an image of this size."""
     return frame(np.full((padded_side(size[0], 32), padded_side(size[1], 32), channels), np.nan, np.float16))
 
 
 def noise_frame(rng: np.random.Generator, size: tuple[int, int], channels: int) -> np.ndarray:
-    """A padded frame of values in and around [0, 1], and of what else fp16 can be."""
+    """Return a padded frame of values in and around [0, 1], and of what else fp16 can be."""
     values = rng.uniform(-0.3, 1.3, (padded_side(size[0], 32), padded_side(size[1], 32), channels))
     values[rng.random(values.shape) < 0.1] = np.nan
     values[rng.random(values.shape) < 0.1] = np.inf
@@ -145,7 +145,7 @@ def clean_rgb(values: np.ndarray, rain: np.ndarray | None, size: tuple[int, int]
 
 
 def ycbcr_matrix(matrix: str) -> np.ndarray:
-    """From R'G'B' to Y'CbCr with chroma in [-0.5, 0.5], 3 x 3 in float64."""
+    """Return the matrix from R'G'B' to Y'CbCr with chroma in [-0.5, 0.5], 3 x 3 in float64."""
     kr, kb = LUMA[matrix]
     y = np.array([kr, 1 - kr - kb, kb])
     return np.stack([y, ([0, 0, 1] - y) / (2 * (1 - kb)), ([1, 0, 0] - y) / (2 * (1 - kr))])
@@ -163,7 +163,7 @@ def half(side: int) -> int:
 
 
 def assert_nearest_codes(codes: np.ndarray, exact: np.ndarray) -> None:
-    """Each code is a nearest one to the float64 value, which fp32 may misplace by a little at a tie."""
+    """Check that each code is a nearest one to the float64 value, which fp32 may misplace by a little at a tie."""
     assert np.abs(codes - exact).max() <= 0.5 + 1e-4
 
 

@@ -35,7 +35,7 @@ def pictures(count: int, height: int, width: int, dtype: str = "float32") -> np.
 
 
 def fp16_of(network: SSIDKD, batch: np.ndarray, clean: np.ndarray, clean_uint8: np.ndarray) -> list[str]:
-    """What misses the bounds of fp16 against the fp32 module."""
+    """Return what misses the bounds of fp16 against the fp32 module."""
     reference = verify.reference_output(network, batch)
     return verify.Report("fp16", (verify.compare("waves", clean, clean_uint8, reference),)).missed()
 
@@ -109,7 +109,7 @@ def test_of_many_sizes_those_used_last_are_kept(
 def test_steps_that_share_memory_are_ordered(
     cuda: StandIn, fused_session: GpuSession, fused_plan: Plan
 ) -> None:
-    """Two launches of which one writes what lies in the other's memory never run beside each other."""
+    """Find no two launches beside each other of which one writes what lies in the other's memory."""
     cuda.calls.clear()
     fused_session.run(pictures(1, 64, 96))
     names = [call[0] for call in cuda.calls]
@@ -217,7 +217,7 @@ def test_what_fails_while_opening_leaves_nothing(
 def test_a_picture_that_is_too_large_leaves_the_session_usable(
     cuda: StandIn, fused_session: GpuSession, fused_plan: Plan, call: str, after: int
 ) -> None:
-    """The three buffers of the lane, then the arena."""
+    """Allocate the three buffers of the lane, then the arena."""
     small = pictures(1, 32, 32)
     expected = fused_session.run(small)
     cuda.fail(call, "OUT_OF_MEMORY", after)

@@ -1,4 +1,4 @@
-"""What a fused engine holds, whose kernels fit which GPU, and what is compiled where there are none."""
+"""The contents of a fused engine, whose kernels fit which GPU, and what is compiled where there are none."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_a_kernel_that_asks_for_too_much_shared_memory_ends_the_build(
 
 @pytest.fixture
 def for_none(fused_artefact: Artefact) -> Artefact:
-    """The engine without compiled kernels."""
+    """Return the engine without compiled kernels."""
     return replace(
         fused_artefact, payloads={name: fused_artefact.payloads[name] for name in (PLAN, WEIGHTS)}, gpus=()
     )

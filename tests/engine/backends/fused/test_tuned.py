@@ -9,8 +9,9 @@ import pytest
 from derain_engine.base.progress import Progress
 from derain_engine.engine.backends.base import CompileOptions
 from derain_engine.engine.backends.fused import backend, payload
-from derain_engine.engine.backends.fused.payload import Kernel
-from derain_engine.kernels.config import Configure, heuristic
+from derain_engine.engine.backends.fused.payload import StoredKernel
+from derain_engine.kernels.launch import Configure
+from derain_engine.kernels.record import heuristic
 from derain_engine.models.ssid_kd import SSIDKD
 from derain_engine.plan import Plan
 
@@ -28,7 +29,7 @@ def test_each_gpu_gets_the_launches_that_were_measured_for_it(
         asked.append((target, name, precision))
         return (lambda *of: replace(heuristic(*of), stages=1)) if target == "sm_80" else heuristic
 
-    def compile_for(plan: Plan, gpu: str, progress: Progress) -> list[Kernel]:
+    def compile_for(plan: Plan, gpu: str, progress: Progress) -> list[StoredKernel]:
         compiled[gpu] = plan
         return []
 

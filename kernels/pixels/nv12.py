@@ -15,25 +15,30 @@ to the codes that came in and rounded. So what has no rain keeps its code, whate
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..base.errors import InputError
-from .config import Config, heuristic
-from .gemm import tile_pixels
-from .launch import Call, check_maps, launch
-from .pixels import MAP_CHANNELS, _padded
+from ...base.errors import InputError
+from ..gemm import tile_pixels
+from ..launch import Call, LaunchConfig, check_maps
+from ..record import Kernel
+from . import MAP_CHANNELS, PIXELS_CONFIG, padded
 
 
 @dataclass(frozen=True)
 class Nv12:
-    """How codes stand for colours. kr, kb: weights of red and blue in luma. full: codes from 0 on; else luma from 16
-    and chroma around 128, times 4 with 10 bits. bits: 8 for NV12, 10 for P010. across, down: whether a chroma sample
-    lies on a luma column, on a luma row, or between two. By default BT.709 in limited range as H.264 has it."""
+    """The way in which codes stand for colours.
+
+    kr, kb: weights of red and blue in luma. full: codes from 0 on; else luma from 16 and chroma around 128, times 4
+    with 10 bits. bits: 8 for NV12, 10 for P010. across, down: whether a chroma sample lies on a luma column, on a luma
+    row, or between two. By default BT.709 in limited range as H.264 has it.
+    """
 
     kr: float = 0.2126
     kb: float = 0.0722
@@ -67,7 +72,7 @@ def _codes(pointer, mask, BITS: tl.constexpr):
 
 @triton.jit
 def _chroma_at(at, size, ON: tl.constexpr):
-    """(sample before, sample after, weight of the latter) for a luma row or column among ``size`` of chroma."""
+    """Return (sample before, sample after, weight of the latter) for a luma row or column among ``size`` of chroma."""
     if ON:
         first = at // 2
         return first, tl.minimum(first + 1, size - 1), (at % 2) * 0.5
@@ -82,7 +87,7 @@ def _rgb(
     KR: tl.constexpr, KB: tl.constexpr, FULL: tl.constexpr, BITS: tl.constexpr,
     ACROSS: tl.constexpr, DOWN: tl.constexpr,
 ):  # fmt: skip
-    """The three colours of pixels of the picture, clipped."""
+    """Return the three colours of pixels of the picture, clipped."""
     y_scale, c_scale, black = _scales(FULL, BITS)
     brightness = (_codes(luma + y * LUMA_LINE + column, inside, BITS) - black) / y_scale
     y0, y1, below = _chroma_at(y, (H + 1) // 2, DOWN)
@@ -133,7 +138,7 @@ def nv12_in_kernel(
     y, column = tile_pixels(W, TILE_H, TILE_W)
     inside = (y < H) & (column < W)
     r, g, b = _rgb(
-        luma, chroma, _padded(y, FRAME_H, H), _padded(column, FRAME_W, W), inside, FRAME_H, FRAME_W,
+        luma, chroma, padded(y, FRAME_H, H), padded(column, FRAME_W, W), inside, FRAME_H, FRAME_W,
         LUMA_LINE, CHROMA_LINE, KR, KB, FULL, BITS, ACROSS, DOWN,
     )  # fmt: skip
     colour = tl.arange(0, BLOCK_K)[None, :]
@@ -166,22 +171,8 @@ def nv12_out_kernel(
                 row = tl.minimum(tl.maximum(row, 0), H - 1)
                 at = tl.minimum(tl.maximum(at, 0), W - 1)
                 r, g, b = _rgb(
-                    luma,
-                    chroma,
-                    row,
-                    at,
-                    live,
-                    H,
-                    W,
-                    LUMA_LINE,
-                    CHROMA_LINE,
-                    KR,
-                    KB,
-                    FULL,
-                    BITS,
-                    ACROSS,
-                    DOWN,
-                )
+                    luma, chroma, row, at, live, H, W, LUMA_LINE, CHROMA_LINE, KR, KB, FULL, BITS, ACROSS, DOWN,
+                )  # fmt: skip
                 layer = rain + (row * RAIN_W + at) * 3
                 r = _clip(r - tl.load(layer, mask=live, other=0.0).to(tl.float32)) - r
                 g = _clip(g - tl.load(layer + 1, mask=live, other=0.0).to(tl.float32)) - g
@@ -206,16 +197,31 @@ def _weight(step: tl.constexpr, ON: tl.constexpr):
         return 0.5
 
 
-def nv12_in_call(kind: Nv12, config: Config) -> Call:
-    """Pointers: luma, chroma, out. Sizes: H, W, the frame's, then elements from line to line of luma and chroma. The
-    configuration's inner block is 4."""
-    return Call("pixels_nv12.nv12_in", kind.constants(), config)
+def _word_type(constants: Mapping[str, Any]) -> str:
+    return "u8" if constants["BITS"] == 8 else "u16"
 
 
-def nv12_out_call(kind: Nv12, config: Config) -> Call:
-    """Pointers: luma, chroma, rain, out_luma, out_chroma. Sizes: chroma's, the frame's, the rain layer's width, then
-    elements from line to line of luma, chroma and out_luma; out_chroma has no gaps."""
-    return Call("pixels_nv12.nv12_out", kind.constants(), config)
+NV12_IN = Kernel(
+    "pixels_nv12.nv12_in", nv12_in_kernel, reads="luma chroma", writes="out", frames="luma chroma",
+    sizes="H W FRAME_H FRAME_W LUMA_LINE CHROMA_LINE", constants="KR KB FULL BITS ACROSS DOWN", plain=None,
+    frame_type=_word_type, config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
+NV12_OUT = Kernel(
+    "pixels_nv12.nv12_out", nv12_out_kernel, reads="luma chroma rain", writes="out_luma out_chroma",
+    frames="luma chroma out_luma out_chroma", sizes="CHROMA_H CHROMA_W H W RAIN_W LUMA_LINE CHROMA_LINE OUT_LINE",
+    constants="KR KB FULL BITS ACROSS DOWN", plain=None, frame_type=_word_type,
+    config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
+
+
+def nv12_in_call(kind: Nv12, config: LaunchConfig) -> Call:
+    """Return a launch over the map."""
+    return Call(NV12_IN.name, kind.constants(), config)
+
+
+def nv12_out_call(kind: Nv12, config: LaunchConfig) -> Call:
+    """Return a launch over the chroma samples; ``out_chroma`` has no gaps between lines."""
+    return Call(NV12_OUT.name, kind.constants(), config)
 
 
 def _frame_size(luma: Tensor, chroma: Tensor, kind: Nv12) -> tuple[int, int]:
@@ -243,11 +249,13 @@ def nv12_in(
     dtype: torch.dtype,
     kind: Nv12 | None = None,
     *,
-    config: Config | None = None,
+    config: LaunchConfig | None = None,
 ) -> Tensor:
-    """The frame as a map of height x width x 4 in ``dtype``.
+    """Return the frame as a map of height x width x 4 in ``dtype``.
 
-    luma: h x w; chroma: h/2 x w/2 x 2, rounded up, Cb first; uint8, or uint16 for 10 bits.
+    Args:
+        luma: h x w, uint8, or uint16 for 10 bits.
+        chroma: h/2 x w/2 x 2, rounded up, Cb first, of the same type.
 
     Raises:
         InputError: not such planes, or larger than height x width.
@@ -257,17 +265,24 @@ def nv12_in(
     if frame_height > height or frame_width > width:
         raise InputError(f"A frame of {frame_width}x{frame_height} does not fit into {width}x{height}.")
     out = torch.empty(height, width, MAP_CHANNELS, dtype=dtype, device=luma.device)
-    call = nv12_in_call(kind, config or heuristic("pixels_nv12.nv12_in", MAP_CHANNELS))
+    call = nv12_in_call(kind, config or NV12_IN.config(MAP_CHANNELS))
     lines = luma.stride(0), chroma.stride(0)
-    launch(nv12_in_kernel, call, [luma, chroma, out], (height, width, frame_height, frame_width, *lines))
+    NV12_IN.launch(call, [luma, chroma, out], (height, width, frame_height, frame_width, *lines))
     return out
 
 
 def nv12_out(
-    luma: Tensor, chroma: Tensor, rain: Tensor, kind: Nv12 | None = None, *, config: Config | None = None
+    luma: Tensor,
+    chroma: Tensor,
+    rain: Tensor,
+    kind: Nv12 | None = None,
+    *,
+    config: LaunchConfig | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(luma, chroma) of the frame without its rain, as new planes without gaps. rain: H x W x 3, RGB, at least as
-    large as the frame.
+    """Return (luma, chroma) of the frame without its rain, as new planes without gaps.
+
+    Args:
+        rain: H x W x 3, RGB, at least as large as the frame.
 
     Raises:
         InputError: not such planes, or a rain layer that does not cover them.
@@ -279,19 +294,7 @@ def nv12_out(
         raise InputError(f"The rain layer must be at least {height} x {width} x 3, beside the frame.")
     new = torch.empty((height, width), dtype=luma.dtype, device=luma.device)
     new_chroma = torch.empty(tuple(chroma.shape), dtype=luma.dtype, device=luma.device)
-    call = nv12_out_call(kind, config or heuristic("pixels_nv12.nv12_out", MAP_CHANNELS))
+    call = nv12_out_call(kind, config or NV12_OUT.config(MAP_CHANNELS))
     sizes = (*chroma.shape[:2], height, width, rain_width, luma.stride(0), chroma.stride(0), width)
-    launch(nv12_out_kernel, call, [luma, chroma, rain, new, new_chroma], sizes)
+    NV12_OUT.launch(call, [luma, chroma, rain, new, new_chroma], sizes)
     return new, new_chroma
-
-
-def flops(height: int, width: int) -> int:
-    """Of nv12_in: interpolation, matrix and clipping; nv12_out does it for each neighbour of a chroma sample."""
-    return 50 * height * width
-
-
-def bytes_moved(height: int, width: int, bits: int = 8, itemsize: int = 2) -> tuple[int, int]:
-    """Of nv12_in and nv12_out, to and from memory."""
-    samples = height * width + 2 * (-(-height // 2) * -(-width // 2))
-    words = samples * (1 if bits == 8 else 2)
-    return words + 4 * itemsize * height * width, 2 * words + 3 * itemsize * height * width

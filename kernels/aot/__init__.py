@@ -4,16 +4,14 @@ A specialisation is a kernel with its constants and its configuration; a network
 GPU is needed. The same inputs give the same bytes, wherever the package lies: neither paths nor line numbers are in a
 cubin. Triton's own cache on disk saves the second compilation.
 
-Types of a kernel's arguments follow from their names: names in capitals are sizes (i32); ``...bias`` is fp32; pictures
-(``frame``, and frame_out's ``out``) are uint8, or fp32 where BYTES is not set; planes of video (``luma``, ``chroma``)
-are uint8, or uint16 for more BITS; all other pointers are to the plan's type. Plans align their pointers to 16 bytes,
-which the kernels are told; pictures come from outside and may lie anywhere.
+Types of a kernel's arguments follow from its record. Plans align their pointers to 16 bytes, which the kernels are
+told; frames come from outside and may lie anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
+import itertools
 import json
 import os
 import re
@@ -26,10 +24,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..base.errors import BuildError, InputError
-from ..base.files import atomic_write
-from .config import heuristic
-from .launch import Call
+from ...base.errors import BuildError, InputError
+from ...base.files import atomic_write
+from ..launch import Call
+from ..record import Kernel, find
 
 #: GPU -> most bytes of shared memory of one block (CUDA Programming Guide, "Technical Specifications per Compute
 #: Capability").
@@ -46,8 +44,6 @@ _SHARED_MEMORY = MappingProxyType(
 #: What ``all`` means: Ampere, Ada, Hopper and Blackwell.
 TARGETS = tuple(_SHARED_MEMORY)
 DTYPES = ("fp16", "bf16", "fp32")
-#: Files of kernels that multiply no matrices.
-_WITHOUT_PRODUCTS = {"pixels", "pixels_nv12", "pool", "resample"}
 _ALIGNMENT = [["tt.divisibility", 16]]
 _SIZES = {"*": 8, "i": 4}
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
@@ -60,7 +56,9 @@ _STORE = re.compile(_LINE + r"STL\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Compiled:
-    """call, dtype, target: what was compiled. cubin: the file. symbol: the kernel's name in it.
+    """A kernel compiled for one GPU.
+
+    call, dtype, target: what was compiled. cubin: the file. symbol: the kernel's name in it.
 
     arguments: types of all arguments, as the device layer packs them; the last ones are scratch memory of Triton's,
         which these kernels do not use: null.
@@ -87,18 +85,17 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
-        """Whether the GPU's blocks have the shared memory that it needs."""
+        """The answer whether the GPU's blocks have the shared memory that it needs."""
         return self.shared <= _SHARED_MEMORY.get(self.target, self.shared)
 
     def faults(self) -> list[str]:
-        """What makes this kernel slow or impossible to launch, in words; none is what is wanted."""
+        """Return what makes this kernel slow or impossible to launch, in words; none is what is wanted."""
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes a thread")
         if not self.fits:
             found.append(f"needs {self.shared} bytes of shared memory of {_SHARED_MEMORY[self.target]}")
-        multiplies = self.call.kernel.partition(".")[0] not in _WITHOUT_PRODUCTS
-        if multiplies and self.dtype != "fp32" and not self.matrix:
+        if self.dtype != "fp32" and not self.matrix and find(self.call.kernel).multiplies:
             found.append("multiplies matrices without matrix instructions")
         return found
 
@@ -124,7 +121,7 @@ class Compiled:
 
 
 def parse_targets(text: str, current: str | None = None, known: tuple[str, ...] = TARGETS) -> tuple[str, ...]:
-    """The GPUs that ``--gpu`` names: ``all``, ``current``, or a list such as ``sm_80,sm_90``.
+    """Return the GPUs that ``--gpu`` names: ``all``, ``current``, or a list such as ``sm_80,sm_90``.
 
     Args:
         current: the GPU of this machine, where it has one.
@@ -151,13 +148,13 @@ def _known(known: tuple[str, ...]) -> str:
 
 
 def specialisation(call: Call) -> str:
-    """A name that launches share if and only if they share their code: kernel, constants, configuration."""
+    """Return a name that launches share if and only if they share their code: kernel, constants, configuration."""
     constants = " ".join(f"{name}={value}" for name, value in call.compile_time().items())
     return f"{call.kernel} {constants} warps={call.config.warps} stages={call.config.stages}"
 
 
 def distinct(calls: Iterable[Call]) -> list[Call]:
-    """One call of every specialisation, in the order given."""
+    """Return one call of every specialisation, in the order given."""
     found: dict[str, Call] = {}
     for call in calls:
         found.setdefault(specialisation(call), call)
@@ -165,34 +162,24 @@ def distinct(calls: Iterable[Call]) -> list[Call]:
 
 
 def picture_calls() -> list[Call]:
-    """The kernels between pictures and maps, for every layout of pictures."""
-    from . import pixels
+    """Return the launches between pictures and maps, for every layout of pictures."""
+    from .. import pixels
 
-    layouts = [
-        (planar, bgr, bytes_) for planar in (False, True) for bgr in (False, True) for bytes_ in (True, False)
-    ]
     return [
-        builder(*layout, heuristic(name, pixels.MAP_CHANNELS))
-        for name, builder in (
-            ("pixels.frame_in", pixels.frame_in_call),
-            ("pixels.frame_out", pixels.frame_out_call),
-        )
-        for layout in layouts
+        builder(planar, bgr, bytes_, pixels.PIXELS_CONFIG)
+        for builder in (pixels.frame_in_call, pixels.frame_out_call)
+        for planar, bgr, bytes_ in itertools.product((False, True), (False, True), (True, False))
     ]
 
 
 def video_calls() -> list[Call]:
-    """The kernels between frames of video and maps: BT.709 in 8 bits, and BT.2020 in 10, which differ most in code."""
-    from . import pixels, pixels_nv12
+    """Return the launches between frames of video and maps: BT.709 in 8 bits, and BT.2020 in 10, which differ most in
+    code."""
+    from ..pixels import PIXELS_CONFIG, nv12
 
-    kinds = [pixels_nv12.Nv12(), pixels_nv12.Nv12(0.2627, 0.0593, bits=10, down=True)]
+    kinds = [nv12.Nv12(), nv12.Nv12(0.2627, 0.0593, bits=10, down=True)]
     return [
-        builder(video, heuristic(name, pixels.MAP_CHANNELS))
-        for name, builder in (
-            ("pixels_nv12.nv12_in", pixels_nv12.nv12_in_call),
-            ("pixels_nv12.nv12_out", pixels_nv12.nv12_out_call),
-        )
-        for video in kinds
+        builder(kind, PIXELS_CONFIG) for builder in (nv12.nv12_in_call, nv12.nv12_out_call) for kind in kinds
     ]
 
 
@@ -228,7 +215,7 @@ def make_folder(folder: Path) -> None:
 
 
 def compile_call(call: Call, dtype: str, target: str) -> Compiled:
-    """One specialisation, compiled in this process.
+    """Compile one specialisation in this process.
 
     Args:
         dtype: of the plan: ``fp16``, ``bf16`` or ``fp32``.
@@ -248,13 +235,14 @@ def compile_call(call: Call, dtype: str, target: str) -> Compiled:
         raise InputError(
             f"Kernels are compiled in {', '.join(DTYPES)} for GPUs such as {TARGETS[0]}, not in {dtype} for {target}."
         )
-    kernel, constants = _kernel(call), call.compile_time()
-    types = {name: _type(name, call, dtype) for name in kernel.arg_names if name not in constants}
+    kernel, constants = _compilable(call), call.compile_time()
+    names, types = kernel.function.arg_names, kernel.argument_types(call.constants, dtype)
+    aligned = set(kernel.form.pointers) - kernel.form.frames
     source = ASTSource(
-        fn=kernel,
-        signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
-        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): _ALIGNMENT for i, name in enumerate(kernel.arg_names) if _is_aligned(name, call, types)},
+        fn=kernel.function,
+        signature={name: types.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(i,): _ALIGNMENT for i, name in enumerate(names) if name in aligned},
     )
     options = {"num_warps": call.config.warps, "num_stages": call.config.stages, "enable_fp_fusion": True}
     try:
@@ -296,19 +284,15 @@ def compile_call(call: Call, dtype: str, target: str) -> Compiled:
 
 
 def title(call: Call, dtype: str, target: str) -> str:
-    """What messages call a specialisation."""
+    """Return what messages call a specialisation."""
     return f"The kernel {specialisation(call)} in {dtype} for {target}"
 
 
-def _kernel(call: Call) -> Any:
+def _compilable(call: Call) -> Kernel:
     from triton.runtime.jit import JITFunction
 
-    file, _, name = call.kernel.partition(".")
-    try:
-        kernel = getattr(importlib.import_module(f".{file}", __package__), f"{name}_kernel")
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"There is no kernel {call.kernel}.") from error
-    if not isinstance(kernel, JITFunction):
+    kernel = find(call.kernel)
+    if not isinstance(kernel.function, JITFunction):
         raise BuildError(
             "Kernels cannot be compiled where Triton interprets them; start without TRITON_INTERPRET "
             "in the environment."
@@ -316,28 +300,8 @@ def _kernel(call: Call) -> Any:
     return kernel
 
 
-def _is_picture(name: str, call: Call) -> bool:
-    if name in ("luma", "chroma", "out_luma", "out_chroma"):
-        return True
-    return name == "frame" or (name == "out" and call.kernel == "pixels.frame_out")
-
-
-def _type(name: str, call: Call, dtype: str) -> str:
-    if name.isupper():
-        return "i32"
-    if "BITS" in call.constants and _is_picture(name, call):
-        return "*u8" if call.constants["BITS"] == 8 else "*u16"
-    if _is_picture(name, call):
-        return "*u8" if call.constants["BYTES"] else "*fp32"
-    return "*fp32" if name.endswith("bias") else f"*{dtype}"
-
-
-def _is_aligned(name: str, call: Call, types: Mapping[str, str]) -> bool:
-    return types.get(name, "").startswith("*") and not _is_picture(name, call)
-
-
 def _told(error: BaseException) -> str:
-    """The line of a compiler's message that says what is wrong; the innermost error is the cause."""
+    """Return the line of a compiler's message that says what is wrong; the innermost error is the cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     # Lines without letters point at places in the source above them.

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.errors import InputError
+from ...base.errors import InputError
 
 INDEX_BITS = 31
 #: Below the key of every value: minus infinity has the order 2^23 - 1 - 2^31.
@@ -26,9 +26,12 @@ _INDEX_MASK = (1 << INDEX_BITS) - 1
 
 
 def output_size(x: Tensor, window: int, padding: int) -> tuple[int, int]:
-    """Height and width of the box maximum of ``x``.
+    """Return height and width of the box maximum of ``x``.
 
-    x: N x 3 x H x W. window: P, padding: on all four sides, both in pixels.
+    Args:
+        x: N x 3 x H x W.
+        window: P, in pixels.
+        padding: on all four sides, in pixels.
 
     Raises:
         InputError: what ``MaxPool3d`` refuses, other than three channels or floats, or 2^31 values or more.
@@ -53,15 +56,19 @@ def output_size(x: Tensor, window: int, padding: int) -> tuple[int, int]:
 
 
 def box_maximum_reference(x: Tensor, window: int, padding: int) -> Tensor:
-    """The plain version, 3 P^2 reads a pixel: N x 3 x H x W -> N x 1 x H' x W'."""
+    """Return the maxima by the plain version, 3 P^2 reads a pixel: N x 3 x H x W -> N x 1 x H' x W'."""
     return F.max_pool3d(x[:, None], (3, window, window), 1, (0, padding, padding))[:, 0]
 
 
 def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
-    """The separable version.
+    """Return the maxima by the separable version, and where they came from.
 
-    x: N x 3 x H x W, any floating dtype and strides. Returns the maxima, N x 1 x H' x W' in x's dtype, and the
-    linear indices (int64, into one picture's 3 x H x W) of the pixels they came from.
+    Args:
+        x: N x 3 x H x W, any floating dtype and strides.
+
+    Returns:
+        The maxima, N x 1 x H' x W' in x's dtype, and the linear indices (int64, into one picture's 3 x H x W) of the
+        pixels they came from.
 
     Raises:
         InputError: as ``output_size``.
@@ -75,10 +82,14 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
 
 
 def box_maximum_backward(grad: Tensor, index: Tensor, height: int, width: int) -> Tensor:
-    """Gradients of the maxima, added up where the maxima came from.
+    """Return the gradients of the maxima, added up where the maxima came from.
 
-    grad: N x 1 x H' x W', index: of ``box_maximum``. Returns N x 3 x ``height`` x ``width`` in grad's dtype; half
-    precision is added up in float32.
+    Args:
+        grad: N x 1 x H' x W'.
+        index: of ``box_maximum``.
+
+    Returns:
+        N x 3 x ``height`` x ``width`` in grad's dtype; half precision is added up in float32.
     """
     sums = grad.flatten(1)
     if sums.dtype.itemsize < 4:
@@ -88,7 +99,7 @@ def box_maximum_backward(grad: Tensor, index: Tensor, height: int, width: int) -
 
 
 def _channel_keys(x: Tensor) -> Tensor:
-    """The largest key of the three at each pixel: N x H x W, int64."""
+    """Return the largest key of the three at each pixel: N x H x W, int64."""
     index = torch.arange(x.shape[1:].numel(), device=x.device).view(x.shape[1:])
     if x.dtype == torch.float64:
         # Too wide for the upper half of a key; the rank among the values present is not.
@@ -102,7 +113,7 @@ def _channel_keys(x: Tensor) -> Tensor:
 
 
 def _running_maximum(keys: Tensor, dim: int, window: int, padding: int) -> Tensor:
-    """The maximum over ``window`` neighbours along ``dim``, -1 or -2."""
+    """Return the maximum over ``window`` neighbours along ``dim``, -1 or -2."""
     if padding:
         keys = F.pad(keys, (padding, padding) if dim == -1 else (0, 0, padding, padding), value=NO_KEY)
     reach = 1

@@ -11,24 +11,30 @@ The subtraction is done in fp32 from the picture itself, so half precision touch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..base.errors import InputError
-from .config import Config, heuristic
-from .gemm import tile_pixels
-from .launch import Call, check_maps, launch
+from ...base.errors import InputError
+from ..gemm import tile_pixels
+from ..launch import Call, LaunchConfig, check_maps
+from ..plain import Operands, Plain
+from ..record import Kernel
 
 #: Channels of the padded map: three colours and one of zeros, so that a pixel is read at once.
 MAP_CHANNELS = 4
+#: An inner block of these.
+PIXELS_CONFIG = LaunchConfig(8, 32, MAP_CHANNELS, 4, 1)
 
 
 @triton.jit
-def _padded(at, size, padded_size):
-    """The picture's row (or column) that a padded row shows."""
+def padded(at, size, padded_size):
+    """Return the picture's row (or column) that a padded row shows."""
     beyond = tl.where(size > padded_size - size, 2 * (size - 1) - at, size - 1)
     return tl.where(at < size, at, beyond)
 
@@ -52,7 +58,7 @@ def frame_in_kernel(
     y, column = tile_pixels(W, TILE_H, TILE_W)
     colour = tl.arange(0, BLOCK_K)[None, :]
     inside = ((y < H) & (column < W))[:, None]
-    from_y, from_column = _padded(y, FRAME_H, H)[:, None], _padded(column, FRAME_W, W)[:, None]
+    from_y, from_column = padded(y, FRAME_H, H)[:, None], padded(column, FRAME_W, W)[:, None]
     at = _address(from_y, from_column, colour, FRAME_H, FRAME_W, PLANAR, BGR)
     value = tl.load(frame + at, mask=inside & (colour < 3), other=0).to(tl.float32)
     if BYTES:
@@ -82,18 +88,73 @@ def frame_out_kernel(
     tl.store(out + at, value.to(out.dtype.element_ty), mask=live)
 
 
+def _frame(given: Operands, height: int, width: int) -> Tensor:
+    """Return the frame as 3 x height x width in RGB, of its own type."""
+    flat = given.flat("frame")[: 3 * height * width]
+    image = flat.view(3, height, width) if given["PLANAR"] else flat.view(height, width, 3).permute(2, 0, 1)
+    return image.flip(0) if given["BGR"] else image
+
+
+def _unit(image: Tensor) -> Tensor:
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def _frame_in_plain(given: Operands) -> Plain:
+    padded = given["H"], given["W"]
+
+    def run(frame: Tensor) -> tuple[Tensor, ...]:
+        image = _unit(frame)
+        for axis, size in enumerate(padded, 1):
+            more = size - image.shape[axis]
+            mode = "reflect" if image.shape[axis] > more else "replicate"
+            image = F.pad(image, (0, more) if axis == 2 else (0, 0, 0, more), mode=mode)
+        return (F.pad(image, (0, 0, 0, 0, 0, 1))[None],)
+
+    return run, [_frame(given, given["FRAME_H"], given["FRAME_W"])]
+
+
+def _frame_out_plain(given: Operands) -> Plain:
+    height, width, planar, bgr = (given[name] for name in ("H", "W", "PLANAR", "BGR"))
+
+    def run(frame: Tensor, rain: Tensor) -> tuple[Tensor, ...]:
+        clean = _unit(frame) - rain[0, :, :, :width].float()
+        if frame.dtype == torch.uint8:
+            clean = (clean.nan_to_num(0, 1, 0).clamp(0, 1) * 255 + 0.5).floor()
+        clean = clean.flip(0) if bgr else clean
+        # A planar frame is three maps of one channel.
+        return (clean[:, None] if planar else clean[None],)
+
+    return run, [_frame(given, height, width), given.map("rain", 3, height, given["PADDED_W"])]
+
+
+def _frame_type(constants: Mapping[str, Any]) -> str:
+    return "u8" if constants["BYTES"] else "fp32"
+
+
+FRAME_IN = Kernel(
+    "pixels.frame_in", frame_in_kernel, reads="frame", writes="out", frames="frame", sizes="H W FRAME_H FRAME_W",
+    constants="PLANAR BGR BYTES", plain=_frame_in_plain, frame_type=_frame_type,
+    config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
+FRAME_OUT = Kernel(
+    "pixels.frame_out", frame_out_kernel, reads="frame rain", writes="out", frames="frame out",
+    sizes="H W PADDED_W", constants="PLANAR BGR BYTES", plain=_frame_out_plain, frame_type=_frame_type,
+    config=lambda channels: PIXELS_CONFIG, multiplies=False,
+)  # fmt: skip
+
+
 def _constants(planar: bool, bgr: bool, bytes_: bool) -> dict[str, bool]:
     return {"PLANAR": planar, "BGR": bgr, "BYTES": bytes_}
 
 
-def frame_in_call(planar: bool, bgr: bool, bytes_: bool, config: Config) -> Call:
-    """Pointers: frame, out. Sizes: H, W, then the frame's. The configuration's inner block is 4."""
-    return Call("pixels.frame_in", _constants(planar, bgr, bytes_), config)
+def frame_in_call(planar: bool, bgr: bool, bytes_: bool, config: LaunchConfig) -> Call:
+    """Return a launch over the map."""
+    return Call(FRAME_IN.name, _constants(planar, bgr, bytes_), config)
 
 
-def frame_out_call(planar: bool, bgr: bool, bytes_: bool, config: Config) -> Call:
-    """Pointers: frame, rain, out. Sizes: the frame's, then the rain layer's width. The inner block is 4."""
-    return Call("pixels.frame_out", _constants(planar, bgr, bytes_), config)
+def frame_out_call(planar: bool, bgr: bool, bytes_: bool, config: LaunchConfig) -> Call:
+    """Return a launch over the frame."""
+    return Call(FRAME_OUT.name, _constants(planar, bgr, bytes_), config)
 
 
 def _frame_size(frame: Tensor, planar: bool) -> tuple[int, int]:
@@ -115,9 +176,9 @@ def frame_in(
     *,
     planar: bool = False,
     bgr: bool = False,
-    config: Config | None = None,
+    config: LaunchConfig | None = None,
 ) -> Tensor:
-    """The frame as a map of height x width x 4 in ``dtype``.
+    """Return the frame as a map of height x width x 4 in ``dtype``.
 
     Raises:
         InputError: not a frame, or one that is larger than height x width.
@@ -126,17 +187,23 @@ def frame_in(
     if frame_height > height or frame_width > width:
         raise InputError(f"A frame of {frame_width}x{frame_height} does not fit into {width}x{height}.")
     out = torch.empty(height, width, MAP_CHANNELS, dtype=dtype, device=frame.device)
-    call = frame_in_call(
-        planar, bgr, frame.dtype == torch.uint8, config or heuristic("pixels.frame_in", MAP_CHANNELS)
-    )
-    launch(frame_in_kernel, call, [frame, out], (height, width, frame_height, frame_width))
+    call = frame_in_call(planar, bgr, frame.dtype == torch.uint8, config or FRAME_IN.config(MAP_CHANNELS))
+    FRAME_IN.launch(call, [frame, out], (height, width, frame_height, frame_width))
     return out
 
 
 def frame_out(
-    frame: Tensor, rain: Tensor, *, planar: bool = False, bgr: bool = False, config: Config | None = None
+    frame: Tensor,
+    rain: Tensor,
+    *,
+    planar: bool = False,
+    bgr: bool = False,
+    config: LaunchConfig | None = None,
 ) -> Tensor:
-    """frame - rain, of the frame's shape, dtype, layout and colour order. rain: H x W x 3, RGB, at least as large.
+    """Return frame - rain, of the frame's shape, dtype, layout and colour order.
+
+    Args:
+        rain: H x W x 3, RGB, at least as large.
 
     Raises:
         InputError: not a frame, or a rain layer that does not cover it.
@@ -146,45 +213,6 @@ def frame_out(
     if rain_height < height or rain_width < width or channels != 3 or rain.device != frame.device:
         raise InputError(f"The rain layer must be at least {height} x {width} x 3, beside the frame.")
     out = torch.empty_like(frame)
-    call = frame_out_call(
-        planar, bgr, frame.dtype == torch.uint8, config or heuristic("pixels.frame_out", MAP_CHANNELS)
-    )
-    launch(frame_out_kernel, call, [frame, rain, out], (height, width, rain_width))
+    call = frame_out_call(planar, bgr, frame.dtype == torch.uint8, config or FRAME_OUT.config(MAP_CHANNELS))
+    FRAME_OUT.launch(call, [frame, rain, out], (height, width, rain_width))
     return out
-
-
-def reference_in(
-    frame: Tensor, height: int, width: int, *, planar: bool = False, bgr: bool = False
-) -> Tensor:
-    """:func:`frame_in` in fp32 by PyTorch's padding."""
-    image = frame if planar else frame.permute(2, 0, 1)
-    image = image.flip(0) if bgr else image
-    image = image.float() / 255 if frame.dtype == torch.uint8 else image.float()
-    for axis, size in ((1, height), (2, width)):
-        more = size - image.shape[axis]
-        mode = "reflect" if image.shape[axis] > more else "replicate"
-        image = F.pad(image, (0, more) if axis == 2 else (0, 0, 0, more), mode=mode)
-    return F.pad(image, (0, 0, 0, 0, 0, 1)).permute(1, 2, 0).contiguous()
-
-
-def reference_out(frame: Tensor, rain: Tensor, *, planar: bool = False, bgr: bool = False) -> Tensor:
-    """:func:`frame_out` in fp32 by PyTorch's operators."""
-    height, width = _frame_size(frame, planar)
-    layer = rain[:height, :width].float()
-    layer = layer.flip(2) if bgr else layer
-    layer = layer.permute(2, 0, 1) if planar else layer
-    if frame.dtype != torch.uint8:
-        return (frame.float() - layer).to(frame.dtype)
-    clean = (frame.float() / 255 - layer).nan_to_num(0, 1, 0).clamp(0, 1)
-    return (clean * 255 + 0.5).floor().to(torch.uint8)
-
-
-def flops(height: int, width: int) -> int:
-    """Of either: a division or subtraction a value, and the rounding."""
-    return 3 * 4 * height * width
-
-
-def bytes_moved(height: int, width: int, frame_itemsize: int, itemsize: int = 2) -> tuple[int, int]:
-    """Of frame_in and frame_out, to and from memory."""
-    pixels = height * width
-    return (3 * frame_itemsize + 4 * itemsize) * pixels, (6 * frame_itemsize + 3 * itemsize) * pixels

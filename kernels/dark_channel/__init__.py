@@ -7,7 +7,7 @@ minus a maximum,
 
 and this is M: what ``nn.MaxPool3d((3, P, P), stride=1, padding=(0, p, p))`` gives for N x 1 x 3 x H x W, with the same
 gradient among equal values. That module reads 3 P^2 values a pixel; the maximum is separable and takes O(log P)
-steps here. ``dark_channel_torch`` holds it in PyTorch's ops, ``dark_channel_triton`` for GPUs.
+steps here. ``by_torch`` holds it in PyTorch's operators, ``by_triton`` for GPUs.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import dark_channel_torch
+from . import by_torch
 
 
 def dark_channel_maximum(x: Tensor, window: int, padding: int) -> Tensor:
-    """The maximum over the three channels and P x P pixels around each pixel, differentiable once.
+    """Return the maximum over the three channels and P x P pixels around each pixel, differentiable once.
 
-    x: N x 3 x H x W, any floating dtype, strides and range. window: P. padding: p, of minus infinity, on all
-    four sides; 0 to P // 2. Both in pixels. On CUDA it runs in Triton's kernels (float64, or without Triton: in
-    PyTorch's ops), elsewhere in PyTorch's ops.
+    On CUDA it runs in Triton's kernels (float64, or without Triton: in PyTorch's operators), elsewhere in PyTorch's
+    operators.
 
-    Returns N x 1 x (H + 2p - P + 1) x (W + 2p - P + 1) in x's dtype. Of equal maxima the one with the lowest (channel,
-    row, column) gets the gradient, of several NaN the one with the highest.
+    Args:
+        x: N x 3 x H x W, any floating dtype, strides and range.
+        window: P, in pixels.
+        padding: p, of minus infinity, on all four sides, in pixels; 0 to P // 2.
+
+    Returns:
+        N x 1 x (H + 2p - P + 1) x (W + 2p - P + 1) in x's dtype. Of equal maxima the one with the lowest (channel, row,
+        column) gets the gradient, of several NaN the one with the highest.
 
     Raises:
         InputError: other than three channels or floats, 2^31 values or more, or a window that does not fit.
@@ -48,11 +53,11 @@ class _BoxMaximum(torch.autograd.Function):
         ctx.box = (*x.shape[-2:], window, padding)
         ctx.triton = _runs_in_triton(x)
         if ctx.triton:
-            from . import dark_channel_triton
+            from . import by_triton
 
-            maxima, index = dark_channel_triton.box_maximum(x, window, padding)
+            maxima, index = by_triton.box_maximum(x, window, padding)
         else:
-            maxima, index = dark_channel_torch.box_maximum(x, window, padding)
+            maxima, index = by_torch.box_maximum(x, window, padding)
         ctx.save_for_backward(index)
         return maxima
 
@@ -61,8 +66,8 @@ class _BoxMaximum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (index,) = ctx.saved_tensors
         if ctx.triton:
-            from . import dark_channel_triton
+            from . import by_triton
 
-            return dark_channel_triton.box_maximum_backward(grad, index, *ctx.box), None, None
+            return by_triton.box_maximum_backward(grad, index, *ctx.box), None, None
         height, width = ctx.box[:2]
-        return dark_channel_torch.box_maximum_backward(grad, index, height, width), None, None
+        return by_torch.box_maximum_backward(grad, index, height, width), None, None

@@ -8,7 +8,7 @@
 one launch each.
 
 x: N x 3 x H x W in float32, float16 or bfloat16, any strides; maxima N x 1 x H' x W' with H' = H + 2p - P + 1; p and
-P in pixels. Keys are those of ``dark_channel_torch``: value and linear index in 64 bits, so that one maximum carries
+P in pixels. Keys are those of ``by_torch``: value and linear index in 64 bits, so that one maximum carries
 both and agrees with ``MaxPool3d`` about ties and NaN.
 
 Running maxima are van Herk's (1992): the outputs [bP, bP + P) see a suffix of one block of P inputs and a prefix of
@@ -28,8 +28,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from ..base.errors import InputError
-from .dark_channel_torch import INDEX_BITS, NO_KEY, output_size
+from ...base.errors import InputError
+from .by_torch import INDEX_BITS, NO_KEY, output_size
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -62,7 +62,7 @@ def _key(value, index):
 
 @triton.jit
 def _pixel_keys(x, column, inside, place, width, stride_c, stride_w, plane):
-    """The largest key of the three channels at columns of rows; ``place`` is the index of each row's start."""
+    """Return the largest key of the three channels at columns of rows; ``place`` is the index of each row's start."""
     best = tl.full(inside.shape, _NO_KEY, tl.int64)
     for channel in tl.static_range(3):  # pyright: ignore[reportGeneralTypeIssues]
         value = tl.load(x + channel * stride_c + column * stride_w, inside, other=0.0).to(tl.float32)
@@ -76,7 +76,7 @@ def row_kernel(
     x, keys, rows, height, width, out_width, stride_n, stride_c, stride_h, stride_w, window, padding,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """R: the running maximum along rows; a program takes ROWS rows and P outputs of each."""
+    """Write R, the running maximum along rows; a program takes ROWS rows and P outputs of each."""
     blocks = tl.cdiv(out_width, window)
     pid = tl.program_id(0)
     first = (pid % blocks) * window
@@ -106,7 +106,7 @@ def column_kernel(
     stride_n, stride_c, stride_h, stride_w, window, padding,
     COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """M: the running maximum of R along columns, taken apart into value and index."""
+    """Write M, the running maximum of R along columns, taken apart into value and index."""
     strips = tl.cdiv(out_width, COLUMNS)
     blocks = tl.cdiv(out_height, window)
     pid = tl.program_id(0)
@@ -144,7 +144,7 @@ def column_gather_kernel(
     stride_n, stride_h, stride_w, padding,
     WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """S, and the index that it belongs to (-1: none)."""
+    """Write S, and the index that it belongs to (-1: none)."""
     # WINDOW is a constant since Triton 3.6's interpreter cannot loop to a run-time bound under recent numpy.
     strips = tl.cdiv(out_width, COLUMNS)
     pid = tl.program_id(0)
@@ -174,7 +174,7 @@ def row_gather_kernel(
     sums, sources, out, rows, height, width, out_width, padding,
     WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """dX: at most one channel of a pixel is a source, the first that holds its maximum."""
+    """Write dX: at most one channel of a pixel is a source, the first that holds its maximum."""
     strips = tl.cdiv(width, COLUMNS)
     pid = tl.program_id(0)
     row = (pid // strips).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -197,10 +197,11 @@ def row_gather_kernel(
 
 
 def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
-    """The maxima, N x 1 x H' x W' in x's dtype, and the linear indices (int32, into one picture's 3 x H x W) of the
-    pixels they came from.
+    """Return the maxima, N x 1 x H' x W' in x's dtype, and the linear indices (int32, into one picture's 3 x H x W) of
+    the pixels they came from.
 
-    x: N x 3 x H x W, any strides; on a GPU, or anywhere in Triton's interpreter.
+    Args:
+        x: N x 3 x H x W, any strides; on a GPU, or anywhere in Triton's interpreter.
 
     Raises:
         InputError: as ``output_size``, another dtype or another device.
@@ -216,11 +217,15 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
     block = max(2, triton.next_power_of_2(window))
     rows = min(max(1, _SCAN_TILE // block), triton.next_power_of_2(n * height))
     columns = min(max(1, _SCAN_TILE // block), _MOST_COLUMNS)
-    box = (*x.stride(), window, padding)
+    box, sides = (*x.stride(), window, padding), (n * height, height, width)
     _launch(
         row_kernel,
         triton.cdiv(n * height, rows) * triton.cdiv(out_width, window),
-        *(x, keys, n * height, height, width, out_width, *box),
+        x,
+        keys,
+        *sides,
+        out_width,
+        *box,
         ROWS=rows,
         BLOCK=block,
         num_warps=_scan_warps(rows * block),
@@ -228,7 +233,14 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
     _launch(
         column_kernel,
         n * triton.cdiv(out_height, window) * triton.cdiv(out_width, columns),
-        *(keys, x, maxima, index, height, width, out_height, out_width, *box),
+        keys,
+        x,
+        maxima,
+        index,
+        *sides[1:],
+        out_height,
+        out_width,
+        *box,
         COLUMNS=columns,
         BLOCK=block,
         num_warps=_scan_warps(columns * block),
@@ -239,10 +251,14 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
 def box_maximum_backward(
     grad: Tensor, index: Tensor, height: int, width: int, window: int, padding: int
 ) -> Tensor:
-    """Gradients of the maxima, added up in float32 where the maxima came from.
+    """Return the gradients of the maxima, added up in float32 where the maxima came from.
 
-    grad: N x 1 x H' x W', any strides; index, window, padding: of ``box_maximum``. Returns N x 3 x ``height`` x
-    ``width`` in grad's dtype.
+    Args:
+        grad: N x 1 x H' x W', any strides.
+        index, window, padding: of ``box_maximum``.
+
+    Returns:
+        N x 3 x ``height`` x ``width`` in grad's dtype.
 
     Raises:
         InputError: grad and index that do not belong together, another dtype or another device.
@@ -260,48 +276,34 @@ def box_maximum_backward(
     sums = grad.new_empty((n, height, out_width), dtype=torch.float32)
     sources = torch.empty_like(sums, dtype=torch.int32)
     row_strips = triton.cdiv(n * height, _GATHER_ROWS)
-    strides = grad.stride(0), grad.stride(2), grad.stride(3)
+    strides, sides = (grad.stride(0), grad.stride(2), grad.stride(3)), (n * height, height, width)
     constants = {"WINDOW": window, "ROWS": _GATHER_ROWS, "COLUMNS": _GATHER_COLUMNS}
     _launch(
         column_gather_kernel,
         row_strips * triton.cdiv(out_width, _GATHER_COLUMNS),
-        *(grad, index, sums, sources, n * height, height, width, out_height, out_width),
-        *(*strides, padding),
+        grad,
+        index,
+        sums,
+        sources,
+        *sides,
+        out_height,
+        out_width,
+        *strides,
+        padding,
         **constants,
     )
     _launch(
         row_gather_kernel,
         row_strips * triton.cdiv(width, _GATHER_COLUMNS),
-        *(sums, sources, out, n * height, height, width, out_width, padding),
+        sums,
+        sources,
+        out,
+        *sides,
+        out_width,
+        padding,
         **constants,
     )
     return out
-
-
-def flops(shape: tuple[int, int, int, int], window: int, padding: int, *, backward: bool = False) -> int:
-    """Comparisons of the maxima of an N x 3 x H x W ``shape``, or additions of their gradient.
-
-    Van Herk's running maximum is counted as three comparisons a pixel.
-    """
-    n, _, height, width = shape
-    out_height, out_width = height + 2 * padding - window + 1, width + 2 * padding - window + 1
-    if backward:
-        return n * window * height * (out_width + width)
-    return n * (2 * height * width + 3 * height * out_width + 3 * out_height * out_width)
-
-
-def bytes_moved(
-    shape: tuple[int, int, int, int], window: int, padding: int, itemsize: int, *, backward: bool = False
-) -> int:
-    """What the launches read and write when every tensor of each is read once; ``itemsize`` is x's, in bytes."""
-    n, _, height, width = shape
-    out_height, out_width = height + 2 * padding - window + 1, width + 2 * padding - window + 1
-    picture, between, out = 3 * height * width, height * out_width, out_height * out_width
-    if backward:
-        # Indices and gradients; sums and sources written and read; dX.
-        return n * (out * (4 + itemsize) + 2 * between * (4 + 4) + picture * itemsize)
-    # x; keys written and read; the value read again, the value and its index written.
-    return n * (picture * itemsize + 2 * between * 8 + out * (2 * itemsize + 4))
 
 
 def _check(x: Tensor) -> None:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base.errors import BackendUnavailable, BuildError, DerainError
-from ..base.limits import usable_threads
-from ..base.progress import Progress, no_progress
-from .aot import Compiled, compile_call, distinct, specialisation, title
-from .launch import Call
+from ...base.errors import BackendUnavailable, BuildError, DerainError
+from ...base.limits import usable_threads
+from ...base.progress import Progress, no_progress
+from ..launch import Call
+from . import Compiled, compile_call, distinct, specialisation, title
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,7 +49,7 @@ def compile_calls(
     jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Compiled]:
-    """Every specialisation among ``calls`` for every target, compiled side by side in processes of their own.
+    """Compile every specialisation among ``calls`` for every target, side by side in processes of their own.
 
     Args:
         jobs: processes; by default one for every CPU that this process may use.
@@ -153,7 +153,7 @@ class _Worker:
             self._jobs.flush()
 
     def finish(self) -> tuple[_Job, Compiled | DerainError]:
-        """The job that was begun, and its result or the error that it ended in."""
+        """Return the job that was begun, and its result or the error that it ended in."""
         job = self._job
         try:
             return job, pickle.load(self.answers)
@@ -179,7 +179,7 @@ class _Worker:
 
 
 def _serve() -> None:
-    """A worker: jobs from stdin, results or errors to stdout, until there are no more."""
+    """Take jobs from stdin and write results or errors to stdout, as a worker, until there are no more."""
     # Compilers print what they have to say: to stderr, instead of between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
