@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -55,6 +56,15 @@ def require_writable(target: str | os.PathLike[str]) -> None:
         )
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError(f"{target} cannot be written: no permission to write into {target.parent}.")
+
+
+def disk_full(error: BaseException | None) -> OSError | None:
+    """Return the error, or that of its causes, which says that a disk (or a quota on it) is full; None for none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__
+    return None
 
 
 def cache_dir(*parts: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
 import threading
@@ -15,13 +14,13 @@ from typing import Annotated
 import typer
 
 from ..base.errors import DerainError
+from ..base.files import disk_full
 from ..base.version import __version__
 from . import bench, build, environment, evaluate, export, kernels, train, video
 from . import run as run_verb
 from .terminal import LogToTerminal, note, say
 
 _PROGRAM = "derain-engine"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 130
 
 _EXAMPLES = """Examples:
@@ -133,7 +132,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else _PROGRAM
         return f"{error.format_message()} See '{path} --help'.", 2
-    full = _disk_full(error)
+    full = disk_full(error)
     if isinstance(error, DerainError):
         return str(error), 1 if full else error.exit_code
     if full is not None:
@@ -149,12 +148,3 @@ def _explain(error: Exception) -> tuple[str, int]:
         f"For where it happened, put --debug before the verb: {_PROGRAM} --debug ...",
         1,
     )
-
-
-def _disk_full(error: BaseException | None) -> OSError | None:
-    """The error, or what it arose from, where that says that a disk is full."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return error
-        error = error.__cause__
-    return None
