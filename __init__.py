@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .base.errors import DerainError
     from .base.version import __version__
     from .engine.build import build, verify_engine
-    from .engine.convert import export_model
     from .engine.inspect import describe
+    from .engine.onnx_export import export_model
     from .engine.runtime import Engine, load
     from .evaluation.evaluate import evaluate
     from .media.pictures.clean import clean_pictures
@@ -34,7 +34,7 @@ else:
         "clean_video": "media.video.clean",
         "describe": "engine.inspect",
         "evaluate": "evaluation.evaluate",
-        "export_model": "engine.convert",
+        "export_model": "engine.onnx_export",
         "load": "engine.runtime",
         "verify_engine": "engine.build",
     }

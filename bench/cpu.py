@@ -12,9 +12,9 @@ from ..base.errors import BackendUnavailable, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import backends, environment
 from ..engine.backends.base import Artefact, CompileOptions, RunOptions
+from ..engine.examination import calibration
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
-from ..engine.options import calibration
 from ..engine.runtime import Engine
 from ..models.checkpoint import Checkpoint
 from .contestants import Contestant, Mode

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..base.errors import BackendUnavailable, BundleError, DerainError, InputError
 from ..base.progress import Progress, no_progress
+from ..base.sizes import padded_side
 from ..engine import environment
 from ..engine.bundle import open_bundle
-from ..engine.frames import padded_side
 
 if TYPE_CHECKING:
     from ..plan import Plan

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..base.errors import BackendUnavailable, InputError
-from ..base.version import __version__
+from ..engine.backends.base import Artefact
 from ..engine.frames import quantise, to_float
 from ..engine.manifest import Manifest
 from ..engine.runtime import Engine
 from ..models.checkpoint import Checkpoint
-from ..models.spec import clean_image
+from ..models.spec import ModelSpec, clean_image
 from .contestants import Contestant, Mode, Opener
 
 if TYPE_CHECKING:
@@ -246,22 +246,10 @@ def onnx_file(name: str, file: Path, threads: int) -> Contestant:
             f"{file} takes {', '.join(f'{each.name} {each.shape} {each.type}' for each in inputs)}; what can be timed "
             "takes one float input N x 3 x H x W."
         )
-    manifest = Manifest(
-        architecture="onnx",
-        config={},
-        granularity=1,
-        smallest_side=1,
-        exact_tiling_halo=None,
-        tile_overlap=0,
-        bytes_per_pixel=0,
+    manifest = Manifest.of(
+        ModelSpec("onnx"),
+        Artefact("onnxruntime", onnxruntime.__version__, "fp32", {}),
         source=name,
         weights_sha256=hashlib.sha256(model).hexdigest(),
-        backend="onnxruntime",
-        backend_version=onnxruntime.__version__,
-        precision="fp32",
-        input={},
-        output={},
-        verification={},
-        derain_engine=__version__,
     )
     return Contestant(name, manifest, None, FromOnnx(model, manifest, threads))

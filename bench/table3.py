@@ -9,11 +9,11 @@ from typing import Literal, NoReturn
 
 from ..base.errors import BackendUnavailable, DerainError, InputError
 from ..base.progress import Progress, no_progress
-from ..base.version import __version__
 from ..engine import backends, environment, verify
 from ..engine.backends.base import Artefact, Backend, CompileOptions
+from ..engine.examination import calibration
 from ..engine.manifest import Manifest
-from ..engine.options import calibration, frame_sizes
+from ..engine.options import BuildOptions
 from ..models.checkpoint import Checkpoint
 from . import rivals
 from .contestants import Contestant, FromArtefact, Opener
@@ -196,9 +196,9 @@ def _from_backend(
     threads: int,
 ) -> tuple[Manifest, Opener]:
     spec = checkpoint.spec
-    taken = frame_sizes(spec, None, None, sizes, None) if "sizes" in backend.takes else None
+    asked = BuildOptions(backend=backend.name, opt_shapes=tuple(sizes) if "sizes" in backend.takes else ())
     options = CompileOptions(
-        precision, sizes=taken, calibration=calibration(spec) if precision in verify.LOSSY else None
+        precision, asked.sizes_for(spec), calibration=calibration(spec) if precision in verify.LOSSY else None
     )
     artefact = backend.compile(checkpoint.network, spec, options)
     # Payloads may be views of a file, which another process cannot be sent.
@@ -215,24 +215,11 @@ def _from_backend(
 
 
 def manifest_of(checkpoint: Checkpoint, source: str, backend: str, version: str, precision: str) -> Manifest:
-    spec = checkpoint.spec
-    return Manifest(
-        architecture=spec.architecture,
-        config=dict(spec.config),
-        granularity=spec.granularity,
-        smallest_side=spec.smallest_side,
-        exact_tiling_halo=spec.exact_tiling_halo,
-        tile_overlap=spec.tile_overlap,
-        bytes_per_pixel=spec.bytes_per_pixel,
+    return Manifest.of(
+        checkpoint.spec,
+        Artefact(backend, version, precision, {}),
         source=source,
         weights_sha256=checkpoint.weights_sha256,
-        backend=backend,
-        backend_version=version,
-        precision=precision,
-        input={},
-        output={},
-        verification={},
-        derain_engine=__version__,
     )
 
 

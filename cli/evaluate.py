@@ -11,7 +11,7 @@ import typer
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import note, say
-from .values import Architecture, NetworkOptions, Trust, network_options
+from .values import ArchitectureName, NetworkOptions, Trust, network_options
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Comparison, Evaluation, SetResult
@@ -76,7 +76,7 @@ def _evaluate(
         typer.Option(help="Channel order of the images that a model file was trained on."),
     ] = "auto",
     option: NetworkOptions = None,
-    arch: Architecture = None,
+    arch: ArchitectureName = None,
     protocol: Annotated[
         Literal["float", "rounded", "truncated"],
         typer.Option(

@@ -10,7 +10,7 @@ import typer
 
 from .progress import progress_bar
 from .terminal import note
-from .values import Size, Trust, moment, rate, tile_side, width_and_height
+from .values import Sides, Trust, moment, rate, tile_side, width_and_height
 from .video_live import run_live
 
 #: Failed frames that are named one by one.
@@ -93,7 +93,7 @@ def _video(
         ),
     ] = None,
     size: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=width_and_height,
             metavar="WxH",

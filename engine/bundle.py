@@ -32,6 +32,7 @@ from typing import IO, final
 
 from ..base.errors import BundleError, InputError
 from ..base.files import atomic_write
+from .backends.base import Artefact
 from .manifest import FORMAT, LARGEST_MANIFEST, Manifest
 
 __all__ = [
@@ -109,8 +110,21 @@ class Bundle:
         start, end = self._spans[name]
         return memoryview(mapping)[start:end]
 
+    def artefact(self) -> Artefact:
+        """Return what a backend opens. Raises BundleError once the bundle is closed."""
+        manifest = self.manifest
+        return Artefact(
+            manifest.backend,
+            manifest.backend_version,
+            manifest.precision,
+            {name: self.read(name) for name in self.names},
+            manifest.gpus,
+            sizes=manifest.sizes,
+        )
+
     def sha256(self) -> str:
-        """Of the whole file, in hexadecimal, as ``sha256sum`` gives it. Raises BundleError once it is closed."""
+        """Return the hash of the whole file, in hexadecimal, as ``sha256sum`` gives it. Raises BundleError once it is
+        closed."""
         return hashlib.sha256(self._mapped()).hexdigest()
 
     def _mapped(self) -> mmap.mmap:

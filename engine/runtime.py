@@ -17,13 +17,13 @@ import numpy as np
 from ..base import files
 from ..base.errors import BundleError, InputError
 from ..base.limits import available_memory
-from ..base.sizes import words
+from ..base.sizes import Size, padded_side, words
 from ..device import guests, interop
 from . import backends
 from . import trust as trusted
-from .backends.base import Artefact, RunOptions, Session
+from .backends.base import RunOptions, RunsOnGpu, Session
 from .bundle import Manifest, open_bundle
-from .frames import accept, pad_frame, padded_side
+from .frames import accept, pad_to
 from .tiling import plan_tiles, run_tiled
 
 #: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network
@@ -65,12 +65,11 @@ class Engine:
         #: What the engine computes in: the manifest's precision, or fp32 where the device lacks that.
         self.precision = session.precision
         self._session = session
-        self._granularity = manifest.granularity
+        self._sizes = manifest.sizes
         # Pixels within the receptive field's reach see the tile's edge: with a finite reach they are dropped.
         self._discard = manifest.exact_tiling_halo or 0
-        self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), self._granularity, 0)
-        self._least_tile = padded_side(2 * self._overlap + 1, self._granularity, manifest.smallest_side)
-        self._sizes = manifest.sizes
+        self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), manifest.granularity, 0)
+        self._least_tile = padded_side(2 * self._overlap + 1, manifest.granularity, manifest.smallest_side)
         #: Side of tiles in pixels; None where each frame decides, 0 for never.
         self.tile = self._tile_side(tile)
         if memory_limit_bytes is not None and memory_limit_bytes < 1:
@@ -117,10 +116,8 @@ class Engine:
                     "out, or put the image on the GPU first."
                 )
             frame = accept(image)
-            least = (1, 1) if self._sizes is None else self._sizes.least
-            padded, (height, width) = pad_frame(
-                frame.batch, self._granularity, self.manifest.smallest_side, least
-            )
+            height, width = frame.batch.shape[1:3]
+            padded = pad_to(frame.batch, self._sizes.padded(height, width))
             return frame.restore(self._clean(padded)[:, :height, :width])
 
     def stream(self, frames: Iterable[T]) -> Generator[T, None, None]:
@@ -166,7 +163,7 @@ class Engine:
             raise InputError(f"tile is 'auto', 0 for never, or the side of a tile in pixels, not {tile!r}.")
         if tile == 0:
             return 0
-        side = padded_side(tile, self._granularity, self.manifest.smallest_side)
+        side = padded_side(tile, self.manifest.granularity, self.manifest.smallest_side)
         if side < self._least_tile:
             raise InputError(
                 f"Tiles of {tile} px are too small for this engine: they must exceed twice its overlap of "
@@ -176,35 +173,31 @@ class Engine:
 
     def _clean(self, padded: np.ndarray) -> np.ndarray:
         count, height, width = padded.shape[:3]
-        taken = self._sizes is None or self._sizes.take(height, width)
-        side = self.tile
+        taken = self._sizes.take(height, width)
+        side, step = self.tile, self.manifest.granularity
         if side is None:
             if taken and count * height * width <= self._pixels_at_once:
                 return self._run(padded)
-            fitting = int(self._pixels_at_once**0.5) // self._granularity * self._granularity
+            fitting = int(self._pixels_at_once**0.5) // step * step
             side = max(fitting, self._least_tile)
             if taken and (height * width <= self._pixels_at_once or max(height, width) <= side):
                 return np.concatenate([self._run(padded[i : i + 1]) for i in range(count)])
         if side == 0:
             self._require_taken(height, width)
             return self._run(padded)
-        sides = (side, side) if self._sizes is None else self._sizes.nearest(side, side)
-        if height <= sides[0] and width <= sides[1]:
+        tile = self._sizes.tile(height, width, side)
+        if tile == (height, width):
             return self._run(padded)
         if any(
-            tile < self._least_tile
-            for tile, length in zip(sides, (height, width), strict=True)
-            if tile < length
+            part < min(whole, self._least_tile) for part, whole in zip(tile, (height, width), strict=True)
         ):
             # They come from the engine, and are too small to overlap.
             self._require_taken(height, width)
-        grid = plan_tiles(
-            height, width, sides, granularity=self._granularity, overlap=self._overlap, discard=self._discard
-        )
+        grid = plan_tiles(height, width, tile, granularity=step, overlap=self._overlap, discard=self._discard)
         return run_tiled(padded, grid, self._run)
 
     def _require_taken(self, height: int, width: int) -> None:
-        if self._sizes is not None and not self._sizes.take(height, width):
+        if self._sizes.most is not None and not self._sizes.take(height, width):
             raise InputError(
                 f"A frame of {height}x{width} (height x width, padded) is larger than the {words(self._sizes.most)} "
                 f"that this engine was built for; clean it in tiles (--tile auto, for which the engine's sides have to "
@@ -212,25 +205,21 @@ class Engine:
             )
 
     def _clean_on_gpu(self, image: Any, stream: Any) -> Any:
-        run = getattr(self._session, "run_on_gpu", None)
-        if run is None:
+        session = self._session
+        if not isinstance(session, RunsOnGpu):
             raise InputError(
                 f"The {type(image).__name__} is on a GPU and this engine runs on the CPU ({self.manifest.backend}); "
                 "move it to the CPU first, with image.cpu() for PyTorch."
             )
         with self._slots:
-            clean = run(image, self._padded, stream)
+            clean = session.run_on_gpu(image, self._padded, stream)
         return guests.give(clean, image)
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        """What a frame that is run whole is padded to."""
-        least = (1, 1) if self._sizes is None else self._sizes.least
-        padded = tuple(
-            padded_side(side, self._granularity, max(self.manifest.smallest_side, low))
-            for side, low in zip((height, width), least, strict=True)
-        )
+    def _padded(self, height: int, width: int) -> Size:
+        """Return what a frame that is run whole is padded to."""
+        padded = self._sizes.padded(height, width)
         self._require_taken(*padded)
-        return padded[0], padded[1]
+        return padded
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         with self._slots:
@@ -317,12 +306,7 @@ def load(
         backend = backends.get(manifest.backend)
         if backend.on_gpu:
             trusted.require(bundle, trust)
-        artefact = Artefact(
-            backend=backend.name,
-            backend_version=manifest.backend_version,
-            precision=manifest.precision,
-            payloads={name: bundle.read(name) for name in bundle.names},
-        )
+        artefact = bundle.artefact()
     options = RunOptions(
         mode=mode, threads=threads, cache_dir=_cache_dir(backend.name, manifest) if cache else None
     )

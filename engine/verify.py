@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,7 @@ import numpy as np
 
 from ..base.errors import VerificationError
 from ..base.progress import Progress, no_progress
-from ..models.spec import clean_image
-from ..samples.photographs import rainy_pairs
+from ..models.spec import ModelSpec, clean_image
 from . import frames, quality
 from .quality import Cost, Quality
 
@@ -28,8 +27,6 @@ PICKING_FP32_MAX_ABS = 1e-3
 HALF_PSNR = 50.0
 HALF_MAX_ABS = 2e-2
 
-#: Names under which a user may accept a missed check.
-CHECKS = ("psnr", "max-abs", "uint8", "quality")
 #: Precisions that change what a network computes; their engines are judged by the truth under the rain.
 LOSSY = ("int8",)
 
@@ -82,7 +79,7 @@ class Report:
         return quality.cost(judged) if judged else None
 
     def missed(self) -> list[str]:
-        """Names out of ``CHECKS``, each with its figure and bound: ``"psnr: 43.1 dB, at least 50"``."""
+        """Return names out of ``options.CHECKS``, each with its figure and bound: ``"psnr: 43.1 dB, at least 50"``."""
         if self.precision in LOSSY:
             missed = None if self.cost is None else self.cost.missed()
             return [] if missed is None else [f"quality: {missed}"]
@@ -160,27 +157,26 @@ def compare(name: str, output: np.ndarray, output_uint8: np.ndarray, reference: 
 def verify(
     session: Session,
     network: nn.Module,
-    *,
-    granularity: int,
-    smallest_side: int,
+    spec: ModelSpec,
     precision: str,
-    shape: tuple[int, int] | None = None,
-    picks_maxima: bool = False,
+    pictures: Mapping[str, tuple[np.ndarray, np.ndarray]],
     progress: Progress = no_progress,
 ) -> Report:
-    """Run the session and the reference on the rainy pictures, in float and in 8 bits.
+    """Run the session and the reference on pictures, in float and in 8 bits.
 
-    shape: (height, width) in pixels of the only frames that the session takes; None where it takes any.
+    Args:
+        pictures: (rainy, truth) by name, of a size that the session takes.
 
     Raises:
         VerificationError: NaN or infinity came out. A miss of another kind is in the report.
     """
     comparisons: list[Comparison] = []
-    pictures = rainy_pairs(*(shape or ()))
     for name, (picture, truth) in pictures.items():
         progress(f"Comparing {name}", len(comparisons) / len(pictures))
         # Steps of 1/255, so that the float and the 8-bit path see the same frame.
-        levels, _ = frames.pad_frame(frames.quantise(picture[None], np.uint8), granularity, smallest_side)
+        levels = frames.pad_to(
+            frames.quantise(picture[None], np.uint8), spec.sizes.padded(*picture.shape[:2])
+        )
         batch = frames.to_float(levels)
         output = session.run(batch)
         reference = reference_output(network, batch)
@@ -191,7 +187,7 @@ def verify(
             comparison = replace(comparison, quality=quality.judge(shown, truth, ours, theirs))
         comparisons.append(comparison)
     progress("Comparing", 1.0)
-    return Report(precision, tuple(comparisons), picks_maxima=picks_maxima)
+    return Report(precision, tuple(comparisons), picks_maxima=spec.picks_maxima)
 
 
 def refused(report: Report, accept: Sequence[str] = ()) -> list[str]:

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..base.sizes import FrameSizes
+
+#: The architecture of somebody's ONNX model.
+ONNX = "onnx"
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -32,6 +37,14 @@ class ModelSpec:
     tile_overlap: int = 0
     bytes_per_pixel: int = 0
     picks_maxima: bool = False
+
+    @property
+    def sizes(self) -> FrameSizes:
+        """The frames that it takes: all, or those of one size for an ONNX model that was made for these."""
+        size = self.config.get("size") if self.architecture == ONNX else None
+        if size is not None:
+            return FrameSizes.only((size[0], size[1]), self.granularity)
+        return FrameSizes.all_from(self.smallest_side, self.granularity)
 
 
 def clean_image(result: Any) -> Any:

@@ -30,7 +30,7 @@ _OVERLAPPED = 3
 
 
 @dataclass(frozen=True)
-class Picture:
+class GpuPicture:
     """A picture in GPU memory: three channels of height x width, RGB.
 
     pointer: its address. planar: 3 x height x width rather than height x width x 3. bytes_: uint8 rather than
@@ -47,7 +47,7 @@ class Picture:
 class GpuNetwork(Protocol):
     """A network that cleans pictures in one stream, which it was made for."""
 
-    def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
+    def clean(self, source: GpuPicture, target: GpuPicture, height: int, width: int) -> int:
         """Put the cleaning of a picture into the stream; returns how many kernels that launches.
 
         Called with the context current, by one thread at a time.
@@ -196,7 +196,7 @@ class GpuSession:
                     self._lanes.get().close()
                 self._stream.close()
 
-    def _clean(self, sources: list[Picture], targets: list[Picture], height: int, width: int) -> None:
+    def _clean(self, sources: list[GpuPicture], targets: list[GpuPicture], height: int, width: int) -> None:
         for source, target in zip(sources, targets, strict=True):
             self.launches = self._network.clean(source, target, height, width)
 
@@ -249,10 +249,10 @@ class _Lane:
         self.host = pinned.array((nbytes,), np.uint8)
 
 
-def _pictures(pointer: int, shape: tuple[int, ...], bytes_: bool, planar: bool = False) -> list[Picture]:
+def _pictures(pointer: int, shape: tuple[int, ...], bytes_: bool, planar: bool = False) -> list[GpuPicture]:
     count, height, width = shape[:3]
     step = 3 * height * width * (1 if bytes_ else 4)
-    return [Picture(pointer + i * step, height, width, planar, bytes_) for i in range(count)]
+    return [GpuPicture(pointer + i * step, height, width, planar, bytes_) for i in range(count)]
 
 
 def _is_planar(array: DeviceArray) -> bool:

@@ -17,11 +17,6 @@ from derain_engine.models.registry import create, spec_of
 Cli = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def little(examine_little, monkeypatch: pytest.MonkeyPatch) -> None:
-    examine_little(monkeypatch)
-
-
 @pytest.fixture
 def prn(tmp_path: Path) -> Path:
     torch.manual_seed(0)

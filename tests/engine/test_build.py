@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import derain_engine
 from derain_engine.base.errors import (
@@ -16,24 +14,15 @@ from derain_engine.base.errors import (
     VerificationError,
 )
 from derain_engine.engine import build, bundle, verify
+from derain_engine.engine.options import CHECKS
 from derain_engine.models.checkpoint import save_checkpoint, save_official
 from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 
+from ..helpers import strong
+
 
 def small_network(seed: int = 0, gain: float = 1.6) -> SSIDKD:
-    torch.manual_seed(seed)
-    network = SSIDKD(SSIDKDConfig((4, 4, 4), (2, 1, 1), blocks="mffb")).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.weight.mul_(gain)
-    return network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_examination(examine_little: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        examine_little(patch)
-        yield
+    return strong(SSIDKDConfig((4, 4, 4), (2, 1, 1), blocks="mffb"), seed, gain)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +102,7 @@ def test_a_network_that_overflows_is_refused(tmp_path: Path) -> None:
             tmp_path / "hot.safetensors",
             tmp_path / "e.derain",
             backend="reference",
-            accept=list(build.CHECKS),
+            accept=list(CHECKS),
         )
     assert not (tmp_path / "e.derain").exists()
 

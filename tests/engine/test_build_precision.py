@@ -15,11 +15,6 @@ from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.registry import create, spec_of
 
 
-@pytest.fixture(autouse=True)
-def little(examine_little, monkeypatch: pytest.MonkeyPatch) -> None:
-    examine_little(monkeypatch)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)

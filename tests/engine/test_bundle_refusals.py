@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from derain_engine.base.errors import BundleError
 from derain_engine.engine.bundle import FORMAT, MANIFEST, Manifest, write_bundle
 
-from .bundles import PAYLOADS, a_manifest, content, manifest_record, pack, refusal
+from ..helpers import a_manifest
+from .bundles import PAYLOADS, content, manifest_record, pack, refusal
 
 
 def pack_payloads(path: Path, payloads: Mapping[str, bytes], **changes: Any) -> Path:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from derain_engine.base.errors import InputError
-from derain_engine.engine.frames import accept, pad_frame, padded_side, quantise, to_float
+from derain_engine.base.sizes import padded_side
+from derain_engine.engine.frames import accept, pad_frame, quantise, to_float
 
 SIZES = [(1, 1), (7, 13), (33, 65), (321, 481)]
 DTYPES = ["uint8", "uint16", "float16", "float32", "float64"]

@@ -200,15 +200,16 @@ class OpenVINOBackend:
                     progress=progress,
                 )
                 model, notes = quantised.network, {"kept_in_16_bits": list(quantised.kept)}
-            if options.shape is not None:
-                model.reshape([-1, 3, *options.shape])
+            if options.sizes.fixed:
+                model.reshape([-1, 3, *options.sizes.least])
             payloads = serialise(model)
         except RuntimeError as error:
             raise BuildError(
                 f"OpenVINO cannot convert the {spec.architecture} network: {_reason(error)}"
             ) from error
         progress("converted to OpenVINO", 1.0)
-        return Artefact(self.name, openvino.__version__, precision, payloads, notes=notes)
+        sizes = options.sizes if options.sizes.fixed else spec.sizes.favouring(options.sizes.usual)
+        return Artefact(self.name, openvino.__version__, precision, payloads, sizes=sizes, notes=notes)
 
     def open(self, artefact: Artefact, options: RunOptions) -> OpenVINOSession:
         """As :meth:`Backend.open`. A bf16 engine on a CPU without bf16 runs in fp32, which is more exact."""

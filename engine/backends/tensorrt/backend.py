@@ -75,7 +75,7 @@ class TensorRTBackend:
             raise InputError(
                 f"The {self.name} backend has no precision {precision!r}; it has {', '.join(self.precisions)}."
             )
-        if options.sizes is None:
+        if options.sizes.most is None:
             raise InputError(f"The {self.name} backend needs to know the sizes of frames.")
         version = self._flavour.version
         here = None if driver.unavailable() else driver.gpu(0).target

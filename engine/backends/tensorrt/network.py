@@ -18,7 +18,7 @@ from ....device.memory import DeviceBuffer
 from ....device.module import Arguments, Module, launch
 from ....device.stream import Stream
 from ....export.nvinfer import Flavour, diagnosis, errors, logger, reason
-from ..gpu_session import Picture
+from ..gpu_session import GpuPicture
 
 _IN, _OUT = "rainy", "clean"
 _THREADS = 256
@@ -29,7 +29,7 @@ _ARGUMENTS = ("*u8", "*u8", *["i32"] * 6)
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Captured:
     """For one size of frame: the network as a graph, the execution context that it was captured from, which must not
     change after that, and the planes."""
 
@@ -79,9 +79,9 @@ class TensorRTNetwork:
         self._in = self._module.function("derain_planar_in")
         self._out = self._module.function("derain_planar_out")
         self._memory = DeviceBuffer(context, 0)
-        self._prepared: OrderedDict[tuple[int, int], _Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
 
-    def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
+    def clean(self, source: GpuPicture, target: GpuPicture, height: int, width: int) -> int:
         """As :meth:`GpuNetwork.clean`.
 
         Raises:
@@ -108,7 +108,7 @@ class TensorRTNetwork:
             prepared.graph.close()
         self._prepared.clear()
 
-    def _prepare(self, height: int, width: int) -> _Prepared:
+    def _prepare(self, height: int, width: int) -> _Captured:
         size = height, width
         if size in self._prepared:
             self._prepared.move_to_end(size)
@@ -136,7 +136,7 @@ class TensorRTNetwork:
             self._stream.synchronise()
             graph = Graph(self._stream, enqueue)
         self._compiled.keep()
-        self._prepared[size] = _Prepared(graph, execution, rainy, rainy + planes)
+        self._prepared[size] = _Captured(graph, execution, rainy, rainy + planes)
         return self._prepared[size]
 
     def _fit(self, execution: Any, height: int, width: int) -> bool:

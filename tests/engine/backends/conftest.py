@@ -15,7 +15,7 @@ from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 from derain_engine.plan import Plan, lower
 
 from ...device.conftest import StandIn, cubin, cuda
-from ...plan.networks import strong
+from ...helpers import strong
 from .fused_stand_in import StandInCompiler
 
 __all__ = ["cubin", "cuda"]

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from derain_engine.engine.frames import pad_frame, quantise, to_float
+from derain_engine.engine.frames import pad_to, quantise, to_float
 from derain_engine.export import nvinfer
 from derain_engine.export.nvinfer import Flavour
 from derain_engine.export.rounding import CpuGraph, rounding
@@ -370,7 +370,7 @@ def add_pixel_kernels(cuda: StandIn) -> None:
         assert grid == (-(-height * width // 256), 1, 1)
         picture = picture_at(source, *kind)
         batch = to_float(picture.transpose(1, 2, 0) if kind[2] else picture)[None]
-        padded, _ = pad_frame(batch, 1, 1, (height, width))
+        padded = pad_to(batch, (height, width))
         cuda.holder(planes, 4 * padded.size)
         _array(planes, np.float32, (3, height, width))[...] = padded[0].transpose(2, 0, 1)
 

@@ -21,7 +21,8 @@ from derain_engine.engine.runtime import Engine
 from ...device.conftest import StandIn
 from ...device.pycuda_stand_in import install
 from ...device.test_interop import WithDLPack, WithInterface
-from ..sessions import FakeSession, a_manifest
+from ...helpers import a_fake_manifest
+from ..sessions import FakeSession
 from .fused.test_frames import engine, frame, on_host
 
 __all__ = ["engine"]
@@ -191,7 +192,7 @@ def test_streams_are_for_frames_on_the_gpu(cuda: StandIn, engine: Engine, image:
     with pytest.raises(InputError, match=rf"A stream orders work .* {type(image).__name__} is not there"):
         engine(image, stream=1)
     with pytest.raises(InputError, match="engine runs on the CPU"):
-        Engine(FakeSession(), a_manifest(), tile=0)(WithInterface(cuda, frame(8, 8, 3)), stream=1)
+        Engine(FakeSession(), a_fake_manifest(), tile=0)(WithInterface(cuda, frame(8, 8, 3)), stream=1)
 
 
 def test_what_is_no_stream_is_refused(cuda: StandIn, fused_session: GpuSession, engine: Engine) -> None:

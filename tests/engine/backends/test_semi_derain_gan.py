@@ -14,18 +14,15 @@ from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
 from derain_engine.models.registry import create, spec_of
 
+from ...helpers import strong
+
 SIZES = [(16, 16), (32, 80), (48, 16)]
 SPEC = spec_of("semi-derain-gan", {"iterations": 2, "width": 8, "base": 8, "levels": 3})
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    torch.manual_seed(0)
-    made = create(SPEC).eval().requires_grad_(False)
-    for module in made.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.mul_(1.6)
-    return made
+    return strong(SPEC, seed=0)
 
 
 def batch(height: int, width: int) -> np.ndarray:

@@ -14,9 +14,11 @@ from torch import nn
 
 from derain_engine.engine.backends.openvino.rewrites import split_concatenations
 from derain_engine.export.onnx import export_onnx
-from derain_engine.models.registry import create, spec_of
+from derain_engine.models.registry import spec_of
 from derain_engine.models.spec import ModelSpec
 from derain_engine.models.ssid_kd import SSIDKDConfig
+
+from ....helpers import strong
 
 
 class Joined(nn.Module):
@@ -110,12 +112,8 @@ def test_other_upsampling_is_split_but_not_exchanged() -> None:
 
 
 def test_the_network_keeps_its_function_and_its_shared_weights() -> None:
-    torch.manual_seed(0)
     spec = spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (2, 1, 1)))
-    network = create(spec).eval()
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.weight.data.mul_(1.6)
+    network = strong(spec, seed=0)
     model = openvino.Core().read_model(export_onnx(network, spec).SerializeToString())
     image = np.random.default_rng(0).random((1, 3, 64, 32), np.float32)
     expected = run(model, image)

@@ -17,7 +17,7 @@ from derain_engine.base.errors import BackendUnavailable, BuildError, BundleErro
 from derain_engine.base.sizes import FrameSizes
 from derain_engine.device import driver
 from derain_engine.engine import backends
-from derain_engine.engine.backends.base import Artefact, CompileOptions, Repair, RunOptions
+from derain_engine.engine.backends.base import Artefact, CompileOptions, RepairGoal, RunOptions
 from derain_engine.engine.backends.gpu_session import GpuSession
 from derain_engine.engine.backends.tensorrt.backend import TensorRTBackend
 from derain_engine.export import nvinfer, onnx
@@ -280,7 +280,7 @@ def test_notes_tell_how_the_graph_was_typed(compile_: Compile) -> None:
 
 
 def test_overflow_is_repaired_where_that_is_asked(backend: TensorRTBackend, compile_: Compile) -> None:
-    judged = Repair(frames(16, 16, "float32", 2).transpose(0, 3, 1, 2).copy(), 50.0, 2e-2)
+    judged = RepairGoal(frames(16, 16, "float32", 2).transpose(0, 3, 1, 2).copy(), 50.0, 2e-2)
     batch = frames(16, 16, "float32")
     broken = backend.emulate(compile_(gain=1e6))
     assert broken is not None and not np.isfinite(broken.run(batch)).all()
