@@ -1,4 +1,4 @@
-"""derain-engine turns a trained deraining network into an engine file and runs that file on pictures and video.
+"""Turn a trained deraining network into an engine file, and run that file on pictures and video.
 
     import derain_engine
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from .base.errors import DerainError
     from .base.version import __version__
     from .engine.build import build, verify_engine
+    from .engine.bundle import unpack_bundle
     from .engine.inspect import describe
     from .engine.onnx_export import export_model
+    from .engine.options import BuildOptions
     from .engine.runtime import Engine, load
     from .evaluation.evaluate import evaluate
     from .media.pictures.clean import clean_pictures
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would take a module's __getattr__ as leave for any name whatever.
     _HOMES = {
+        "BuildOptions": "engine.options",
         "DerainError": "base.errors",
         "Engine": "engine.runtime",
         "__version__": "base.version",
@@ -36,6 +39,7 @@ else:
         "evaluate": "evaluation.evaluate",
         "export_model": "engine.onnx_export",
         "load": "engine.runtime",
+        "unpack_bundle": "engine.bundle",
         "verify_engine": "engine.build",
     }
 
@@ -53,6 +57,7 @@ else:
 
 
 __all__ = [
+    "BuildOptions",
     "DerainError",
     "Engine",
     "__version__",
@@ -63,5 +68,6 @@ __all__ = [
     "evaluate",
     "export_model",
     "load",
+    "unpack_bundle",
     "verify_engine",
 ]

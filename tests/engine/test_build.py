@@ -123,6 +123,35 @@ def test_arguments_that_do_not_exist(
     assert not list(tmp_path.iterdir())
 
 
+def test_options_are_an_object_or_single_fields(
+    built: build.BuildReport, model: Path, tmp_path: Path
+) -> None:
+    options = derain_engine.BuildOptions(precision="fp32", accept=("psnr",))
+    again = derain_engine.build(model, tmp_path / "a.derain", options)
+    assert again.path.read_bytes() == built.path.read_bytes()
+    other = derain_engine.build(model, tmp_path / "b.derain", options, backend="reference")
+    assert (other.manifest.backend, other.manifest.precision) == ("reference", "fp32")
+    with pytest.raises(TypeError, match="'presicion'"):
+        derain_engine.build(model, tmp_path / "c.derain", presicion="fp32")
+    assert not (tmp_path / "c.derain").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gpu": "sm_90"}, "openvino backend runs on CPUs; leave --gpu out"),
+        ({"workspace": 2**30}, "openvino backend does not take --workspace"),
+        ({"plugins": True}, "openvino backend does not take --plugins"),
+        ({"backend": "fused", "precision": "int8"}, "no precision 'int8'; it has fp16, bf16, fp32"),
+        ({"backend": "tensorrt", "hardware_compatibility": "all"}, "no hardware compatibility 'all'"),
+        ({"shape": (0, 64)}, "1 to 16384 pixels, not 0x64"),
+    ],
+)
+def test_options_are_refused_where_they_are_made(fields: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        derain_engine.BuildOptions(**fields)
+
+
 def test_models_that_do_not_exist_or_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no-such-model is neither a file nor the name of shipped weights"):
         derain_engine.build("no-such-model", tmp_path / "e.derain")
