@@ -96,7 +96,12 @@ def test_the_only_size_of_a_build() -> None:
     for backend in ("tensorrt", "openvino"):
         options = BuildOptions(backend=backend, shape=(90, 128))
         assert options.sizes_for(SPEC) == FrameSizes.only((96, 128), 32)
-    for given in ({"min_shape": (64, 64)}, {"opt_shapes": ((64, 64),)}, {"max_shape": (64, 64)}):
+    several: tuple[dict[str, Any], ...] = (
+        {"min_shape": (64, 64)},
+        {"opt_shapes": ((64, 64),)},
+        {"max_shape": (64, 64)},
+    )
+    for given in several:
         with pytest.raises(InputError, match="has no --min, --opt or --max"):
             BuildOptions(backend="tensorrt", shape=(96, 128), **given)
     with pytest.raises(InputError, match="1 to 16384 pixels, not 0x5"):
@@ -177,8 +182,8 @@ def test_larger_frames_are_tiled(frame: tuple[int, int], sizes: FrameSizes) -> N
     # Batches too, and sizes that fit go on running whole.
     assert engine(np.stack([image, image])).shape == (2, *frame, 3)
     session.seen.clear()
-    engine(noise(*sizes.most, 3))
-    assert session.seen == [((1, *sizes.most, 3), "uint8")]
+    engine(noise(*sizes.largest, 3))
+    assert session.seen == [((1, *sizes.largest, 3), "uint8")]
 
 
 def test_given_tiles_are_kept_within_the_range() -> None:
@@ -187,7 +192,7 @@ def test_given_tiles_are_kept_within_the_range() -> None:
     assert {shape for shape, _ in session.seen} == {(1, 96, 96, 3)}
     session.seen.clear()
     an_engine(session, tile=1024, input=an_edge(RANGE))(noise(300, 400, 3))
-    assert {shape for shape, _ in session.seen} == {(1, *RANGE.most, 3)}
+    assert {shape for shape, _ in session.seen} == {(1, *RANGE.largest, 3)}
     # One axis within the tile, the other one not.
     session.seen.clear()
     an_engine(session, tile=128, input=an_edge(RANGE))(noise(70, 400, 3))

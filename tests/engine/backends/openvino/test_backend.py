@@ -26,11 +26,10 @@ from derain_engine.engine.backends.openvino.backend import OpenVINOSession, back
 from derain_engine.export.onnx import export_onnx
 from derain_engine.models.registry import spec_of
 from derain_engine.models.spec import ModelSpec
-from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
+from derain_engine.models.ssid_kd import PRESETS
 
 from ....helpers import strong
 
-SPEC = spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
 XML, BIN = "openvino.xml", "openvino.bin"
 # One thread: on a busy machine a second one mostly waits for the first.
 ONE = RunOptions(threads=1)
@@ -87,16 +86,6 @@ def assert_close(result: np.ndarray, expected: np.ndarray, precision: str) -> No
         assert error.max() <= 2e-2 * extent
         assert 10 * np.log10(extent**2 / np.mean(error**2)) >= 50
         assert error.max() > 1e-4, "as exact as fp32: bf16 was not in effect"
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    return strong(SPEC, seed=0)
-
-
-@pytest.fixture(scope="module")
-def artefact(network: nn.Module) -> Artefact:
-    return backend.compile(network, SPEC, CompileOptions("fp32"))
 
 
 @pytest.fixture(scope="module")
