@@ -70,7 +70,7 @@ class FrameSizes:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is one size alone."""
+        """True where there is one size alone."""
         return self.least == self.most
 
     def padded(self, height: int, width: int) -> Size:

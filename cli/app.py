@@ -35,7 +35,7 @@ derain-engine run --help
 
 @dataclass
 class Settings:
-    """What holds for every verb."""
+    """Settings that hold for every verb."""
 
     debug: bool = False
 
@@ -61,7 +61,7 @@ def _top(
 
 
 def make_app() -> typer.Typer:
-    """All verbs."""
+    """Return the program with all verbs."""
     app = typer.Typer(
         # Without markup a path such as [a].png is shown as it is, and help is plain text at any width.
         rich_markup_mode=None,
@@ -76,7 +76,7 @@ def make_app() -> typer.Typer:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code."""
+    """Run one command line and return the exit code."""
     return answer(make_app(), arguments)
 
 
@@ -105,7 +105,11 @@ def answer(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _ended_like_interrupted(signals: list[int]) -> Iterator[None]:
-    """A polite kill and a closed terminal leave as little behind as Ctrl-C does. signals: gets the number."""
+    """Make a polite kill and a closed terminal leave as little behind as Ctrl-C does.
+
+    Args:
+        signals: gets the number.
+    """
 
     def end(number: int, _: object) -> None:
         signals.append(number)
@@ -127,7 +131,7 @@ def _ended_like_interrupted(signals: list[int]) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """(line for the user, exit code)."""
+    """Return (line for the user, exit code)."""
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else _PROGRAM

@@ -198,7 +198,7 @@ def _frames(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _made(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of a graph that was typed node by node, or quantised."""
+    """Yield what there is to tell of a graph that was typed node by node, or quantised."""
     if kept := facts.get("kept_in_16_bits"):
         yield "Kept in 16 bits", f"{len(kept)} maps: {_some(kept)}"
     if "nodes" not in facts:

@@ -1,4 +1,4 @@
-"""``export``: a network in a format for other tools."""
+"""The verb ``export``: a network in a format for other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From option objects to options of the command line."""
+"""Options of the command line, made from option objects."""
 
 from __future__ import annotations
 

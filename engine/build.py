@@ -1,4 +1,4 @@
-"""From trained weights to an engine file: load, compile, verify, time, write."""
+"""Builds of engine files from trained weights: load, compile, verify, time, write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has: the facts that decide how fast an engine runs, and that a report of a fault needs."""
+"""The facts about this machine: those that decide how fast an engine runs, and that a report of a fault needs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _NVIDIA_TABLE = Path("/proc/driver/nvidia/gpus")
 
 
 def collect() -> dict[str, Any]:
-    """All facts, as values that JSON can hold. Loads the libraries of the backends, which may take seconds."""
+    """Collect all facts, as values that JSON can hold. Loads the libraries of the backends, which may take seconds."""
     import psutil
 
     return {
@@ -81,7 +81,7 @@ def collect() -> dict[str, Any]:
 
 
 def of_measurement() -> dict[str, Any]:
-    """What a measurement on this machine has to name, out of :func:`collect`; nothing that tells of its user."""
+    """Return what a measurement on this machine has to name, out of :func:`collect`; nothing that tells of its user."""
     facts = collect()
     return {name: facts[name] for name in _OF_MEASUREMENTS}
 
@@ -123,7 +123,7 @@ def gpus() -> list[str]:
 
 
 def _field(table: str, name: str) -> str:
-    """The value of the first line ``name : value``, or nothing."""
+    """Return the value of the first line ``name : value``, or nothing."""
     match = re.search(rf"^{re.escape(name)}[ \t]*:[ \t]*(.*)$", table, re.MULTILINE)
     return match[1].strip() if match else ""
 

@@ -23,7 +23,7 @@ _CALIBRATED_SIDE = 96
 
 @dataclass(frozen=True)
 class Examination:
-    """How closely engines are looked at.
+    """The closeness with which engines are looked at.
 
     Attributes:
         size: (height, width) in pixels of the pictures that an engine is compared with its reference on, for engines

@@ -41,10 +41,8 @@ class Frame:
     from_dlpack: Callable[[Any], Any] | None = None
 
     def restore(self, clean: np.ndarray) -> Any:
-        """clean: a batch of the dtype and layout of :attr:`batch`.
-
-        Returns it in the caller's layout, dtype and array type: uint16 rounded and clamped, floats as they
-        are (not clamped).
+        """Bring a clean batch, of the dtype and layout of :attr:`batch`, into the caller's layout, dtype and array
+        type: uint16 rounded and clamped, floats as they are (not clamped).
         """
         if self.dtype.kind == "u":
             clean = quantise(clean, self.dtype)
@@ -59,10 +57,11 @@ class Frame:
 def accept(image: Any) -> Frame:
     """Check an image or a batch of images and bring it into that layout.
 
-    image: RGB, H x W x 3 for one image; for a batch N x H x W x 3 where the last axis is 3 long, else
-        N x 3 x H x W (so N x 3 x W x 3 is always read as N images, 3 pixels high). uint8, uint16, or float16,
-        float32 or float64 in [0, 1]. A NumPy array, or an array of another library in CPU memory that speaks
-        DLPack (a PyTorch tensor).
+    Args:
+        image: RGB, H x W x 3 for one image; for a batch N x H x W x 3 where the last axis is 3 long, else
+            N x 3 x H x W (so N x 3 x W x 3 is always read as N images, 3 pixels high). uint8, uint16, or float16,
+            float32 or float64 in [0, 1]. A NumPy array, or an array of another library in CPU memory that speaks
+            DLPack (a PyTorch tensor).
 
     Raises:
         InputError: another type, number of axes or channels, dtype or value range, an empty array, NaN.
@@ -87,14 +86,14 @@ def accept(image: Any) -> Frame:
 
 
 def to_float(batch: np.ndarray) -> np.ndarray:
-    """uint8, uint16 or float values as C-contiguous float32, unsigned integers scaled to [0, 1]."""
+    """Return uint8, uint16 or float values as C-contiguous float32, unsigned integers scaled to [0, 1]."""
     if batch.dtype.kind == "u":
         return np.divide(batch, np.iinfo(batch.dtype).max, dtype=np.float32, order="C")
     return np.ascontiguousarray(batch, dtype=np.float32)
 
 
 def quantise(values: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Floats in [0, 1] as unsigned integers, ``floor(max * clamp(y, 0, 1) + 0.5)``; integers as they are."""
+    """Return floats in [0, 1] as unsigned integers, ``floor(max * clamp(y, 0, 1) + 0.5)``; integers as they are."""
     if values.dtype.kind == "u":
         return values
     scaled = np.clip(values, 0.0, 1.0, dtype=np.float32)
@@ -141,7 +140,7 @@ def pad_to(batch: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _as_numpy(image: Any) -> tuple[np.ndarray, Callable[[Any], Any] | None]:
-    """The image as a NumPy array and, for another library's array, that library's ``from_dlpack``."""
+    """Return the image as a NumPy array and, for another library's array, that library's ``from_dlpack``."""
     if isinstance(image, np.ndarray):
         return np.asarray(image), None
     kind = f"{type(image).__module__}.{type(image).__qualname__}"

@@ -1,4 +1,4 @@
-"""What an engine file says about itself: the record, its JSON, and the one place where it is validated."""
+"""The record that an engine file holds of itself: the type, its JSON, and the one place where it is validated."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ class Manifest:
 
         Fields that this version does not know are ignored: a later one may add some within the format.
 
-        origin: the file to name in errors.
+        Args:
+            origin: the file to name in errors.
 
         Raises:
             BundleError: too large, not JSON, of a newer format, or a field is missing or wrong.

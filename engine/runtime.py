@@ -1,4 +1,4 @@
-"""From an engine file to clean frames: load, one image or batch, or a stream of them."""
+"""Engines at work: load one, clean an image or batch, or a stream of them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,16 @@ class Engine:
         tile: Literal["auto"] | int = "auto",
         memory_limit_bytes: int | None = None,
     ) -> None:
-        """session: closed by :meth:`close`. manifest: of the engine file that the session was opened from.
-        tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit, or that are larger than the engine
-            takes, and no others; a number is the side of the tiles in pixels (rounded up to the granularity), for
-            every frame that is larger; 0 never tiles.
-        memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
-            memory that is available now where the session runs.
+        """Put an engine around a session.
+
+        Args:
+            session: closed by :meth:`close`.
+            manifest: of the engine file that the session was opened from.
+            tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit, or that are larger than the engine
+                takes, and no others; a number is the side of the tiles in pixels (rounded up to the granularity), for
+                every frame that is larger; 0 never tiles.
+            memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
+                memory that is available now where the session runs.
 
         Raises:
             InputError: a tile that is not larger than twice the manifest's overlap, or a limit below 1.
@@ -85,23 +89,26 @@ class Engine:
     def __call__(self, image: T, *, stream: Any = None) -> T:
         """Clean one image or a batch of images of one size, from 1 x 1 pixel up.
 
-        image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
-            float16, float32, float64 in [0, 1]; a NumPy array or another library's array in CPU memory (a
-            PyTorch tensor). It is not changed.
-            Where the engine runs on a GPU also an array that lies there, with DLPack or
-            ``__cuda_array_interface__`` (PyTorch, CuPy, PyCUDA, ...): uint8 or float32, without gaps. It is read
-            where it lies and run whole, never in tiles, and its values are not looked at.
-        stream: for an image on the GPU, the CUDA stream that it is written in: a number, a stream of PyCUDA, CuPy,
-            PyTorch or Numba, or any with ``__cuda_stream__``; 0 is the default stream. Nothing waits on the host:
-            the image is read when what is in the stream now is done, and what is put there afterwards starts when
-            the result is finished. The image may be dropped at once, as the engine keeps it until it has been read
-            (and no longer than to the next frame on the GPU after that); it may be written to in the stream. The
-            result is for use in the stream, or after waiting for it. What fails on the GPU is told there, or by the
-            next call.
-        Returns a new array of the same type, dtype and shape, finished unless there is a ``stream``. Integers are
-        rounded and clamped; floats are computed in float32 and given as the network made them, which may lie a
-        little outside [0, 1]. For an array on the GPU of a library other than PyCUDA and Numba that has no
-        ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
+        Args:
+            image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
+                float16, float32, float64 in [0, 1]; a NumPy array or another library's array in CPU memory (a
+                PyTorch tensor). It is not changed.
+                Where the engine runs on a GPU also an array that lies there, with DLPack or
+                ``__cuda_array_interface__`` (PyTorch, CuPy, PyCUDA, ...): uint8 or float32, without gaps. It is read
+                where it lies and run whole, never in tiles, and its values are not looked at.
+            stream: for an image on the GPU, the CUDA stream that it is written in: a number, a stream of PyCUDA, CuPy,
+                PyTorch or Numba, or any with ``__cuda_stream__``; 0 is the default stream. Nothing waits on the host:
+                the image is read when what is in the stream now is done, and what is put there afterwards starts when
+                the result is finished. The image may be dropped at once, as the engine keeps it until it has been
+                read (and no longer than to the next frame on the GPU after that); it may be written to in the stream.
+                The result is for use in the stream, or after waiting for it. What fails on the GPU is told there, or
+                by the next call.
+
+        Returns:
+            A new array of the same type, dtype and shape, finished unless there is a ``stream``. Integers are
+            rounded and clamped; floats are computed in float32 and given as the network made them, which may lie a
+            little outside [0, 1]. For an array on the GPU of a library other than PyCUDA and Numba that has no
+            ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
 
         Raises:
             InputError: the image is something else (the message says what to do), the engine is closed, or there is
@@ -123,12 +130,15 @@ class Engine:
     def stream(self, frames: Iterable[T]) -> Generator[T, None, None]:
         """Clean frames one after another, in order, several at once where the session can.
 
-        frames: what the engine can be called with, sizes and kinds may change. They are drawn in the caller's
-            thread while earlier ones are being worked on; of those drawn, at most ``parallelism`` + 1 are not
-            yet given back. A drawn frame must not be written to before its result has come.
-        Yields the clean frames. An exception of ``frames``, or of a frame that cannot be worked on, is raised
-        in that frame's place, after the results of all frames before it. Closing or dropping the iterator
-        waits for the frames in work and drops the rest.
+        Args:
+            frames: what the engine can be called with, sizes and kinds may change. They are drawn in the caller's
+                thread while earlier ones are being worked on; of those drawn, at most ``parallelism`` + 1 are not
+                yet given back. A drawn frame must not be written to before its result has come.
+
+        Yields:
+            The clean frames. An exception of ``frames``, or of a frame that cannot be worked on, is raised
+            in that frame's place, after the results of all frames before it. Closing or dropping the iterator
+            waits for the frames in work and drops the rest.
 
         Raises:
             InputError: the engine is closed.
@@ -156,7 +166,7 @@ class Engine:
         self.close()
 
     def _tile_side(self, tile: Literal["auto"] | int) -> int | None:
-        """In pixels; None for what ``"auto"`` decides frame by frame, 0 for never."""
+        """Return the side in pixels; None for what ``"auto"`` decides frame by frame, 0 for never."""
         if tile == "auto":
             return None
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 0:
@@ -280,12 +290,13 @@ def load(
 ) -> Engine:
     """Open an engine file.
 
-    mode: ``latency`` for one frame as soon as possible, ``throughput`` for streams of many frames.
-    threads: CPU threads, None for all cores.
-    tile, memory_limit_bytes: as for :class:`Engine`.
-    cache: keep compiled code in the user's cache folder, so that the next load is faster.
-    trust: SHA-256, one or several, of engine files for a GPU that somebody else built, or another machine: such
-        files hold programs. Not needed for files that this user built here.
+    Args:
+        mode: ``latency`` for one frame as soon as possible, ``throughput`` for streams of many frames.
+        threads: CPU threads, None for all cores.
+        tile, memory_limit_bytes: as for :class:`Engine`.
+        cache: keep compiled code in the user's cache folder, so that the next load is faster.
+        trust: SHA-256, one or several, of engine files for a GPU that somebody else built, or another machine: such
+            files hold programs. Not needed for files that this user built here.
 
     Raises:
         BundleError: the file is missing, damaged, of a newer format, for an unknown backend, or not trusted.
@@ -319,7 +330,7 @@ def load(
 
 
 def _cache_dir(backend: str, manifest: Manifest) -> Path | None:
-    """A folder for this very artefact; None where there is none to write to, as a cache only saves time."""
+    """Return a folder for this very artefact; None where there is none to write to, as a cache only saves time."""
     key = hashlib.sha256()
     for name, payload in sorted(manifest.payloads.items()):
         key.update(f"{name}\0{payload['sha256']}\n".encode())

@@ -1,4 +1,4 @@
-"""Is an engine's output the reference network's? The comparison that every build has to pass."""
+"""The comparison with the reference network that every build has to pass."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Report:
 
     @property
     def cost(self) -> Cost | None:
-        """Of a precision in ``LOSSY``."""
+        """The cost of a precision in ``LOSSY``."""
         judged = [c.quality for c in self.comparisons if c.quality is not None]
         return quality.cost(judged) if judged else None
 
@@ -101,7 +101,7 @@ class Report:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """For a manifest: figures to three digits, so that they repeat."""
+        """Return the record for a manifest: figures to three digits, so that they repeat."""
         lost = {}
         if self.cost is not None:
             lost = {
@@ -120,7 +120,7 @@ class Report:
 
 
 def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:
-    """The fp32 reference's clean output for a padded batch: N x H x W x 3 float32 in and out, not clamped."""
+    """Return the fp32 reference's clean output for a padded batch: N x H x W x 3 float32 in and out, not clamped."""
     import torch
 
     x = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
@@ -130,7 +130,11 @@ def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:
 
 
 def compare(name: str, output: np.ndarray, output_uint8: np.ndarray, reference: np.ndarray) -> Comparison:
-    """output, reference: float32 of one shape; output_uint8: the session's answer to the same frame in 8 bits.
+    """Compare one picture.
+
+    Args:
+        output, reference: float32 of one shape.
+        output_uint8: the session's answer to the same frame in 8 bits.
 
     Raises:
         VerificationError: NaN or infinity in the output or the reference.
@@ -191,12 +195,12 @@ def verify(
 
 
 def refused(report: Report, accept: Sequence[str] = ()) -> list[str]:
-    """Of what the report missed, what is not accepted by name."""
+    """Return, of what the report missed, what is not accepted by name."""
     return [m for m in report.missed() if m.split(":")[0] not in accept]
 
 
 def check(report: Report, subject: str, accept: Sequence[str] = ()) -> None:
-    """Raises VerificationError naming every missed check that is not accepted by name."""
+    """Raise VerificationError naming every missed check that is not accepted by name."""
     if missed := refused(report, accept):
         other = "" if report.precision == "fp32" else "Try --precision fp32, or "
         raise VerificationError(

@@ -17,7 +17,7 @@ from .output import (
     AsCsv,
     AsJson,
     AsMarkdown,
-    FrameSizes,
+    FrameSizesOption,
     Onnx,
     Plots,
     Threads,
@@ -63,7 +63,7 @@ def _bench_engine(
     engines: Annotated[
         list[str], typer.Argument(metavar="ENGINE", help="Engine files, or names of shipped weights.")
     ],
-    sizes: FrameSizes = None,
+    sizes: FrameSizesOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed frames for each engine and size.")] = 30,
     threads: Threads = None,
     model: Annotated[

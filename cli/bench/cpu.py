@@ -11,7 +11,7 @@ from .output import (
     AsCsv,
     AsJson,
     AsMarkdown,
-    FrameSizes,
+    FrameSizesOption,
     Plots,
     Threads,
     command_line,
@@ -32,7 +32,7 @@ def bench_cpu(
     model: Annotated[
         str, typer.Option(help="A preset (with random weights), a model file or shipped weights.")
     ] = "sid",
-    sizes: FrameSizes = None,
+    sizes: FrameSizesOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed frames for each row.")] = 10,
     threads: Threads = None,
     as_json: AsJson = False,

@@ -17,7 +17,7 @@ from ..values import Sides, frame_size
 if TYPE_CHECKING:
     from ...bench.results import Benchmark
 
-FrameSizes = Annotated[
+FrameSizesOption = Annotated[
     list[Sides] | None,
     typer.Option(
         "--size",

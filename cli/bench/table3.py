@@ -14,7 +14,7 @@ from .output import (
     AsCsv,
     AsJson,
     AsMarkdown,
-    FrameSizes,
+    FrameSizesOption,
     Onnx,
     Plots,
     Threads,
@@ -42,7 +42,7 @@ def bench_table3(
     model: Annotated[
         str, typer.Option(help="A preset (with random weights), a model file or shipped weights.")
     ] = "sid",
-    sizes: FrameSizes = None,
+    sizes: FrameSizesOption = None,
     runs: Annotated[
         int | None, typer.Option(min=1, help="Timed frames for each row.", show_default="10")
     ] = None,

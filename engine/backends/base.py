@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RepairGoal:
-    """How close an engine in fp16 has to come to fp32, for backends that can keep parts of a network in fp32.
+    """The closeness to fp32 that an engine in fp16 has to reach, for backends that can keep parts of a network in fp32.
 
     frames: N x 3 x H x W float32 in [0, 1] to judge on. psnr: least PSNR in dB. max_abs: largest absolute error.
     """
@@ -44,7 +44,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What a backend is asked for. The last ones are for backends that take them (:attr:`Backend.takes`).
+    """The request to a backend. The last fields are for backends that take them (:attr:`Backend.takes`).
 
     precision: ``fp32``, ``bf16``, ...; None lets the backend take the fastest that this machine has in hardware.
     sizes: of the frames that the engine has to take, and for which it has to be fastest.

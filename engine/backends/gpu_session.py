@@ -102,7 +102,7 @@ class GpuSession:
         return self._context.memory()[0]
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`."""
+        """Run a batch, as :meth:`Session.run` says."""
         out = output_for(batch, out)
         height, width = batch.shape[1:3]
         with self._lane() as lane:
@@ -182,7 +182,7 @@ class GpuSession:
         return replace(result, stream=None)
 
     def close(self) -> None:
-        """As :meth:`Session.close`."""
+        """Free everything, as :meth:`Session.close` says."""
         with self._order:
             if self._closed:
                 return
@@ -225,7 +225,7 @@ class _Lane:
         self._grow(0)
 
     def prepare(self, batch: np.ndarray) -> tuple[Any, Any]:
-        """Room for a batch, whose bytes are put into the host's part: (before, after) on the GPU."""
+        """Make room for a batch, whose bytes are put into the host's part: (before, after) on the GPU."""
         if batch.nbytes > self._pinned.nbytes:
             self.close_memory()
             # What is left where there is not enough memory for more.
@@ -269,7 +269,7 @@ def _is_planar(array: DeviceArray) -> bool:
 
 
 def _sizes(shape: tuple[int, ...], planar: bool) -> tuple[int, int, int]:
-    """(number of pictures, height, width)."""
+    """Return (number of pictures, height, width)."""
     count = shape[0] if len(shape) == 4 else 1
     height, width = shape[-2:] if planar else shape[-3:-1]
     return count, height, width

@@ -36,7 +36,7 @@ class ReferenceSession:
         self._spec = spec
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`."""
+        """Run a batch, as :meth:`Session.run` says."""
         import torch
 
         if self._network is None:
@@ -115,7 +115,8 @@ class ReferenceBackend:
         return Artefact(self.name, torch.__version__, "fp32", {_PAYLOAD: payload}, sizes=sizes)
 
     def open(self, artefact: Artefact, options: RunOptions) -> ReferenceSession:
-        """As :meth:`Backend.open`. ``options.threads`` sets PyTorch's threads for the whole process."""
+        """Open a session, as :meth:`Backend.open` says. ``options.threads`` sets PyTorch's threads for the whole
+        process."""
         if (reason := self.unavailable()) is not None:
             raise BackendUnavailable(reason)
         import safetensors
@@ -147,11 +148,11 @@ class ReferenceBackend:
         return ReferenceSession(network, spec)
 
     def emulate(self, artefact: Artefact) -> None:
-        """None: every machine has a CPU to open it on."""
+        """Return None: every machine has a CPU to open it on."""
 
 
 def _read_spec(payload: bytes) -> ModelSpec:
-    """The spec in the metadata. The header's length was checked when the tensors were read."""
+    """Read the spec in the metadata. The header's length was checked when the tensors were read."""
     length = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + length])
     return ModelSpec(**json.loads(header["__metadata__"]["spec"]))

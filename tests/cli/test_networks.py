@@ -27,7 +27,7 @@ def prn(tmp_path: Path) -> Path:
 
 def test_a_recurrent_network_is_built_with_as_many_stages_as_are_told(cli: Cli, prn: Path) -> None:
     out = prn.with_suffix(".derain")
-    done = cli(*("build", prn, "-o", out, "--precision", "fp32", "--option", "stages=2", "--arch", "prn-r"))
+    done = cli("build", prn, "-o", out, "--precision", "fp32", "--option", "stages=2", "--arch", "prn-r")
     assert done.code == 0, done.err
     facts = json.loads(cli("inspect", out, "--json").out)
     assert (facts["architecture"], facts["config"]) == ("prn-r", {"stages": 2})

@@ -35,7 +35,7 @@ FIRST, SECOND = (f"encoder_decoder_4.enLayer_4.units.0.unit.0.scale8.{i}.0" for 
 
 @pytest.fixture(scope="module", autouse=True)
 def little(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every network exported once, one picture to compare, and a record of trust that is not the user's."""
+    """Export every network once, and keep a record of trust that is not the user's."""
     if driver.unavailable() is None:
         pytest.skip("this machine has a GPU")
     export_onnx, known = export.export_onnx, dict[str, Any]()
@@ -58,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overflowing(path: Path) -> Path:
-    """The same function in fp32, with values of 10^7 within."""
+    """Save the same function in fp32, with values of 10^7 within."""
     torch.manual_seed(0)
     network = create(spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="pffb")))
     state = network.state_dict()
@@ -82,7 +82,7 @@ def rainy(tmp_path: Path) -> Path:
 
 
 def lines(text: str) -> dict[str, str]:
-    """The second column of a table by the first one."""
+    """Return the second column of a table by the first one."""
     rows = (line.partition("  ") for line in text.splitlines())
     return {name.strip(): value.strip() for name, _, value in rows}
 

@@ -35,7 +35,7 @@ def manifest_record(payloads: Mapping[str, bytes], **changes: Any) -> dict[str, 
 
 
 def stored(name: str, offset: int, **attributes: Any) -> zipfile.ZipInfo:
-    """A member whose data are aligned when its local header is written at ``offset``."""
+    """Return a member whose data are aligned when its local header is written at ``offset``."""
     info = zipfile.ZipInfo(name)
     length = -(offset + 30 + len(name.encode())) % 64 or 64
     info.extra = struct.pack("<HH", 0xD935, length - 4).ljust(length, b"\0") if length >= 4 else b""
@@ -47,7 +47,7 @@ def stored(name: str, offset: int, **attributes: Any) -> zipfile.ZipInfo:
 
 
 def pack(path: Path, members: list[tuple[str, bytes, dict[str, Any]]], *, prefix: bytes = b"") -> Path:
-    """An archive like write_bundle's, but of anything, made without its code."""
+    """Write an archive like write_bundle's, but of anything, made without its code."""
     with open(path, "wb") as file:
         file.write(prefix)
         with zipfile.ZipFile(file, "w") as archive:
@@ -62,7 +62,7 @@ def content(path: Path) -> tuple[Manifest, dict[str, bytes]]:
 
 
 def refusal(path: Path, *words: str) -> str:
-    """The message of the BundleError; it names the file and holds the words elsewhere."""
+    """Return the message of the BundleError; it names the file and holds the words elsewhere."""
     with pytest.raises(BundleError) as caught:
         open_bundle(path)
     message = str(caught.value)

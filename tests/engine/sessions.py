@@ -73,6 +73,6 @@ def noise(*shape, dtype="uint8", seed=0):
 
 
 def cleaned(image):
-    """What FakeSession's network makes of an image, computed here."""
+    """Return what FakeSession's network makes of an image, computed here."""
     y = np.float32(0.9) * to_float(image) + np.float32(0.03)
     return quantise(y, image.dtype) if image.dtype.kind == "u" else y.astype(image.dtype)

@@ -29,7 +29,7 @@ SHAPE = (32, 32)
 
 @pytest.fixture(scope="module", autouse=True)
 def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No GPU, one picture to compare, and a record of trust that is not the user's, whose folder this is."""
+    """Hide the GPU, and keep a record of trust that is not the user's, whose folder this is."""
     data = tmp_path_factory.mktemp("data")
 
     def initialise() -> None:
@@ -128,7 +128,7 @@ def test_only_what_is_trusted_is_compared(model: Path, built: builder.BuildRepor
 def test_launches_that_do_not_fit_their_buffers_are_told(
     model: Path, built: builder.BuildReport, tmp_path: Path
 ) -> None:
-    """What no check of the numbers finds ends in a DerainError all the same."""
+    """Faults that no check of the numbers finds end in a DerainError all the same."""
     with open_bundle(built.path) as bundle:
         payloads = {name: bytes(bundle.read(name)) for name in bundle.names}
     changes = [

@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bf16_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU with bf16 whose engines come 10 dB too short; they are really computed in fp32."""
+    """Pretend a CPU with bf16 whose engines come 10 dB too short; they are really computed in fp32."""
     plain, run = OpenVINOBackend.compile, verify.verify
 
     def compile(self, network, spec, options, progress=lambda *_: None):

@@ -1,4 +1,4 @@
-"""What a build looks at: the usual pictures, and little in tests."""
+"""The pictures that a build looks at: the usual pictures, and little in tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..helpers import strong
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of all batches that an engine of the reference backend is given."""
+    """Record the shapes of all batches that an engine of the reference backend is given."""
     run, shapes = ReferenceSession.run, list[tuple[int, ...]]()
 
     def recorded(self: ReferenceSession, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

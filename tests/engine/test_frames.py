@@ -21,7 +21,7 @@ def noise(shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
 
 
 def mirrored(index: int, side: int) -> int:
-    """The pixel that `reflect` puts at an index beyond the end: the last one is not repeated."""
+    """Return the pixel that `reflect` puts at an index beyond the end: the last one is not repeated."""
     return index if index < side else 2 * (side - 1) - index
 
 
@@ -154,7 +154,7 @@ def test_torch_tensors_come_back_as_tensors():
 
 
 class OnADevice:
-    """What another library's array in GPU memory looks like."""
+    """An array of another library in GPU memory."""
 
     def __dlpack__(self, **_):
         raise AssertionError("must not be read")

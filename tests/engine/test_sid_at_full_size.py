@@ -50,7 +50,7 @@ def engine_file(network: SSIDKD, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(params=["fp32", "bf16"])
 def engine(request: pytest.FixtureRequest, engine_file: Path) -> Iterator[Engine]:
-    """The payload is fp32 either way; the precision is what the session computes in."""
+    """Open the engine; its payload is fp32 either way, the precision is what the session computes in."""
     backend = backends.get("openvino")
     with bundle.open_bundle(engine_file) as opened:
         manifest = opened.manifest
@@ -93,7 +93,7 @@ def test_engine_equals_the_reference(engine: Engine, network: SSIDKD, size: tupl
 
 @pytest.fixture(scope="module")
 def with_code(network: SSIDKD) -> onnx.ModelProto:
-    """The network with its innermost map as a second output, as ONNX."""
+    """Return the network with its innermost map as a second output, as ONNX."""
     return export_onnx(network, spec_of("ssid-kd", {}), outputs=("clean", "code"))
 
 

@@ -142,7 +142,7 @@ def test_sizes_survive_the_manifest(sizes: FrameSizes, written: dict[str, Any]) 
 
 
 def test_files_of_version_0_1_0_are_read() -> None:
-    """Their one-size engines of OpenVINO name no ``sizes``, and take no other; those of other backends take all."""
+    """OpenVINO's engines of one size name no ``sizes``, and take no other; those of other backends take all."""
     edge = {"name": "rainy", "layout": "NHWC", "size": [64, 96]}
     old = a_fake_manifest(backend="openvino", input=edge, output=edge)
     assert Manifest.from_json(old.to_json(), "a.derain").sizes == FrameSizes.only((64, 96), 32)

@@ -21,7 +21,7 @@ from .sessions import FakeSession
 
 @pytest.fixture(autouse=True)
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the record is kept: nowhere near the user's."""
+    """Return where the record is kept: nowhere near the user's."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "data" / "derain-engine" / "trusted"
@@ -36,7 +36,7 @@ def engine_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A backend on a GPU that opens anything."""
+    """Register a backend on a GPU that opens anything."""
     backend = SimpleNamespace(name="fake", on_gpu=True, opened=0)
 
     def open_(artefact: object, options: object) -> FakeSession:

@@ -78,7 +78,7 @@ class OpenVINOSession:
         self._lock = threading.Lock()
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`. The first frame of a size compiles the network for it."""
+        """Run a batch, as :meth:`Session.run` says. The first frame of a size compiles the network for it."""
         import openvino
 
         out = output_for(batch, out)
@@ -98,7 +98,7 @@ class OpenVINOSession:
 
     @contextlib.contextmanager
     def _request(self, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[Any]:
-        """An idle infer request for batches of this dtype and shape; waits while all are busy."""
+        """Yield an idle infer request for batches of this dtype and shape; waits while all are busy."""
         # Compiling under the lock: frames of other sizes wait, and none is compiled twice.
         with self._lock:
             if self._model is None:
@@ -164,7 +164,7 @@ class OpenVINOBackend:
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
     ) -> Artefact:
-        """As :meth:`Backend.compile`. The payloads hold fp32 weights whatever the precision.
+        """Compile a network, as :meth:`Backend.compile` says. The payloads hold fp32 weights whatever the precision.
 
         Raises:
             InputError: a precision that this backend does not know, or int8 without anything to calibrate it on.
@@ -212,7 +212,8 @@ class OpenVINOBackend:
         return Artefact(self.name, openvino.__version__, precision, payloads, sizes=sizes, notes=notes)
 
     def open(self, artefact: Artefact, options: RunOptions) -> OpenVINOSession:
-        """As :meth:`Backend.open`. A bf16 engine on a CPU without bf16 runs in fp32, which is more exact."""
+        """Open a session, as :meth:`Backend.open` says. A bf16 engine on a CPU without bf16 runs in fp32, which is
+        more exact."""
         core = self._core()
         import openvino
 
@@ -238,7 +239,7 @@ class OpenVINOBackend:
         return OpenVINOSession(core, model, precision, rest, options)
 
     def emulate(self, artefact: Artefact) -> None:
-        """None: every machine has a CPU to open it on."""
+        """Return None: every machine has a CPU to open it on."""
 
     def _core(self) -> openvino.Core:
         if (reason := self.unavailable()) is not None:
@@ -249,12 +250,12 @@ class OpenVINOBackend:
 
 
 def _rest(core: openvino.Core) -> str:
-    """The fastest precision in floating point that the CPU has instructions for."""
+    """Return the fastest precision in floating point that the CPU has instructions for."""
     return "bf16" if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else "fp32"
 
 
 def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
-    """``wanted``, or without a wish the fastest that needs no calibration."""
+    """Return ``wanted``, or without a wish the fastest that needs no calibration."""
     if wanted is None:
         return _rest(core)
     known = OpenVINOBackend.precisions
@@ -269,7 +270,7 @@ def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
 
 
 def _run_once(core: openvino.Core, model: openvino.Model, batch: np.ndarray, precision: str) -> np.ndarray:
-    """The output for N x 3 x H x W float32."""
+    """Return the output for N x 3 x H x W float32."""
     fixed = model.clone()
     fixed.reshape(list(batch.shape))
     compiled = core.compile_model(fixed, _DEVICE, {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
@@ -277,7 +278,7 @@ def _run_once(core: openvino.Core, model: openvino.Model, batch: np.ndarray, pre
 
 
 def serialise(model: openvino.Model) -> dict[str, bytes]:
-    """The IR's two files, the payloads of an engine; the same for the same model."""
+    """Return the IR's two files, the payloads of an engine; the same for the same model."""
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
@@ -309,7 +310,7 @@ def _takes_images(model: openvino.Model) -> bool:
 
 
 def _with_pixels(model: openvino.Model, dtype: np.dtype) -> openvino.Model:
-    """The model between N x H x W x 3 arrays: float32 as it is, uint8 divided by 255 before it and
+    """Put the model between N x H x W x 3 arrays: float32 as it is, uint8 divided by 255 before it and
     ``floor(255 * clamp(y, 0, 1) + 0.5)`` after it."""
     from openvino import Layout, Type, opset8
     from openvino.preprocess import PrePostProcessor
@@ -336,7 +337,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The telling line of an OpenVINO message, whose first lines are places in its source code."""
+    """Return the telling line of an OpenVINO message, whose first lines are places in its source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if not line.startswith("Exception from")), "no reason given"

@@ -40,7 +40,9 @@ _STAGE = "Looking for what int8 harms"
 
 @dataclass(frozen=True)
 class Quantised:
-    """network: with quantised weights, and FakeQuantize operations where maps are quantised.
+    """A network in INT8.
+
+    network: with quantised weights, and FakeQuantize operations where maps are quantised.
 
     kept: operations whose maps were left in 16 bits, by name, in the graph's order; what reads them runs in 16 bits.
     """
@@ -68,7 +70,7 @@ def quantise(
     low: RunNetwork,
     progress: Progress = no_progress,
 ) -> Quantised:
-    """The network in INT8, but for the parts without which it would cost more than it may.
+    """Quantise a network, but for the parts without which it would cost more than it may.
 
     Args:
         network: in fp32, for batches of any size.
@@ -88,8 +90,8 @@ def quantise(
 
 
 def _harmful(search: _QuantiserSearch, progress: Progress) -> tuple[str, ...]:
-    """Quantisers to leave out: the stretches that cost most, until the rest costs little enough, and of these no more
-    than is needed."""
+    """Choose the quantisers to leave out: the stretches that cost most, until the rest costs little enough, and of
+    these no more than is needed."""
     names = search.names
     size = math.ceil(len(names) / _PARTS)
     parts = [names[i : i + size] for i in range(0, len(names), size)]
@@ -173,7 +175,7 @@ def _pictures(batch: np.ndarray) -> np.ndarray:
 
 
 def _without(network: openvino.Model, quantisers: Collection[str]) -> openvino.Model:
-    """A copy without these."""
+    """Return a copy without these."""
     copy = network.clone()
     for node in copy.get_ops():
         if node.get_type_name() == "FakeQuantize" and node.get_friendly_name() in quantisers:

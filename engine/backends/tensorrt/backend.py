@@ -65,7 +65,7 @@ class TensorRTBackend:
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
     ) -> Artefact:
-        """As :meth:`Backend.compile`.
+        """Compile a network, as :meth:`Backend.compile` says.
 
         Without ``options.gpu`` TensorRT-RTX builds one plan for all the GPUs that it can name. TensorRT builds on the
         GPU that it builds for.
@@ -127,7 +127,7 @@ class TensorRTBackend:
         )
 
     def open(self, artefact: Artefact, options: RunOptions) -> GpuSession:
-        """As :meth:`Backend.open`. ``options.threads`` changes nothing."""
+        """Open a session, as :meth:`Backend.open` says. ``options.threads`` changes nothing."""
         if (reason := self.unavailable(artefact)) is not None:
             raise BackendUnavailable(reason)
         if _PLAN not in artefact.payloads:
@@ -149,7 +149,7 @@ class TensorRTBackend:
         )
 
     def emulate(self, artefact: Artefact) -> TensorRTEmulation | None:
-        """As :meth:`Backend.emulate`: the typed graph in ONNX Runtime, where that is."""
+        """Open an emulation, as :meth:`Backend.emulate` says: the typed graph in ONNX Runtime, where that is."""
         if any(importlib.util.find_spec(each) is None for each in ("onnx", "onnxruntime")):
             return None
         if _GRAPH not in artefact.payloads:
@@ -157,7 +157,7 @@ class TensorRTBackend:
         return TensorRTEmulation(artefact.payloads[_GRAPH], artefact.precision)
 
     def _named_gpus(self, gpu: str | None, here: str | None) -> tuple[str, ...] | None:
-        """Those to build for by name; None for this machine's."""
+        """Return those to build for by name; None for this machine's."""
         flavour = self._flavour
         if flavour.gpus:
             named = flavour.gpus if gpu is None else parse_targets(gpu, here, flavour.gpus)
@@ -180,7 +180,7 @@ class TensorRTBackend:
         return find_fragile(model, wanted.frames, wanted.psnr, wanted.max_abs, progress)
 
     def _with_plugins(self, graph: ModelProto, gpu: str, progress: Progress) -> tuple[ModelProto, list[str]]:
-        """The graph with plugins that TensorRT knows, and their names."""
+        """Return the graph with plugins that TensorRT knows, and their names."""
         from ....export.tensorrt.blocks import with_plugins
         from ....export.tensorrt.plugin import register
 
@@ -195,14 +195,14 @@ class TensorRTBackend:
         return None
 
     def _key(self, version: str) -> str:
-        """Of everything that what the library measured or compiled here depends on."""
+        """Return a hash of everything that what the library measured or compiled here depends on."""
         gpu = driver.gpu(0)
         facts = (self.name, version, gpu.name, gpu.target, driver.driver_version())
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def _require_plugins(options: CompileOptions, precision: str, gpu: str) -> None:
-    """Raises InputError for an engine that plugins cannot be part of."""
+    """Raise InputError for an engine that plugins cannot be part of."""
     if precision != "fp16":
         raise InputError(f"Plugins compute in fp16, not in {precision}; leave --plugins or --precision out.")
     if options.hardware_compatibility != "none" or options.version_compatible:

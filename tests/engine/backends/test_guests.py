@@ -30,7 +30,7 @@ __all__ = ["engine"]
 
 @pytest.fixture
 def theirs(cuda: StandIn, engine: Engine) -> Iterator[int]:
-    """The number of a stream of somebody else's."""
+    """Return the number of a stream of somebody else's."""
     context = engine._session._context  # type: ignore[attr-defined]
     with context.current():
         number = int(cuda.cuStreamCreate(0)[1])
@@ -40,7 +40,7 @@ def theirs(cuda: StandIn, engine: Engine) -> Iterator[int]:
 
 
 def waits(cuda: StandIn) -> list[tuple[str, int]]:
-    """What is put into streams, in order: (function, stream), and waits on the host."""
+    """Record what is put into streams, in order: (function, stream), and waits on the host."""
     names = {"cuStreamWaitEvent": 1, "cuEventRecord": 2, "cuLaunchKernel": 9, "cuGraphLaunch": 2}
     return [(call[0], int(call[names[call[0]]])) for call in cuda.calls if call[0] in names]
 

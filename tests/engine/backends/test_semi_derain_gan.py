@@ -53,7 +53,7 @@ def test_backends_of_the_cpu(name: str, network: nn.Module) -> None:
 
 @pytest.mark.slow
 def test_onnx_and_what_tensorrt_makes_of_it_in_fp16(network: nn.Module) -> None:
-    """The recurrence is unrolled, and the graph that TensorRT gets is within the bounds of fp16."""
+    """Unrolling leaves no recurrence, and the graph that TensorRT gets is within the bounds of fp16."""
     model = export_onnx(network, SPEC)
     assert check_onnx(model, network, SPEC) <= 1e-5
     kinds = [node.op_type for node in model.graph.node]

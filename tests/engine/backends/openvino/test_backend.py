@@ -77,7 +77,7 @@ def reference(network: nn.Module, batch: np.ndarray, name: str = "clean") -> np.
 
 
 def assert_close(result: np.ndarray, expected: np.ndarray, precision: str) -> None:
-    """The numbers that are promised for engines of this precision, on the reference's own range."""
+    """Check the numbers that are promised for engines of this precision, on the reference's own range."""
     error = np.abs(result - expected)
     extent = max(1.0, float(np.abs(expected).max()))
     if precision == "fp32":
@@ -319,7 +319,7 @@ def test_opens_and_runs_without_torch_and_onnx(tiny_artefact: Artefact, tmp_path
 
 @pytest.mark.slow
 def test_inner_map_of_the_shipped_network() -> None:
-    """The innermost map, where errors have not yet been diluted by the picture they are taken from."""
+    """Errors show in the innermost map, where errors have not yet been diluted by the picture they are taken from."""
     spec = spec_of("ssid-kd", PRESETS["sid-lite"])
     network = strong(spec, seed=0)
     core = openvino.Core()

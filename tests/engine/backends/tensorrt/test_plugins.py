@@ -1,4 +1,4 @@
-"""``--plugins``: what TensorRT is given to build, with stand-ins for it and for the driver."""
+"""The option ``--plugins``: what TensorRT is given to build, with stand-ins for it and for the driver."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = FrameSizes((32, 32), ((64, 64),), (96, 96))
 
 @pytest.fixture
 def asked(cuda: StandIn, trt: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The graphs that plans were built of."""
+    """Collect the graphs that plans were built of."""
     found: list[Any] = []
 
     def build_plan(model: onnx.ModelProto, *rest: Any) -> tensorrt.BuiltPlan:
