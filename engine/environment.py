@@ -15,43 +15,20 @@ from ..models import weights
 from . import backends
 
 #: Distributions that are used, in whichever extra.
-_PACKAGES = (
-    "numpy",
-    "openvino",
-    "opencv-python-headless",
-    "pillow",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "safetensors",
-    "scikit-image",
-    "triton",
-    "cuda-python",
-    "av",
-    "nncf",
+_PACKAGES = tuple(
+    (
+        "numpy openvino opencv-python-headless pillow torch onnx onnxruntime safetensors scikit-image "
+        "triton cuda-python av nncf"
+    ).split()
 )
 #: Of the facts, those that belong with a measurement; where a user's folders lie does not.
 _OF_MEASUREMENTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
 #: Of a CPU's instructions, those that networks run faster with (x86-64 and ARM names of /proc/cpuinfo).
-_FEATURES = (
-    "avx2",
-    "fma",
-    "f16c",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "amx_fp16",
-    "asimd",
-    "asimdhp",
-    "bf16",
-    "i8mm",
-    "sve",
-    "sve2",
+_FEATURES = tuple(
+    (
+        "avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8 "
+        "amx_fp16 asimd asimdhp bf16 i8mm sve sve2"
+    ).split()
 )
 _CPU_TABLE = Path("/proc/cpuinfo")
 _NVIDIA_TABLE = Path("/proc/driver/nvidia/gpus")

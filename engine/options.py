@@ -141,11 +141,10 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.accept) - set(CHECKS)):
             raise InputError(f"There is no check {unknown[0]!r} to accept; checks: {', '.join(CHECKS)}.")
+        from .backends.base import require_precision
+
         chosen = self.find_backend()
-        if self.precision is not None and self.precision not in chosen.precisions:
-            raise InputError(
-                f"The {chosen.name} backend has no precision {self.precision!r}; it has {', '.join(chosen.precisions)}."
-            )
+        require_precision(chosen.name, chosen.precisions, self.precision)
         if self.gpu is not None and not chosen.on_gpu:
             raise InputError(
                 f"The {chosen.name} backend runs on CPUs; leave --gpu out, or choose another --backend."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from ...base.errors import BackendUnavailable, InputError
 from ...base.progress import Progress, no_progress
 from ...base.sizes import ALL_SIZES, FrameSizes
 from ...models.spec import ModelSpec
@@ -190,3 +192,23 @@ class Backend(Protocol):
         """Open a session on the CPU that computes what the artefact does, from the same payloads: for the comparison
         with the reference on machines where :meth:`open` finds no device. None where there is no such thing."""
         ...
+
+
+def require_precision(backend: str, precisions: Sequence[str], precision: str | None) -> None:
+    """Raise InputError for a precision that a backend does not have."""
+    if precision not in (None, *precisions):
+        raise InputError(
+            f"The {backend} backend has no precision {precision!r}; it has {', '.join(precisions)}."
+        )
+
+
+@contextlib.contextmanager
+def build_extra() -> Iterator[None]:
+    """Import within the block what only builds need. Raises BackendUnavailable where it is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"Building an engine needs PyTorch and ONNX ({error.name} is missing); install them with: "
+            'pip install "derain-engine[build]"'
+        ) from error

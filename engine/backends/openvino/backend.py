@@ -23,7 +23,7 @@ from ....base.errors import BackendUnavailable, BuildError, BundleError, DerainE
 from ....base.limits import usable_threads
 from ....base.progress import Progress, no_progress
 from ....models.spec import ModelSpec
-from ..base import Artefact, CompileOptions, RunOptions
+from ..base import Artefact, CompileOptions, RunOptions, build_extra, require_precision
 from ..batches import output_for
 from . import int8
 from .rewrites import split_concatenations
@@ -173,18 +173,14 @@ class OpenVINOBackend:
         core = self._core()
         import openvino
 
+        require_precision(self.name, self.precisions, options.precision)
         precision = _choose_precision(core, options.precision)
         if precision == _INT8:
             if options.calibration is None:
                 raise InputError("int8 needs pictures to calibrate on.")
             int8.require_nncf()
-        try:
+        with build_extra():
             from ....export.onnx import export_onnx
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"Building an engine needs PyTorch and ONNX ({error.name} is missing); install them with: "
-                'pip install "derain-engine[build]"'
-            ) from error
         exported = export_onnx(network, spec, progress=lambda stage, done: progress(stage, 0.9 * done))
         progress("converting to OpenVINO", 0.9)
         try:
@@ -258,9 +254,6 @@ def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
     """Return ``wanted``, or without a wish the fastest that needs no calibration."""
     if wanted is None:
         return _rest(core)
-    known = OpenVINOBackend.precisions
-    if wanted not in known:
-        raise InputError(f"The openvino backend has no precision {wanted!r}; it has {', '.join(known)}.")
     if wanted == "bf16" and _rest(core) != "bf16":
         raise BackendUnavailable(
             "This CPU has no bf16 instructions (AVX-512 BF16 or AMX); "

@@ -21,7 +21,7 @@ from ....device.context import Context
 from ....export.nvinfer import FLAVOURS, Flavour
 from ....kernels.aot import TARGETS, parse_targets
 from ....models.spec import ModelSpec
-from ..base import Artefact, CompileOptions, RunOptions
+from ..base import Artefact, CompileOptions, RunOptions, build_extra, require_precision
 from ..gpu_session import GpuSession
 from .emulation import TensorRTEmulation
 from .network import TensorRTNetwork
@@ -70,11 +70,8 @@ class TensorRTBackend:
         Without ``options.gpu`` TensorRT-RTX builds one plan for all the GPUs that it can name. TensorRT builds on the
         GPU that it builds for.
         """
+        require_precision(self.name, self.precisions, options.precision)
         precision = options.precision or "fp16"
-        if precision not in self.precisions:
-            raise InputError(
-                f"The {self.name} backend has no precision {precision!r}; it has {', '.join(self.precisions)}."
-            )
         if options.sizes.most is None:
             raise InputError(f"The {self.name} backend needs to know the sizes of frames.")
         version = self._flavour.version
@@ -82,15 +79,10 @@ class TensorRTBackend:
         named = self._named_gpus(options.gpu, here)
         if options.plugins:
             _require_plugins(options, precision, str(here))
-        try:
+        with build_extra():
             from ....export.half import HalfModel, to_half
             from ....export.onnx import export_onnx
             from ....export.tensorrt.build import PlanOptions, build_plan
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"Building an engine needs PyTorch and ONNX ({error.name} is missing); install them with: "
-                'pip install "derain-engine[build]"'
-            ) from error
 
         model = export_onnx(network, spec, progress=progress)
         repair = self._repair(model, options, progress) if precision == "fp16" else None
