@@ -1,4 +1,4 @@
-"""derain-engine turns a trained deraining network into an engine file and runs that file on pictures and video.
+"""Turn a trained deraining network into an engine file, and run that file on pictures and video.
 
     import derain_engine
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from .base.errors import DerainError
     from .base.version import __version__
     from .engine.build import build, verify_engine
-    from .engine.convert import export_model
+    from .engine.bundle import unpack_bundle
     from .engine.inspect import describe
+    from .engine.onnx_export import export_model
+    from .engine.options import BuildOptions
     from .engine.runtime import Engine, load
     from .evaluation.evaluate import evaluate
     from .media.pictures.clean import clean_pictures
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would take a module's __getattr__ as leave for any name whatever.
     _HOMES = {
+        "BuildOptions": "engine.options",
         "DerainError": "base.errors",
         "Engine": "engine.runtime",
         "VideoOptions": "media.video.options",
@@ -36,8 +39,9 @@ else:
         "clean_video": "media.video.clean",
         "describe": "engine.inspect",
         "evaluate": "evaluation.evaluate",
-        "export_model": "engine.convert",
+        "export_model": "engine.onnx_export",
         "load": "engine.runtime",
+        "unpack_bundle": "engine.bundle",
         "verify_engine": "engine.build",
     }
 
@@ -55,6 +59,7 @@ else:
 
 
 __all__ = [
+    "BuildOptions",
     "DerainError",
     "Engine",
     "VideoOptions",
@@ -66,5 +71,6 @@ __all__ = [
     "evaluate",
     "export_model",
     "load",
+    "unpack_bundle",
     "verify_engine",
 ]

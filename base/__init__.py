@@ -1,1 +1,1 @@
-"""What everything may use: errors, files, limits of the machine, progress, frame sizes, the version."""
+"""The ground that everything stands on: errors, files, limits of the machine, progress, frame sizes, the version."""

@@ -42,7 +42,7 @@ def atomic_write(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def require_writable(target: str | os.PathLike[str]) -> None:
-    """Before minutes of work: the refusals that writing ``target`` would end in.
+    """Refuse, before minutes of work, what writing ``target`` would end in.
 
     Raises:
         InputError: the target's folder is missing or cannot be written, or the target is a folder.
@@ -68,7 +68,7 @@ def disk_full(error: BaseException | None) -> OSError | None:
 
 
 def cache_dir(*parts: str) -> Path:
-    """The user's cache folder for derain-engine (or a folder inside it), created with mode 0700."""
+    """Return the user's cache folder for derain-engine (or a folder inside it), created with mode 0700."""
     import platformdirs
 
     folder = Path(platformdirs.user_cache_dir("derain-engine", appauthor=False)).joinpath(*parts)

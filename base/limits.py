@@ -1,4 +1,4 @@
-"""How much of the machine this process may use: containers and pinning leave it less than there is."""
+"""The share of the machine that this process may use: containers and pinning leave it less than there is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ _GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def usable_threads() -> int:
-    """Threads that run at once: of the CPUs that the process is pinned to, where it is."""
+    """Count the threads that run at once: of the CPUs that the process is pinned to, where it is."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping: of the machine's, and of what control groups (versions 1 and 2) leave."""
+    """Return the bytes that can be had without swapping: of the machine's, and of what control groups (versions 1 and
+    2) leave."""
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_by_groups()])
@@ -33,8 +34,8 @@ def _left_by_groups() -> Iterator[int]:
 
 
 def _memory_groups() -> Iterator[tuple[Path, str, str, str]]:
-    """(folder, names of the files with limit and usage, of the count of cached bytes) of the process's groups and all
-    that they lie in."""
+    """Yield (folder, names of the files with limit and usage, of the count of cached bytes) of the process's groups and
+    all that they lie in."""
     try:
         lines = _GROUPS.read_text().splitlines()
     except OSError:

@@ -12,7 +12,7 @@ _KEY = "option"
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a field of an option object means, for whoever sets it by hand.
+    """The meaning of a field of an option object, for whoever sets it by hand.
 
     help: sentences without the name of the option.
     flags: the option's names on the command line; empty where it is called as the field is.

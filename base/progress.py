@@ -1,4 +1,4 @@
-"""How long work tells what it is doing."""
+"""Reports of long work on what it is doing."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ Progress = Callable[[str, float], None]
 
 
 def no_progress(stage: str, fraction: float) -> None:
-    """A Progress that reports nowhere."""
+    """Report nowhere."""

@@ -57,7 +57,7 @@ class EngineBuild:
     def takes(self) -> str:
         """The frames in words."""
         sizes = FrameSizes.from_json(self.frames)
-        return words(sizes.most) if sizes.fixed else f"{words(sizes.least)} to {words(sizes.most)}"
+        return words(sizes.least) if sizes.fixed else f"{words(sizes.least)} to {words(sizes.largest)}"
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ def bench_builds(
 
 
 def _build(name: str, backend: str, precision: str, fixed: bool) -> EngineBuild:
-    from ..engine.options import frame_sizes
+    from ..engine.options import BuildOptions
     from ..export.half import to_half
     from ..export.onnx import export_onnx
     from ..export.tensorrt.build import PlanOptions, build_plan
 
     flavour = FLAVOURS[backend]
     network, spec = _find(name)
-    sizes = frame_sizes(spec, _STATIC if fixed else None, None, (), None)
+    sizes = BuildOptions(backend=backend, shape=_STATIC if fixed else None).sizes_for(spec)
     started = time.perf_counter()
     graph = exported = export_onnx(network, spec)
     if precision == "fp16":

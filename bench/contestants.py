@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from ..base import files
 from ..base.errors import BackendUnavailable
-from ..base.version import __version__
 from ..engine import backends
 from ..engine.backends.base import Artefact, RunOptions
 from ..engine.manifest import Manifest
@@ -127,21 +126,5 @@ def manifest_of(
     precision: str = "fp32",
 ) -> Manifest:
     """Make a manifest for a contestant that no engine file is of."""
-    return Manifest(
-        architecture=spec.architecture,
-        config=dict(spec.config),
-        granularity=spec.granularity,
-        smallest_side=spec.smallest_side,
-        exact_tiling_halo=spec.exact_tiling_halo,
-        tile_overlap=spec.tile_overlap,
-        bytes_per_pixel=spec.bytes_per_pixel,
-        source=source,
-        weights_sha256=weights_sha256,
-        backend=backend,
-        backend_version=version,
-        precision=precision,
-        input={},
-        output={},
-        verification={},
-        derain_engine=__version__,
-    )
+    artefact = Artefact(backend, version, precision, {})
+    return Manifest.of(spec, artefact, source=source, weights_sha256=weights_sha256)

@@ -12,8 +12,8 @@ from ..base.errors import BackendUnavailable, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import backends, environment
 from ..engine.backends.base import Artefact, CompileOptions
+from ..engine.examination import calibration
 from ..engine.manifest import Manifest
-from ..engine.options import calibration
 from ..engine.runtime import Engine
 from ..models.checkpoint import Checkpoint
 from .contestants import Contestant, FromArtefact, Mode, find_checkpoint, manifest_of

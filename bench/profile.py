@@ -14,7 +14,6 @@ from ..base.errors import BackendUnavailable, BundleError, DerainError, InputErr
 from ..base.progress import Progress, no_progress
 from ..engine import environment
 from ..engine.bundle import open_bundle
-from ..engine.frames import padded_side
 from .contestants import find_checkpoint
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def profile_engine(
     with open_bundle(engine) as bundle:
         manifest = bundle.manifest
         payloads = {name: bytes(bundle.read(name)) for name in bundle.names}
-    height, width = (padded_side(side, manifest.granularity, manifest.smallest_side) for side in size)
+    height, width = manifest.sizes.padded(*size)
     if manifest.backend == "fused":
         from ..engine.backends.fused.payload import read_plan
 
@@ -147,7 +146,7 @@ def profile_model(model: str, size: tuple[int, int]) -> Profile:
 
     checkpoint = find_checkpoint(model)
     spec = checkpoint.spec
-    height, width = (padded_side(side, spec.granularity, spec.smallest_side) for side in size)
+    height, width = spec.sizes.padded(*size)
     return profile_plan(lower(checkpoint.network, "fp16", nominal=(height, width)), model, height, width)
 
 

@@ -11,8 +11,9 @@ from ..base.errors import BackendUnavailable, DerainError, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import backends, environment, verify
 from ..engine.backends.base import Backend, CompileOptions
+from ..engine.examination import calibration
 from ..engine.manifest import Manifest
-from ..engine.options import calibration, frame_sizes
+from ..engine.options import BuildOptions
 from ..models.checkpoint import Checkpoint
 from . import rivals
 from .contestants import Contestant, FromArtefact, Opener, find_checkpoint, manifest_of
@@ -156,9 +157,9 @@ def _from_backend(
     threads: int,
 ) -> tuple[Manifest, Opener]:
     spec = checkpoint.spec
-    taken = frame_sizes(spec, None, None, sizes, None) if "sizes" in backend.takes else None
+    asked = BuildOptions(backend=backend.name, opt_shapes=tuple(sizes) if "sizes" in backend.takes else ())
     options = CompileOptions(
-        precision, sizes=taken, calibration=calibration(spec) if precision in verify.LOSSY else None
+        precision, asked.sizes_for(spec), calibration=calibration(spec) if precision in verify.LOSSY else None
     )
     artefact = backend.compile(checkpoint.network, spec, options)
     # Payloads may be views of a file, which another process cannot be sent.

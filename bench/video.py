@@ -16,11 +16,13 @@ import numpy as np
 from ..base.errors import BackendUnavailable, DerainError, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import environment
+from ..engine.backends.base import Artefact
 from ..engine.bundle import Manifest
 from ..engine.runtime import Engine, load
 from ..media.video.clean import clean_video
 from ..media.video.ffmpeg import require_av
 from ..media.video.stages import STAGES, Cleaned
+from ..models.spec import ModelSpec
 from ..samples.rain import Streaks, render_streaks
 from . import pipe_ends
 
@@ -132,24 +134,8 @@ class StandInSession:
 
 def stand_in(milliseconds: float) -> Engine:
     """Make an engine that takes that long for a frame, whatever the frame, and changes nothing."""
-    manifest = Manifest(
-        architecture="none",
-        config={},
-        granularity=1,
-        smallest_side=1,
-        exact_tiling_halo=0,
-        tile_overlap=0,
-        bytes_per_pixel=1,
-        source="",
-        weights_sha256="0" * 64,
-        backend="none",
-        backend_version="",
-        precision="none",
-        input={},
-        output={},
-        verification={},
-        derain_engine="",
-    )
+    spec = ModelSpec("none", exact_tiling_halo=0, bytes_per_pixel=1)
+    manifest = Manifest.of(spec, Artefact("none", "", "none", {}), source="")
     return Engine(cast(Any, StandInSession(milliseconds)), manifest, tile=0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
 import threading
@@ -15,13 +14,13 @@ from typing import Annotated
 import typer
 
 from ..base.errors import DerainError
+from ..base.files import disk_full
 from ..base.version import __version__
 from . import bench, build, environment, evaluate, export, kernels, train, video
 from . import run as run_verb
 from .terminal import LogToTerminal, note, say
 
 _PROGRAM = "derain-engine"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 130
 
 _EXAMPLES = """Examples:
@@ -36,7 +35,7 @@ derain-engine run --help
 
 @dataclass
 class Settings:
-    """What holds for every verb."""
+    """Settings that hold for every verb."""
 
     debug: bool = False
 
@@ -62,7 +61,7 @@ def _top(
 
 
 def make_app() -> typer.Typer:
-    """All verbs."""
+    """Return the program with all verbs."""
     app = typer.Typer(
         # Without markup a path such as [a].png is shown as it is, and help is plain text at any width.
         rich_markup_mode=None,
@@ -77,7 +76,7 @@ def make_app() -> typer.Typer:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code."""
+    """Run one command line and return the exit code."""
     return answer(make_app(), arguments)
 
 
@@ -106,7 +105,11 @@ def answer(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _ended_like_interrupted(signals: list[int]) -> Iterator[None]:
-    """A polite kill and a closed terminal leave as little behind as Ctrl-C does. signals: gets the number."""
+    """Make a polite kill and a closed terminal leave as little behind as Ctrl-C does.
+
+    Args:
+        signals: gets the number.
+    """
 
     def end(number: int, _: object) -> None:
         signals.append(number)
@@ -128,12 +131,12 @@ def _ended_like_interrupted(signals: list[int]) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """(line for the user, exit code)."""
+    """Return (line for the user, exit code)."""
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else _PROGRAM
         return f"{error.format_message()} See '{path} --help'.", 2
-    full = _disk_full(error)
+    full = disk_full(error)
     if isinstance(error, DerainError):
         return str(error), 1 if full else error.exit_code
     if full is not None:
@@ -149,12 +152,3 @@ def _explain(error: Exception) -> tuple[str, int]:
         f"For where it happened, put --debug before the verb: {_PROGRAM} --debug ...",
         1,
     )
-
-
-def _disk_full(error: BaseException | None) -> OSError | None:
-    """The error, or what it arose from, where that says that a disk is full."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return error
-        error = error.__cause__
-    return None

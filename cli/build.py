@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..base.sizes import words
+from ..engine.options import BuildOptions
+from .options import with_options
 from .progress import progress_bar
 from .terminal import file_size, say, show_table
-from .values import Architecture, NetworkOptions, Size, Trust, frame_size, network_options
+from .values import Sides, Trust, frame_size
 
 if TYPE_CHECKING:
     from ..engine.build import BuildReport
@@ -52,7 +54,7 @@ derain-engine unpack model.derain -o model-files
 """
 
 _NOT_COMPILED = "no GPU yet; where it is opened Triton compiles it, or build with --gpu"
-_STEPS_SIZE = Size(512, 512)
+_STEPS_SIZE = (512, 512)
 #: Nodes that a report card names.
 _NAMED = 4
 _MODEL = "A model file, or the name of shipped weights; a file of that name goes first."
@@ -65,113 +67,11 @@ def register(app: typer.Typer) -> None:
     app.command("unpack", epilog=_UNPACK_EXAMPLES)(_unpack)
 
 
+@with_options(options=BuildOptions)
 def _build(
     output: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The engine file to write.")],
+    options: BuildOptions,
     model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)] = "sid-lite",
-    backend: Annotated[
-        str | None, typer.Option(help="What runs the engine; by default the fastest for this machine.")
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="fp32, bf16, ...; by default the fastest of this machine that is close enough."),
-    ] = None,
-    shape: Annotated[
-        Size | None,
-        typer.Option(
-            parser=frame_size,
-            metavar="HxW",
-            help="Height and width in pixels, for an engine of this one size.",
-        ),
-    ] = None,
-    colour_order: Annotated[
-        Literal["auto", "rgb", "bgr"],
-        typer.Option(help="Channel order of the images that the model was trained on."),
-    ] = "auto",
-    option: NetworkOptions = None,
-    arch: Architecture = None,
-    value_range: Annotated[
-        Literal["0..1", "0..255", "-1..1"] | None,
-        typer.Option("--range", help="Of the images of an ONNX model.", show_default="tried"),
-    ] = None,
-    granularity: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="PIXELS",
-            help="Of which the sides of an ONNX model's images must be multiples.",
-            show_default="tried",
-        ),
-    ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            metavar="current|all|LIST",
-            help="The GPUs to build for, such as sm_80,sm_90, for backends that run on one.",
-            show_default="this machine's",
-        ),
-    ] = None,
-    min_shape: Annotated[
-        Size | None,
-        typer.Option(
-            "--min",
-            parser=frame_size,
-            metavar="HxW",
-            help="Of the least frames, for TensorRT; smaller ones are padded.",
-            show_default="the network's least",
-        ),
-    ] = None,
-    opt_shapes: Annotated[
-        list[Size] | None,
-        typer.Option(
-            "--opt",
-            parser=frame_size,
-            metavar="HxW",
-            help="Of the frames to be fastest for, for TensorRT; may be repeated.",
-            show_default="512x512",
-        ),
-    ] = None,
-    max_shape: Annotated[
-        Size | None,
-        typer.Option(
-            "--max",
-            parser=frame_size,
-            metavar="HxW",
-            help="Of the largest frames, for TensorRT; larger ones are cleaned in tiles.",
-            show_default="1088x1920",
-        ),
-    ] = None,
-    repair: Annotated[
-        Literal["auto", "off"],
-        typer.Option(help="Keep in fp32 what fp16 breaks, for TensorRT, or leave such a network alone."),
-    ] = "auto",
-    workspace: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="MIB", help="Most memory that a layer may take for itself, for TensorRT."
-        ),
-    ] = None,
-    hardware_compatibility: Annotated[
-        Literal["none", "ampere_plus", "same_compute_capability"] | None,
-        typer.Option(help="Other GPUs that the engine has to run on, for TensorRT."),
-    ] = None,
-    version_compatible: Annotated[
-        bool,
-        typer.Option("--version-compatible", help="Let later versions run the engine, for TensorRT."),
-    ] = False,
-    plugins: Annotated[
-        bool,
-        typer.Option(
-            "--plugins",
-            help="Put this project's own kernels into the engine, for TensorRT; needs Triton.",
-        ),
-    ] = False,
-    accept: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CHECK",
-            help="Write the engine although it misses this check (psnr, max-abs, uint8, quality); may be repeated.",
-        ),
-    ] = None,
 ) -> None:
     """Build an engine file from a trained network.
 
@@ -180,31 +80,8 @@ def _build(
     """
     from ..engine.build import build
 
-    options = network_options(option or [])
     with progress_bar() as progress:
-        report = build(
-            model,
-            output,
-            backend=backend,
-            precision=precision,
-            shape=shape,
-            colour_order=colour_order,
-            options=options,
-            arch=arch,
-            value_range=value_range,
-            granularity=granularity,
-            gpu=gpu,
-            min_shape=min_shape,
-            opt_shapes=opt_shapes or (),
-            max_shape=max_shape,
-            repair=repair,
-            workspace=None if workspace is None else workspace << 20,
-            hardware_compatibility=hardware_compatibility,
-            version_compatible=version_compatible,
-            plugins=plugins,
-            accept=accept or [],
-            progress=progress,
-        )
+        report = build(model, output, options, progress=progress)
     show_table(_card(report))
 
 
@@ -221,7 +98,7 @@ def _inspect(
         ),
     ] = False,
     size: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=frame_size, metavar="HxW", help="Of the picture that --steps is for; 512x512 unless given."
         ),
@@ -310,9 +187,9 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
 
 def _frames(manifest: Manifest) -> Iterator[tuple[str, str]]:
     sizes = manifest.sizes
-    if sizes is not None and sizes.fixed:
-        yield "Frames", f"{words(sizes.most)} alone; larger ones in tiles"
-    elif sizes is not None:
+    if sizes.fixed:
+        yield "Frames", f"{words(sizes.least)} alone; larger ones in tiles"
+    elif sizes.most is not None:
         fastest = ", ".join(map(words, sizes.usual))
         yield (
             "Frames",
@@ -321,7 +198,7 @@ def _frames(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _made(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of a graph that was typed node by node, or quantised."""
+    """Yield what there is to tell of a graph that was typed node by node, or quantised."""
     if kept := facts.get("kept_in_16_bits"):
         yield "Kept in 16 bits", f"{len(kept)} maps: {_some(kept)}"
     if "nodes" not in facts:

@@ -65,7 +65,7 @@ def demonstrate(folder: Path, model: str = "sid-lite") -> None:
 
 
 def _photograph_in_rain():
-    """(dry, rainy): uint8 RGB pictures, the same at every run."""
+    """Return (dry, rainy): uint8 RGB pictures, the same at every run."""
     import numpy as np
 
     from ..engine.frames import quantise

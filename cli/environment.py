@@ -1,4 +1,4 @@
-"""``collect-env``: what this machine has."""
+"""The verb ``collect-env``: what this machine has."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .options import with_options
 from .progress import progress_bar
 from .tables import show_columns
 from .terminal import note, say
-from .values import Architecture, NetworkOptions, Trust, network_options
+from .values import ArchitectureName, NetworkOptions, Trust, network_options
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Evaluation, Scores, SetResult
@@ -71,7 +71,7 @@ def _evaluate(
         ),
     ] = None,
     option: NetworkOptions = None,
-    arch: Architecture = None,
+    arch: ArchitectureName = None,
     *,
     options: EvaluateOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

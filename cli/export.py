@@ -1,4 +1,4 @@
-"""``export``: a network in a format for other tools."""
+"""The verb ``export``: a network in a format for other tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from .progress import progress_bar
 from .terminal import file_size, show_table
-from .values import Architecture, NetworkOptions, network_options
+from .values import ArchitectureName, NetworkOptions, network_options
 
 _EXAMPLES = """Examples:
 
@@ -39,7 +39,7 @@ def _export(
         typer.Option(help="Channel order of the images that the model was trained on."),
     ] = "auto",
     option: NetworkOptions = None,
-    arch: Architecture = None,
+    arch: ArchitectureName = None,
     purpose: Annotated[
         Literal["vapoursynth"] | None,
         typer.Option(
@@ -54,7 +54,7 @@ def _export(
     Its input 'rainy' and its outputs are RGB in [0, 1], batch x channels x height x width. The file is written
     only if ONNX Runtime gives the reference network's output from it.
     """
-    from ..engine.convert import export_model
+    from ..engine.onnx_export import export_model
 
     options = network_options(option or [])
     with progress_bar() as progress:

@@ -1,16 +1,17 @@
-"""From option objects to options of the command line."""
+"""Options of the command line, made from option objects."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from ..base.options import Meaning, meaning
+from .values import network_options
 
 
 def with_options(**kinds: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -48,9 +49,8 @@ def _expanding(
             objects = {}
             for name, kind in kinds.items():
                 values = {each.name: given[each.name] for each in _options(kind)}
-                tuples = {each.name for each in _options(kind) if _many(_hints(kind)[each.name]) is not None}
                 values = {
-                    key: tuple(value or ()) if key in tuples else value
+                    key: _converted(_hints(kind)[key], value)
                     for key, value in values.items()
                     if all_given or value not in (None, [], ())
                 }
@@ -80,14 +80,33 @@ def _many(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else None
 
 
+def _converted(hint: Any, value: Any) -> Any:
+    """Return an option's value of the field's type; typer gives lists for all that may be repeated."""
+    if _is_mapping(hint):
+        return network_options(value or [])
+    return value if _many(hint) is None else tuple(value or ())
+
+
+def _is_mapping(hint: Any) -> bool:
+    """Tell whether an option is a mapping, which is given as ``NAME=VALUE`` several times."""
+    return any(get_origin(each) is Mapping for each in (hint, *get_args(hint)))
+
+
 def _parameters(kind: type[Any], all_given: bool) -> list[inspect.Parameter]:
     parameters = []
     for field in _options(kind):
-        about, hint = meaning(field), _hints(kind)[field.name]
+        about = meaning(field)
+        hint: Any = _hints(kind)[field.name]
         assert about is not None
-        default = field.default if all_given else None
-        if (each := _many(hint)) is not None:
-            hint, default = list[each], (list(default) or None) if default else None
+        default: Any = field.default if all_given else None
+        if _is_mapping(hint):
+            hint, default = list[str], None
+        elif (each := _many(hint)) is not None:
+            # What is parsed has the parser's type; typer would read a size's tuple as two values.
+            hint = list[str] if about.parse else list[each]
+            default = list(default) or None if default else None
+        elif about.parse:
+            hint = str
         if default is None and type(None) not in get_args(hint):
             hint = hint | None
         parameters.append(

@@ -13,7 +13,7 @@ from .terminal import ERR, printable
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A ``Progress`` that is drawn as one bar, which is gone when the block ends.
+    """Yield a ``Progress`` that is drawn as one bar, which is gone when the block ends.
 
     The bar starts anew where a fraction falls below the last one, which is how a next stage begins; counted work
     calls it with ``done / total``.

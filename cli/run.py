@@ -1,4 +1,4 @@
-"""``run``: pictures through an engine."""
+"""The verb ``run``: pictures through an engine."""
 
 from __future__ import annotations
 

@@ -18,7 +18,11 @@ _ENDLESS = 10_000
 def show_columns(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, summary: Iterable[Sequence[str]] = ()
 ) -> None:
-    """The first column is text, on the left; the others are figures. summary: rows set off below."""
+    """Print a table: text on the left in the first column, figures in the others.
+
+    Args:
+        summary: rows set off below.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, head in enumerate(heads):
         table.add_column(head, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")

@@ -24,22 +24,23 @@ class LogToTerminal(logging.Handler):
 
 
 def printable(text: object) -> str:
-    """On one line, with control characters (names of files may hold them) and half characters written out."""
+    """Return a text on one line, with control characters (names of files may hold them) and half characters written
+    out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def note(message: object) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     ERR.print(f"derain-engine: {printable(str(message).strip())}")
 
 
 def say(text: object = "") -> None:
-    """One line on stdout."""
+    """Print one line on stdout."""
     print(printable(text))
 
 
 def show_table(rows: Iterable[tuple[str, Any]]) -> None:
-    """Names and values in two columns on stdout."""
+    """Print names and values in two columns on stdout."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -51,7 +52,7 @@ def show_table(rows: Iterable[tuple[str, Any]]) -> None:
 
 
 def file_size(count: int) -> str:
-    """A number of bytes for people: ``1.4 MB``."""
+    """Return a number of bytes for people: ``1.4 MB``."""
     size = float(count)
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from ..base.sizes import parse_size
 from .terminal import printable
 
 #: Of every verb that opens engine files.
@@ -31,7 +32,7 @@ NetworkOptions = Annotated[
         help="An option of the network that its weights do not tell, such as pyramid=maxpool; may be repeated.",
     ),
 ]
-Architecture = Annotated[
+ArchitectureName = Annotated[
     str | None,
     typer.Option(
         "--arch",
@@ -41,34 +42,31 @@ Architecture = Annotated[
 ]
 
 
-class Size(NamedTuple):
-    """Of a frame, in pixels."""
+class Sides(NamedTuple):
+    """The sides of a frame in pixels, as typer takes them; elsewhere they are a ``base.sizes.Size``."""
 
     height: int
     width: int
 
 
-def frame_size(text: str) -> Size:
-    """``HxW``. Raises typer.BadParameter for anything else."""
-    sides = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
-    if sides is None:
-        raise typer.BadParameter(f"{text!r} is not HxW in pixels, such as 480x640.")
-    size = Size(int(sides[1]), int(sides[2]))
-    if min(size) < 1:
-        raise typer.BadParameter(f"{text!r} has a side below 1.")
-    return size
+def frame_size(text: str) -> Sides:
+    """Read ``HxW``. Raises typer.BadParameter for anything else."""
+    try:
+        return Sides(*parse_size(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-def width_and_height(text: str) -> Size:
-    """``WxH``, as programs for video write it. Raises typer.BadParameter for anything else."""
+def width_and_height(text: str) -> Sides:
+    """Read ``WxH``, as programs for video write it. Raises typer.BadParameter for anything else."""
     sides = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
     if sides is None or not int(sides[1]) or not int(sides[2]):
         raise typer.BadParameter(f"{text!r} is not WxH in pixels, such as 1280x720.")
-    return Size(height=int(sides[2]), width=int(sides[1]))
+    return Sides(height=int(sides[2]), width=int(sides[1]))
 
 
 def rate(text: str) -> Fraction:
-    """``25``, ``29.97`` or ``30000/1001``. Raises typer.BadParameter for anything else, and for 0."""
+    """Read ``25``, ``29.97`` or ``30000/1001``. Raises typer.BadParameter for anything else, and for 0."""
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
@@ -79,7 +77,7 @@ def rate(text: str) -> Fraction:
 
 
 def tile_side(text: str) -> Literal["auto"] | int:
-    """``auto``, 0 or a number of pixels. Raises typer.BadParameter for anything else."""
+    """Read ``auto``, 0 or a number of pixels. Raises typer.BadParameter for anything else."""
     if text == "auto":
         return "auto"
     if not text.isdecimal():
@@ -88,8 +86,8 @@ def tile_side(text: str) -> Literal["auto"] | int:
 
 
 def network_options(pairs: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` each, values as JSON where they are. Raises typer.BadParameter for anything else, or a name given
-    twice."""
+    """Read ``NAME=VALUE`` each, values as JSON where they are. Raises typer.BadParameter for anything else, or a name
+    given twice."""
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

@@ -18,7 +18,7 @@ from ..media.video.options import LiveOptions, RawFrames, VideoOptions
 from .options import with_options
 from .progress import progress_bar
 from .terminal import ERR, note, printable
-from .values import Size, Trust, rate, tile_side, width_and_height
+from .values import Sides, Trust, rate, tile_side, width_and_height
 
 if TYPE_CHECKING:
     from ..engine.runtime import Engine
@@ -82,7 +82,7 @@ def _video(
     ] = "sid-lite",
     options: VideoOptions,
     size: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=width_and_height,
             metavar="WxH",

@@ -32,6 +32,7 @@ from typing import IO, final
 
 from ..base.errors import BundleError, InputError
 from ..base.files import atomic_write
+from .backends.base import Artefact
 from .manifest import FORMAT, LARGEST_MANIFEST, Manifest
 
 __all__ = [
@@ -93,7 +94,7 @@ class Bundle:
         return tuple(sorted(self.manifest.payloads))
 
     def read(self, name: str) -> memoryview:
-        """A read-only view of a payload (or of ``manifest.json`` as it is stored), without a copy.
+        """Return a read-only view of a payload (or of ``manifest.json`` as it is stored), without a copy.
 
         It starts at a multiple of 64 bytes in memory and stays valid after :meth:`close` for as long as
         something refers to it.
@@ -109,8 +110,21 @@ class Bundle:
         start, end = self._spans[name]
         return memoryview(mapping)[start:end]
 
+    def artefact(self) -> Artefact:
+        """Return what a backend opens. Raises BundleError once the bundle is closed."""
+        manifest = self.manifest
+        return Artefact(
+            manifest.backend,
+            manifest.backend_version,
+            manifest.precision,
+            {name: self.read(name) for name in self.names},
+            manifest.gpus,
+            sizes=manifest.sizes,
+        )
+
     def sha256(self) -> str:
-        """Of the whole file, in hexadecimal, as ``sha256sum`` gives it. Raises BundleError once it is closed."""
+        """Return the hash of the whole file, in hexadecimal, as ``sha256sum`` gives it. Raises BundleError once it is
+        closed."""
         return hashlib.sha256(self._mapped()).hexdigest()
 
     def _mapped(self) -> mmap.mmap:
@@ -138,10 +152,12 @@ def write_bundle(
 ) -> Manifest:
     """Write an engine file, whole or not at all.
 
-    manifest: ``manifest.payloads`` is filled in here, whatever it holds.
-    payloads: names such as ``openvino/model.bin`` and C-contiguous bytes.
+    Args:
+        manifest: ``manifest.payloads`` is filled in here, whatever it holds.
+        payloads: names such as ``openvino/model.bin`` and C-contiguous bytes.
 
-    Returns the manifest as :func:`open_bundle` will give it.
+    Returns:
+        The manifest as :func:`open_bundle` will give it.
 
     Raises:
         BundleError: a payload's name or the manifest is not what an engine file may hold, or it is too much.
@@ -212,9 +228,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 def unpack_bundle(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
     """Write an engine file's manifest and payloads as plain files into a folder, all of them or none.
 
-    folder: created where it does not exist; an existing one must be empty.
+    Args:
+        folder: created where it does not exist; an existing one must be empty.
 
-    Returns the files written, ``manifest.json`` first.
+    Returns:
+        The files written, ``manifest.json`` first.
 
     Raises:
         BundleError: as :func:`open_bundle`.
@@ -237,7 +255,7 @@ def _damaged(path: Path, what: str) -> BundleError:
 
 
 def _members_problem(names: Sequence[str]) -> str | None:
-    """Why these members cannot lie together in an engine file and be unpacked anywhere, or None."""
+    """Tell why these members cannot lie together in an engine file and be unpacked anywhere; None where they can."""
     if len(names) > _MOST_MEMBERS:
         return f"more than {_MOST_MEMBERS} members"
     seen: set[str] = set()
@@ -256,7 +274,7 @@ def _members_problem(names: Sequence[str]) -> str | None:
 
 
 def _member_date() -> tuple[int, int, int, int, int, int]:
-    """The date of every member: SOURCE_DATE_EPOCH in UTC, moved into the years that a zip can hold."""
+    """Return the date of every member: SOURCE_DATE_EPOCH in UTC, moved into the years that a zip can hold."""
     text = os.environ.get("SOURCE_DATE_EPOCH") or "0"
     if not re.fullmatch(r"[0-9]{1,12}", text):
         raise InputError(
@@ -267,7 +285,7 @@ def _member_date() -> tuple[int, int, int, int, int, int]:
 
 
 def _padding(offset: int) -> bytes:
-    """The extra field after which data that would begin at ``offset`` begin at a multiple of ALIGNMENT."""
+    """Return the extra field after which data that would begin at ``offset`` begin at a multiple of ALIGNMENT."""
     length = -offset % ALIGNMENT
     if length < _ALIGNMENT_FIELD.size:
         length += ALIGNMENT
@@ -318,7 +336,7 @@ def _checked(path: Path, file: IO[bytes], mapping: mmap.mmap) -> Bundle:
 
 
 def _directory_start(path: Path, mapping: mmap.mmap) -> int:
-    """Where the zip's directory begins, after the checks that bound what zipfile will read of it."""
+    """Return where the zip's directory begins, after the checks that bound what zipfile will read of it."""
     if mapping[:4] != b"PK\x03\x04":
         raise BundleError(f"{path} is not an engine file; make one with `derain-engine build`.")
     end = len(mapping) - _END_RECORD.size

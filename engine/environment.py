@@ -1,4 +1,4 @@
-"""What this machine has: the facts that decide how fast an engine runs, and that a report of a fault needs."""
+"""The facts about this machine: those that decide how fast an engine runs, and that a report of a fault needs."""
 
 from __future__ import annotations
 
@@ -15,50 +15,27 @@ from ..models import weights
 from . import backends
 
 #: Distributions that are used, in whichever extra.
-_PACKAGES = (
-    "numpy",
-    "openvino",
-    "opencv-python-headless",
-    "pillow",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "safetensors",
-    "scikit-image",
-    "triton",
-    "cuda-python",
-    "av",
-    "nncf",
+_PACKAGES = tuple(
+    (
+        "numpy openvino opencv-python-headless pillow torch onnx onnxruntime safetensors scikit-image "
+        "triton cuda-python av nncf"
+    ).split()
 )
 #: Of the facts, those that belong with a measurement; where a user's folders lie does not.
 _OF_MEASUREMENTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
 #: Of a CPU's instructions, those that networks run faster with (x86-64 and ARM names of /proc/cpuinfo).
-_FEATURES = (
-    "avx2",
-    "fma",
-    "f16c",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "amx_fp16",
-    "asimd",
-    "asimdhp",
-    "bf16",
-    "i8mm",
-    "sve",
-    "sve2",
+_FEATURES = tuple(
+    (
+        "avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8 "
+        "amx_fp16 asimd asimdhp bf16 i8mm sve sve2"
+    ).split()
 )
 _CPU_TABLE = Path("/proc/cpuinfo")
 _NVIDIA_TABLE = Path("/proc/driver/nvidia/gpus")
 
 
 def collect() -> dict[str, Any]:
-    """All facts, as values that JSON can hold. Loads the libraries of the backends, which may take seconds."""
+    """Collect all facts, as values that JSON can hold. Loads the libraries of the backends, which may take seconds."""
     import psutil
 
     return {
@@ -81,7 +58,7 @@ def collect() -> dict[str, Any]:
 
 
 def of_measurement() -> dict[str, Any]:
-    """What a measurement on this machine has to name, out of :func:`collect`; nothing that tells of its user."""
+    """Return what a measurement on this machine has to name, out of :func:`collect`; nothing that tells of its user."""
     facts = collect()
     return {name: facts[name] for name in _OF_MEASUREMENTS}
 
@@ -123,7 +100,7 @@ def gpus() -> list[str]:
 
 
 def _field(table: str, name: str) -> str:
-    """The value of the first line ``name : value``, or nothing."""
+    """Return the value of the first line ``name : value``, or nothing."""
     match = re.search(rf"^{re.escape(name)}[ \t]*:[ \t]*(.*)$", table, re.MULTILINE)
     return match[1].strip() if match else ""
 

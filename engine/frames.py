@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..base.errors import InputError
+from ..base.sizes import FrameSizes, Size
 
 #: Floats further outside [0, 1] than this are taken for another range (0 to 255, -1 to 1), not overshoot.
 _LOWEST, _HIGHEST = -0.5, 1.5
@@ -40,10 +41,8 @@ class Frame:
     from_dlpack: Callable[[Any], Any] | None = None
 
     def restore(self, clean: np.ndarray) -> Any:
-        """clean: a batch of the dtype and layout of :attr:`batch`.
-
-        Returns it in the caller's layout, dtype and array type: uint16 rounded and clamped, floats as they
-        are (not clamped).
+        """Bring a clean batch, of the dtype and layout of :attr:`batch`, into the caller's layout, dtype and array
+        type: uint16 rounded and clamped, floats as they are (not clamped).
         """
         if self.dtype.kind == "u":
             clean = quantise(clean, self.dtype)
@@ -58,10 +57,11 @@ class Frame:
 def accept(image: Any) -> Frame:
     """Check an image or a batch of images and bring it into that layout.
 
-    image: RGB, H x W x 3 for one image; for a batch N x H x W x 3 where the last axis is 3 long, else
-        N x 3 x H x W (so N x 3 x W x 3 is always read as N images, 3 pixels high). uint8, uint16, or float16,
-        float32 or float64 in [0, 1]. A NumPy array, or an array of another library in CPU memory that speaks
-        DLPack (a PyTorch tensor).
+    Args:
+        image: RGB, H x W x 3 for one image; for a batch N x H x W x 3 where the last axis is 3 long, else
+            N x 3 x H x W (so N x 3 x W x 3 is always read as N images, 3 pixels high). uint8, uint16, or float16,
+            float32 or float64 in [0, 1]. A NumPy array, or an array of another library in CPU memory that speaks
+            DLPack (a PyTorch tensor).
 
     Raises:
         InputError: another type, number of axes or channels, dtype or value range, an empty array, NaN.
@@ -86,14 +86,14 @@ def accept(image: Any) -> Frame:
 
 
 def to_float(batch: np.ndarray) -> np.ndarray:
-    """uint8, uint16 or float values as C-contiguous float32, unsigned integers scaled to [0, 1]."""
+    """Return uint8, uint16 or float values as C-contiguous float32, unsigned integers scaled to [0, 1]."""
     if batch.dtype.kind == "u":
         return np.divide(batch, np.iinfo(batch.dtype).max, dtype=np.float32, order="C")
     return np.ascontiguousarray(batch, dtype=np.float32)
 
 
 def quantise(values: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Floats in [0, 1] as unsigned integers, ``floor(max * clamp(y, 0, 1) + 0.5)``; integers as they are."""
+    """Return floats in [0, 1] as unsigned integers, ``floor(max * clamp(y, 0, 1) + 0.5)``; integers as they are."""
     if values.dtype.kind == "u":
         return values
     scaled = np.clip(values, 0.0, 1.0, dtype=np.float32)
@@ -103,35 +103,44 @@ def quantise(values: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
 
 
 def pad_frame(
-    batch: np.ndarray, granularity: int, smallest_side: int, least: tuple[int, int] = (1, 1)
+    batch: np.ndarray, granularity: int, smallest_side: int = 1
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Pad at the bottom and right to multiples of ``granularity`` that are at least ``smallest_side``, and at least the
-    height and width of ``least``.
+    """Pad to multiples of ``granularity`` that are at least ``smallest_side``, as :func:`pad_to` does.
+
+    Returns:
+        The padded batch, and (H, W) to crop to.
+    """
+    height, width = batch.shape[1:3]
+    return pad_to(batch, FrameSizes.all_from(smallest_side, granularity).padded(height, width)), (
+        height,
+        width,
+    )
+
+
+def pad_to(batch: np.ndarray, size: Size) -> np.ndarray:
+    """Pad at the bottom and right to a size that is no smaller.
 
     Each axis is mirrored without repeating its last pixel (NumPy's ``reflect``); an axis that is not longer
     than its padding has too few pixels to mirror and repeats its last one (``edge``). This is the one padding
     of this package: every backend and every reference sees the same padded frame.
 
-    batch: N x H x W x C, any dtype. granularity, smallest_side, least: pixels.
-    Returns the padded batch, C-contiguous (``batch`` itself where nothing is missing), and (H, W) to crop to.
+    Args:
+        batch: N x H x W x C, any dtype.
+
+    Returns:
+        The padded batch, C-contiguous; ``batch`` itself where nothing is missing.
     """
-    height, width = batch.shape[1:3]
-    for axis, side in ((1, height), (2, width)):
-        missing = padded_side(side, granularity, max(smallest_side, least[axis - 1])) - side
-        if missing:
+    for axis, side in enumerate(size, 1):
+        there = batch.shape[axis]
+        if missing := side - there:
             widths = [(0, 0)] * batch.ndim
             widths[axis] = (0, missing)
-            batch = np.pad(batch, widths, mode="reflect" if side > missing else "edge")
-    return np.ascontiguousarray(batch), (height, width)
-
-
-def padded_side(side: int, granularity: int, smallest_side: int = 1) -> int:
-    """The least multiple of ``granularity`` that is at least ``side`` and ``smallest_side``, in pixels."""
-    return -(-max(side, smallest_side) // granularity) * granularity
+            batch = np.pad(batch, widths, mode="reflect" if there > missing else "edge")
+    return np.ascontiguousarray(batch)
 
 
 def _as_numpy(image: Any) -> tuple[np.ndarray, Callable[[Any], Any] | None]:
-    """The image as a NumPy array and, for another library's array, that library's ``from_dlpack``."""
+    """Return the image as a NumPy array and, for another library's array, that library's ``from_dlpack``."""
     if isinstance(image, np.ndarray):
         return np.asarray(image), None
     kind = f"{type(image).__module__}.{type(image).__qualname__}"

@@ -1,4 +1,4 @@
-"""What is in a file: an engine, or a trained network."""
+"""The content of a file: an engine, or a trained network."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError
+from ..base.sizes import padded_side
 from ..models.checkpoint import load_checkpoint
 from . import backends
 from .backends.base import Artefact
 from .build import find_model
 from .bundle import MANIFEST, Manifest, open_bundle
-from .frames import padded_side
 
 # A zip member's name stands this many bytes behind the start of its header.
 _NAME_AT = 30
 
 
 def is_engine(path: str | os.PathLike[str]) -> bool:
-    """Whether this is an engine file (by its start, so a damaged one counts), or is at least called like one."""
+    """Tell whether this is an engine file (by its start, so a damaged one counts), or is at least called like one."""
     path = Path(path)
     if path.suffix == ".derain":
         return True
@@ -32,10 +32,11 @@ def is_engine(path: str | os.PathLike[str]) -> bool:
 
 
 def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
-    """An engine file's manifest, or what a model is, as values that JSON can hold; ``kind`` tells which.
+    """Return an engine file's manifest, or what a model is, as values that JSON can hold; ``kind`` tells which.
     ``unavailable_here`` says what keeps this machine from running an engine for a GPU; nothing of it is loaded.
 
-    file: an engine file, a model file, or the name of shipped weights.
+    Args:
+        file: an engine file, a model file, or the name of shipped weights.
 
     Raises:
         InputError: there is no such file or name.
@@ -67,7 +68,7 @@ def describe(file: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _here(manifest: Manifest) -> dict[str, Any]:
-    """Of an engine for a GPU: why this machine cannot run it, None where nothing is known to stand against that."""
+    """Tell of an engine for a GPU why this machine cannot run it, None where nothing is known to stand against that."""
     if manifest.backend not in backends.names():
         return {}
     backend = backends.get(manifest.backend)
@@ -78,11 +79,12 @@ def _here(manifest: Manifest) -> dict[str, Any]:
 
 
 def describe_steps(file: str | os.PathLike[str], height: int, width: int) -> str:
-    """The launches of an engine of the fused backend, or of the one in fp16 that a model would become, as a table with
-    their work, traffic and tiles; none of them is run.
+    """Show the launches of an engine of the fused backend, or of the one in fp16 that a model would become, as a table
+    with their work, traffic and tiles; none of them is run.
 
-    file: as for :func:`describe`.
-    height, width: of the picture in pixels, padded up as a frame is.
+    Args:
+        file: as for :func:`describe`.
+        height, width: of the picture in pixels, padded up as a frame is.
 
     Raises:
         InputError: as :func:`describe`, or an engine of another backend.

@@ -1,16 +1,19 @@
-"""What an engine file says about itself: the record, its JSON, and the one place where it is validated."""
+"""The record that an engine file holds of itself: the type, its JSON, and the one place where it is validated."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..base.errors import BundleError, InputError
-from ..base.sizes import LARGEST_SIDE, FrameSizes
+from ..base.sizes import FrameSizes, size_from_json
+from ..base.version import __version__
+from ..models.spec import ModelSpec
+from .backends.base import Artefact
 
 #: The newest format that this version reads, and the one it writes. It grows when an older reader would
 #: misunderstand a file; a field that an older reader may ignore is added without a new format.
@@ -23,7 +26,7 @@ _LARGEST_SIDE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What is in an engine file.
+    """The record of what is in an engine file.
 
     format: layout version of the file.
     architecture, config: as in ModelSpec; what network it was.
@@ -34,8 +37,8 @@ class Manifest:
     weights_sha256: of the weights that the engine was built from, as in Checkpoint.
     backend, backend_version, precision: what made the payloads, and the precision they compute in.
     gpus: targets such as ``sm_90``; empty where the payloads are for CPUs.
-    input, output: a frame at the engine's edges: name, layout, colour order and value range; where the engine does not
-        take every size, ``sizes`` as of FrameSizes.
+    input, output: a frame at the engine's edges: name, layout, colour order and value range; ``sizes`` as of
+        FrameSizes where the engine does not take every size, and ``size`` where it was made for one.
     payloads: by name, ``{"sha256": ..., "bytes": ...}``.
     verification: the report of the comparison with the reference.
     derain_engine: version that built it.
@@ -61,29 +64,65 @@ class Manifest:
     verification: dict[str, Any]
     derain_engine: str
 
-    @property
-    def sizes(self) -> FrameSizes | None:
-        """The frames that the engine takes, padded; None for all."""
-        record = self.input.get("sizes")
-        return None if record is None else FrameSizes.from_json(record)
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        artefact: Artefact,
+        *,
+        source: str,
+        weights_sha256: str = "0" * 64,
+        verification: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Return the manifest of what a backend made of a network, without the payloads."""
+        sizes = artefact.sizes
+        edge: dict[str, Any] = {
+            "layout": "NHWC",
+            "colour": "RGB",
+            "dtypes": ["uint8", "float32"],
+            "range": [0, 1],
+            "size": list(sizes.usual[0]) if sizes.usual and (sizes.fixed or sizes.most is None) else None,
+        }
+        if sizes.most is not None:
+            edge["sizes"] = sizes.to_json()
+        pixel = artefact.bytes_per_pixel
+        return cls(
+            architecture=spec.architecture,
+            config=dict(spec.config),
+            granularity=spec.granularity,
+            smallest_side=spec.smallest_side,
+            exact_tiling_halo=spec.exact_tiling_halo,
+            tile_overlap=spec.tile_overlap,
+            bytes_per_pixel=spec.bytes_per_pixel if pixel is None else pixel,
+            source=source,
+            weights_sha256=weights_sha256,
+            backend=artefact.backend,
+            backend_version=artefact.backend_version,
+            precision=artefact.precision,
+            gpus=artefact.gpus,
+            input={"name": "rainy", **edge},
+            output={"name": "clean", **edge},
+            verification={**(verification or {}), **artefact.notes},
+            derain_engine=__version__,
+        )
 
     @property
-    def only_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels of the frames that the engine was specialised on.
-
-        Raises:
-            BundleError: it is something else.
-        """
-        match self.input.get("size"):
-            case None:
-                return None
-            case [int(height), int(width)] if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE:
-                return height, width
-            case other:
-                raise BundleError(f"An engine's frame size of {other!r} is not [height, width] in pixels.")
+    def sizes(self) -> FrameSizes:
+        """The frames that the engine takes."""
+        record, size = self.input.get("sizes"), self.input.get("size")
+        if record is not None:
+            return FrameSizes.from_json(record, self.granularity)
+        every = FrameSizes.all_from(self.smallest_side, self.granularity)
+        if size is None:
+            return every
+        usual = size_from_json(size)
+        if self.backend == "openvino":
+            # Files without ``sizes`` are of version 0.1.0, whose OpenVINO engines of one size take no other.
+            return FrameSizes.only(usual, self.granularity)
+        return replace(every, usual=(every.nearest(*usual),))
 
     def to_json(self) -> str:
-        """The same manifest gives the same text: sorted keys, ASCII, a newline at the end.
+        """Write the manifest as text, the same for the same manifest: sorted keys, ASCII, a newline at the end.
 
         Raises:
             BundleError: a value is nothing that JSON can hold, NaN and infinity included.
@@ -102,7 +141,8 @@ class Manifest:
 
         Fields that this version does not know are ignored: a later one may add some within the format.
 
-        origin: the file to name in errors.
+        Args:
+            origin: the file to name in errors.
 
         Raises:
             BundleError: too large, not JSON, of a newer format, or a field is missing or wrong.
@@ -172,12 +212,16 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_edge(value: Any) -> bool:
+    if not _is_object(value):
+        return False
     try:
-        return _is_object(value) and (
-            value.get("sizes") is None or bool(FrameSizes.from_json(value["sizes"]))
-        )
+        if value.get("sizes") is not None:
+            FrameSizes.from_json(value["sizes"])
+        if value.get("size") is not None:
+            FrameSizes.only(size_from_json(value["size"]))
     except InputError:
         return False
+    return True
 
 
 def _is_count(value: Any, least: int, most: int | None = None) -> bool:

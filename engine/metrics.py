@@ -1,4 +1,4 @@
-"""How close two images are: PSNR and SSIM, on RGB or on luma; and the dark channel of one.
+"""Measures of how close two images are: PSNR and SSIM, on RGB or on luma; and the dark channel of one.
 
 Images are H x W x C or H x W float arrays in [0, 1]; the sums are done in float64. Integers are refused, as
 their range would be taken for [0, 1] without a word.
@@ -82,8 +82,8 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def dark_channel_mean(rgb: np.ndarray, window: int = 15) -> float:
-    """The mean of the dark channel (eq. 9 of the SSID-KD paper): at every pixel the least value of all three channels
-    in the ``window`` x ``window`` pixels around it, as far as they lie in the image. Rain and haze raise it.
+    """Return the mean of the dark channel (eq. 9 of the SSID-KD paper): at every pixel the least value of all three
+    channels in the ``window`` x ``window`` pixels around it, as far as they lie in the image. Rain and haze raise it.
 
     rgb: H x W x 3 in [0, 1]. window: odd, in pixels; 15 is that of He, Sun and Tang (TPAMI 2011), as the paper names
     none. Returns 0 to 1.

@@ -1,4 +1,4 @@
-"""What a precision that changes the result (``int8``) may cost, measured against the truth that rain was laid over."""
+"""The cost of a precision that changes the result (``int8``), measured against the truth that rain was laid over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Quality:
 
 
 def judge(rainy: np.ndarray, truth: np.ndarray, reference: np.ndarray, engine: np.ndarray) -> Quality:
-    """All H x W x 3 float32; rainy and truth in [0, 1], sides of 11 pixels or more."""
+    """Judge one picture. All are H x W x 3 float32; rainy and truth in [0, 1], sides of 11 pixels or more."""
     reference, engine = (np.clip(each, 0, 1) for each in (reference, engine))
     return Quality(
         rainy_psnr=metrics.psnr(rainy, truth),
@@ -45,7 +45,9 @@ def judge(rainy: np.ndarray, truth: np.ndarray, reference: np.ndarray, engine: n
 
 @dataclass(frozen=True)
 class Cost:
-    """Over some pictures. derains: whether the reference takes rain out of any. Of those, or of all where there are
+    """The cost over some pictures.
+
+    derains: whether the reference takes rain out of any. Of those, or of all where there are
     none: largest and mean loss of PSNR in dB, and mean loss of SSIM, against the truth. psnr_to_reference: the least.
     """
 
@@ -57,14 +59,14 @@ class Cost:
 
     @property
     def margin(self) -> float:
-        """What the mean leaves of the allowance, as a share of it; negative where it is overdrawn. For crops, one of
+        """The share of the allowance that the mean leaves; negative where it is overdrawn. For crops, one of
         which tells little."""
         if not self.derains:
             return (self.psnr_to_reference - MIN_PSNR) / _AMPLE
         return 1 - max(self.mean_psnr_loss / MAX_PSNR_LOSS, self.ssim_loss / MAX_SSIM_LOSS)
 
     def missed(self) -> str | None:
-        """What is missed and by how much, in words."""
+        """Tell what is missed and by how much, in words."""
         # Of what must hold, so that NaN is missed too.
         if not self.derains:
             if self.psnr_to_reference >= MIN_PSNR:
@@ -82,7 +84,7 @@ class Cost:
 
 
 def cost(pictures: Sequence[Quality]) -> Cost:
-    """Of at least one picture."""
+    """Sum up the cost over at least one picture."""
     # Where the reference itself does harm, being farther from it may by chance be closer to the truth.
     cleaned = [each for each in pictures if each.reference_psnr > each.rainy_psnr]
     judged = cleaned or pictures

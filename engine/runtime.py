@@ -1,4 +1,4 @@
-"""From an engine file to clean frames: load, one image or batch, or a stream of them."""
+"""Engines at work: load one, clean an image or batch, or a stream of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import numpy as np
 from ..base import files
 from ..base.errors import BundleError, InputError
 from ..base.limits import available_memory
-from ..base.sizes import words
+from ..base.sizes import Size, padded_side, words
 from ..device import interop, libraries
 from . import backends
 from . import trust as trusted
-from .backends.base import Artefact, RunOptions, Session
+from .backends.base import RunOptions, RunsOnGpu, Session
 from .bundle import Manifest, open_bundle
-from .frames import accept, pad_frame, padded_side
+from .frames import accept, pad_to
 from .tiling import plan_tiles, run_tiled
 
 #: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network
@@ -51,12 +51,16 @@ class Engine:
         tile: Literal["auto"] | int = "auto",
         memory_limit_bytes: int | None = None,
     ) -> None:
-        """session: closed by :meth:`close`. manifest: of the engine file that the session was opened from.
-        tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit, or that are larger than the engine
-            takes, and no others; a number is the side of the tiles in pixels (rounded up to the granularity), for
-            every frame that is larger; 0 never tiles.
-        memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
-            memory that is available now where the session runs.
+        """Put an engine around a session.
+
+        Args:
+            session: closed by :meth:`close`.
+            manifest: of the engine file that the session was opened from.
+            tile: ``"auto"`` tiles frames whose estimated memory exceeds the limit, or that are larger than the engine
+                takes, and no others; a number is the side of the tiles in pixels (rounded up to the granularity), for
+                every frame that is larger; 0 never tiles.
+            memory_limit_bytes: what ``"auto"`` may use for all frames in flight together; by default half of the
+                memory that is available now where the session runs.
 
         Raises:
             InputError: a tile that is not larger than twice the manifest's overlap, or a limit below 1.
@@ -65,12 +69,11 @@ class Engine:
         #: What the engine computes in: the manifest's precision, or fp32 where the device lacks that.
         self.precision = session.precision
         self._session = session
-        self._granularity = manifest.granularity
+        self._sizes = manifest.sizes
         # Pixels within the receptive field's reach see the tile's edge: with a finite reach they are dropped.
         self._discard = manifest.exact_tiling_halo or 0
-        self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), self._granularity, 0)
-        self._least_tile = padded_side(2 * self._overlap + 1, self._granularity, manifest.smallest_side)
-        self._sizes = manifest.sizes
+        self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), manifest.granularity, 0)
+        self._least_tile = padded_side(2 * self._overlap + 1, manifest.granularity, manifest.smallest_side)
         #: Side of tiles in pixels; None where each frame decides, 0 for never.
         self.tile = self._tile_side(tile)
         if memory_limit_bytes is not None and memory_limit_bytes < 1:
@@ -86,23 +89,26 @@ class Engine:
     def __call__(self, image: T, *, stream: Any = None) -> T:
         """Clean one image or a batch of images of one size, from 1 x 1 pixel up.
 
-        image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
-            float16, float32, float64 in [0, 1]; a NumPy array or another library's array in CPU memory (a
-            PyTorch tensor). It is not changed.
-            Where the engine runs on a GPU also an array that lies there, with DLPack or
-            ``__cuda_array_interface__`` (PyTorch, CuPy, PyCUDA, ...): uint8 or float32, without gaps. It is read
-            where it lies and run whole, never in tiles, and its values are not looked at.
-        stream: for an image on the GPU, the CUDA stream that it is written in: a number, a stream of PyCUDA, CuPy,
-            PyTorch or Numba, or any with ``__cuda_stream__``; 0 is the default stream. Nothing waits on the host:
-            the image is read when what is in the stream now is done, and what is put there afterwards starts when
-            the result is finished. The image may be dropped at once, as the engine keeps it until it has been read
-            (and no longer than to the next frame on the GPU after that); it may be written to in the stream. The
-            result is for use in the stream, or after waiting for it. What fails on the GPU is told there, or by the
-            next call.
-        Returns a new array of the same type, dtype and shape, finished unless there is a ``stream``. Integers are
-        rounded and clamped; floats are computed in float32 and given as the network made them, which may lie a
-        little outside [0, 1]. For an array on the GPU of a library other than PyCUDA and Numba that has no
-        ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
+        Args:
+            image: RGB. H x W x 3, N x H x W x 3, or N x 3 x H x W (a last axis of 3 wins); uint8, uint16, or
+                float16, float32, float64 in [0, 1]; a NumPy array or another library's array in CPU memory (a
+                PyTorch tensor). It is not changed.
+                Where the engine runs on a GPU also an array that lies there, with DLPack or
+                ``__cuda_array_interface__`` (PyTorch, CuPy, PyCUDA, ...): uint8 or float32, without gaps. It is read
+                where it lies and run whole, never in tiles, and its values are not looked at.
+            stream: for an image on the GPU, the CUDA stream that it is written in: a number, a stream of PyCUDA, CuPy,
+                PyTorch or Numba, or any with ``__cuda_stream__``; 0 is the default stream. Nothing waits on the host:
+                the image is read when what is in the stream now is done, and what is put there afterwards starts when
+                the result is finished. The image may be dropped at once, as the engine keeps it until it has been
+                read (and no longer than to the next frame on the GPU after that); it may be written to in the stream.
+                The result is for use in the stream, or after waiting for it. What fails on the GPU is told there, or
+                by the next call.
+
+        Returns:
+            A new array of the same type, dtype and shape, finished unless there is a ``stream``. Integers are
+            rounded and clamped; floats are computed in float32 and given as the network made them, which may lie a
+            little outside [0, 1]. For an array on the GPU of a library other than PyCUDA and Numba that has no
+            ``from_dlpack`` it is a ``DeviceArray``, which has both protocols.
 
         Raises:
             InputError: the image is something else (the message says what to do), the engine is closed, or there is
@@ -117,21 +123,22 @@ class Engine:
                     "out, or put the image on the GPU first."
                 )
             frame = accept(image)
-            least = (1, 1) if self._sizes is None else self._sizes.least
-            padded, (height, width) = pad_frame(
-                frame.batch, self._granularity, self.manifest.smallest_side, least
-            )
+            height, width = frame.batch.shape[1:3]
+            padded = pad_to(frame.batch, self._sizes.padded(height, width))
             return frame.restore(self._clean(padded)[:, :height, :width])
 
     def stream(self, frames: Iterable[T]) -> Generator[T, None, None]:
         """Clean frames one after another, in order, several at once where the session can.
 
-        frames: what the engine can be called with, sizes and kinds may change. They are drawn in the caller's
-            thread while earlier ones are being worked on; of those drawn, at most ``parallelism`` + 1 are not
-            yet given back. A drawn frame must not be written to before its result has come.
-        Yields the clean frames. An exception of ``frames``, or of a frame that cannot be worked on, is raised
-        in that frame's place, after the results of all frames before it. Closing or dropping the iterator
-        waits for the frames in work and drops the rest.
+        Args:
+            frames: what the engine can be called with, sizes and kinds may change. They are drawn in the caller's
+                thread while earlier ones are being worked on; of those drawn, at most ``parallelism`` + 1 are not
+                yet given back. A drawn frame must not be written to before its result has come.
+
+        Yields:
+            The clean frames. An exception of ``frames``, or of a frame that cannot be worked on, is raised
+            in that frame's place, after the results of all frames before it. Closing or dropping the iterator
+            waits for the frames in work and drops the rest.
 
         Raises:
             InputError: the engine is closed.
@@ -159,14 +166,14 @@ class Engine:
         self.close()
 
     def _tile_side(self, tile: Literal["auto"] | int) -> int | None:
-        """In pixels; None for what ``"auto"`` decides frame by frame, 0 for never."""
+        """Return the side in pixels; None for what ``"auto"`` decides frame by frame, 0 for never."""
         if tile == "auto":
             return None
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 0:
             raise InputError(f"tile is 'auto', 0 for never, or the side of a tile in pixels, not {tile!r}.")
         if tile == 0:
             return 0
-        side = padded_side(tile, self._granularity, self.manifest.smallest_side)
+        side = padded_side(tile, self.manifest.granularity, self.manifest.smallest_side)
         if side < self._least_tile:
             raise InputError(
                 f"Tiles of {tile} px are too small for this engine: they must exceed twice its overlap of "
@@ -176,35 +183,31 @@ class Engine:
 
     def _clean(self, padded: np.ndarray) -> np.ndarray:
         count, height, width = padded.shape[:3]
-        taken = self._sizes is None or self._sizes.take(height, width)
-        side = self.tile
+        taken = self._sizes.take(height, width)
+        side, step = self.tile, self.manifest.granularity
         if side is None:
             if taken and count * height * width <= self._pixels_at_once:
                 return self._run(padded)
-            fitting = int(self._pixels_at_once**0.5) // self._granularity * self._granularity
+            fitting = int(self._pixels_at_once**0.5) // step * step
             side = max(fitting, self._least_tile)
             if taken and (height * width <= self._pixels_at_once or max(height, width) <= side):
                 return np.concatenate([self._run(padded[i : i + 1]) for i in range(count)])
         if side == 0:
             self._require_taken(height, width)
             return self._run(padded)
-        sides = (side, side) if self._sizes is None else self._sizes.nearest(side, side)
-        if height <= sides[0] and width <= sides[1]:
+        tile = self._sizes.tile(height, width, side)
+        if tile == (height, width):
             return self._run(padded)
         if any(
-            tile < self._least_tile
-            for tile, length in zip(sides, (height, width), strict=True)
-            if tile < length
+            part < min(whole, self._least_tile) for part, whole in zip(tile, (height, width), strict=True)
         ):
             # They come from the engine, and are too small to overlap.
             self._require_taken(height, width)
-        grid = plan_tiles(
-            height, width, sides, granularity=self._granularity, overlap=self._overlap, discard=self._discard
-        )
+        grid = plan_tiles(height, width, tile, granularity=step, overlap=self._overlap, discard=self._discard)
         return run_tiled(padded, grid, self._run)
 
     def _require_taken(self, height: int, width: int) -> None:
-        if self._sizes is not None and not self._sizes.take(height, width):
+        if self._sizes.most is not None and not self._sizes.take(height, width):
             raise InputError(
                 f"A frame of {height}x{width} (height x width, padded) is larger than the {words(self._sizes.most)} "
                 f"that this engine was built for; clean it in tiles (--tile auto, for which the engine's sides have to "
@@ -212,25 +215,21 @@ class Engine:
             )
 
     def _clean_on_gpu(self, image: Any, stream: Any) -> Any:
-        run = getattr(self._session, "run_on_gpu", None)
-        if run is None:
+        session = self._session
+        if not isinstance(session, RunsOnGpu):
             raise InputError(
                 f"The {type(image).__name__} is on a GPU and this engine runs on the CPU ({self.manifest.backend}); "
                 "move it to the CPU first, with image.cpu() for PyTorch."
             )
         with self._slots:
-            clean = run(image, self._padded, stream)
+            clean = session.run_on_gpu(image, self._padded, stream)
         return libraries.array_like(clean, image)
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        """What a frame that is run whole is padded to."""
-        least = (1, 1) if self._sizes is None else self._sizes.least
-        padded = tuple(
-            padded_side(side, self._granularity, max(self.manifest.smallest_side, low))
-            for side, low in zip((height, width), least, strict=True)
-        )
+    def _padded(self, height: int, width: int) -> Size:
+        """Return what a frame that is run whole is padded to."""
+        padded = self._sizes.padded(height, width)
         self._require_taken(*padded)
-        return padded[0], padded[1]
+        return padded
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         with self._slots:
@@ -291,12 +290,13 @@ def load(
 ) -> Engine:
     """Open an engine file.
 
-    mode: ``latency`` for one frame as soon as possible, ``throughput`` for streams of many frames.
-    threads: CPU threads, None for all cores.
-    tile, memory_limit_bytes: as for :class:`Engine`.
-    cache: keep compiled code in the user's cache folder, so that the next load is faster.
-    trust: SHA-256, one or several, of engine files for a GPU that somebody else built, or another machine: such
-        files hold programs. Not needed for files that this user built here.
+    Args:
+        mode: ``latency`` for one frame as soon as possible, ``throughput`` for streams of many frames.
+        threads: CPU threads, None for all cores.
+        tile, memory_limit_bytes: as for :class:`Engine`.
+        cache: keep compiled code in the user's cache folder, so that the next load is faster.
+        trust: SHA-256, one or several, of engine files for a GPU that somebody else built, or another machine: such
+            files hold programs. Not needed for files that this user built here.
 
     Raises:
         BundleError: the file is missing, damaged, of a newer format, for an unknown backend, or not trusted.
@@ -317,12 +317,7 @@ def load(
         backend = backends.get(manifest.backend)
         if backend.on_gpu:
             trusted.require(bundle, trust)
-        artefact = Artefact(
-            backend=backend.name,
-            backend_version=manifest.backend_version,
-            precision=manifest.precision,
-            payloads={name: bundle.read(name) for name in bundle.names},
-        )
+        artefact = bundle.artefact()
     options = RunOptions(
         mode=mode, threads=threads, cache_dir=_cache_dir(backend.name, manifest) if cache else None
     )
@@ -335,7 +330,7 @@ def load(
 
 
 def _cache_dir(backend: str, manifest: Manifest) -> Path | None:
-    """A folder for this very artefact; None where there is none to write to, as a cache only saves time."""
+    """Return a folder for this very artefact; None where there is none to write to, as a cache only saves time."""
     key = hashlib.sha256()
     for name, payload in sorted(manifest.payloads.items()):
         key.update(f"{name}\0{payload['sha256']}\n".encode())

@@ -24,7 +24,7 @@ def find_engine(
     progress: Progress = no_progress,
     building: Callable[[str, Path], None] = lambda name, path: None,
 ) -> Path:
-    """The engine file that ``engine`` means: a file, or the name of shipped weights where no file has it.
+    """Find the engine file that ``engine`` means: a file, or the name of shipped weights where no file has it.
 
     The engine of shipped weights is built at its first use on a machine, with the backend and the precision
     that are best there. Two processes that start at once may both build it; the file is whole at any time.
@@ -62,8 +62,8 @@ def find_engine(
 
 
 def _key(model: Path) -> str:
-    """Everything that decides what a build gives, without importing what is slow to import; the precision follows
-    from backend and CPU."""
+    """Return a hash of everything that decides what a build gives, without importing what is slow to import; the
+    precision follows from backend and CPU."""
     backend = backends.default_name()
     version = ""
     # Backends are called as the distributions that they are made with.
@@ -82,7 +82,7 @@ def _key(model: Path) -> str:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether there is an undamaged engine file; a damaged one in a cache is made anew."""
+    """Tell whether there is an undamaged engine file; a damaged one in a cache is made anew."""
     if not path.exists():
         return False
     try:

@@ -33,7 +33,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """How a frame is cut: every row of tiles crossed with every column."""
+    """The cut of a frame into tiles: every row of them crossed with every column."""
 
     rows: Axis
     columns: Axis
@@ -47,10 +47,11 @@ def plan_tiles(
 ) -> TileGrid:
     """Cut a padded frame into tiles of the height and width of ``sides`` (less along an axis that is shorter).
 
-    height, width, sides, overlap: pixels, multiples of ``granularity``; sides of which the frame has more are more
-        than twice ``overlap``.
-    discard: pixels at a tile's interior edges that get no weight at all, at most half of ``overlap``. With
-        the reach of a network's receptive field the tiled frame equals the whole one.
+    Args:
+        height, width, sides, overlap: pixels, multiples of ``granularity``; sides of which the frame has more are
+            more than twice ``overlap``.
+        discard: pixels at a tile's interior edges that get no weight at all, at most half of ``overlap``. With
+            the reach of a network's receptive field the tiled frame equals the whole one.
 
     Raises:
         InputError: sizes that break these rules.
@@ -78,10 +79,13 @@ def plan_tiles(
 def run_tiled(batch: np.ndarray, grid: TileGrid, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Run a batch tile by tile and blend.
 
-    batch: N x H x W x 3, uint8 or float32 in [0, 1]; H and W are what ``grid`` was planned for.
-    run: takes and returns one float32 tile, 1 x rows.size x columns.size x 3. Tiles of uint8 frames are float
-        too: blending is done before the one rounding to uint8.
-    Returns the clean batch in the shape and dtype of ``batch``; beside it, one float32 frame and a tile live.
+    Args:
+        batch: N x H x W x 3, uint8 or float32 in [0, 1]; H and W are what ``grid`` was planned for.
+        run: takes and returns one float32 tile, 1 x rows.size x columns.size x 3. Tiles of uint8 frames are float
+            too: blending is done before the one rounding to uint8.
+
+    Returns:
+        The clean batch in the shape and dtype of ``batch``; beside it, one float32 frame and a tile live.
     """
     out = np.empty_like(batch)
     rows, columns = grid.rows, grid.columns

@@ -1,4 +1,4 @@
-"""Whose programs may run: engine files whose payloads are code for a GPU.
+"""Trust in programs: engine files whose payloads are code for a GPU.
 
 Such a file is opened when this user built it here, of which a record is kept, or when its SHA-256 is named. Files for
 CPUs hold graphs and numbers and are opened whoever made them.

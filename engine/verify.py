@@ -1,8 +1,8 @@
-"""Is an engine's output the reference network's? The comparison that every build has to pass."""
+"""The comparison with the reference network that every build has to pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,7 @@ import numpy as np
 
 from ..base.errors import VerificationError
 from ..base.progress import Progress, no_progress
-from ..models.spec import clean_image
-from ..samples.photographs import rainy_pairs
+from ..models.spec import ModelSpec, clean_image
 from . import frames, quality
 from .quality import Cost, Quality
 
@@ -28,8 +27,6 @@ PICKING_FP32_MAX_ABS = 1e-3
 HALF_PSNR = 50.0
 HALF_MAX_ABS = 2e-2
 
-#: Names under which a user may accept a missed check.
-CHECKS = ("psnr", "max-abs", "uint8", "quality")
 #: Precisions that change what a network computes; their engines are judged by the truth under the rain.
 LOSSY = ("int8",)
 
@@ -77,12 +74,12 @@ class Report:
 
     @property
     def cost(self) -> Cost | None:
-        """Of a precision in ``LOSSY``."""
+        """The cost of a precision in ``LOSSY``."""
         judged = [c.quality for c in self.comparisons if c.quality is not None]
         return quality.cost(judged) if judged else None
 
     def missed(self) -> list[str]:
-        """Names out of ``CHECKS``, each with its figure and bound: ``"psnr: 43.1 dB, at least 50"``."""
+        """Return names out of ``options.CHECKS``, each with its figure and bound: ``"psnr: 43.1 dB, at least 50"``."""
         if self.precision in LOSSY:
             missed = None if self.cost is None else self.cost.missed()
             return [] if missed is None else [f"quality: {missed}"]
@@ -104,7 +101,7 @@ class Report:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """For a manifest: figures to three digits, so that they repeat."""
+        """Return the record for a manifest: figures to three digits, so that they repeat."""
         lost = {}
         if self.cost is not None:
             lost = {
@@ -123,7 +120,7 @@ class Report:
 
 
 def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:
-    """The fp32 reference's clean output for a padded batch: N x H x W x 3 float32 in and out, not clamped."""
+    """Return the fp32 reference's clean output for a padded batch: N x H x W x 3 float32 in and out, not clamped."""
     import torch
 
     x = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
@@ -133,7 +130,11 @@ def reference_output(network: nn.Module, batch: np.ndarray) -> np.ndarray:
 
 
 def compare(name: str, output: np.ndarray, output_uint8: np.ndarray, reference: np.ndarray) -> Comparison:
-    """output, reference: float32 of one shape; output_uint8: the session's answer to the same frame in 8 bits.
+    """Compare one picture.
+
+    Args:
+        output, reference: float32 of one shape.
+        output_uint8: the session's answer to the same frame in 8 bits.
 
     Raises:
         VerificationError: NaN or infinity in the output or the reference.
@@ -160,27 +161,26 @@ def compare(name: str, output: np.ndarray, output_uint8: np.ndarray, reference: 
 def verify(
     session: Session,
     network: nn.Module,
-    *,
-    granularity: int,
-    smallest_side: int,
+    spec: ModelSpec,
     precision: str,
-    shape: tuple[int, int] | None = None,
-    picks_maxima: bool = False,
+    pictures: Mapping[str, tuple[np.ndarray, np.ndarray]],
     progress: Progress = no_progress,
 ) -> Report:
-    """Run the session and the reference on the rainy pictures, in float and in 8 bits.
+    """Run the session and the reference on pictures, in float and in 8 bits.
 
-    shape: (height, width) in pixels of the only frames that the session takes; None where it takes any.
+    Args:
+        pictures: (rainy, truth) by name, of a size that the session takes.
 
     Raises:
         VerificationError: NaN or infinity came out. A miss of another kind is in the report.
     """
     comparisons: list[Comparison] = []
-    pictures = rainy_pairs(*(shape or ()))
     for name, (picture, truth) in pictures.items():
         progress(f"Comparing {name}", len(comparisons) / len(pictures))
         # Steps of 1/255, so that the float and the 8-bit path see the same frame.
-        levels, _ = frames.pad_frame(frames.quantise(picture[None], np.uint8), granularity, smallest_side)
+        levels = frames.pad_to(
+            frames.quantise(picture[None], np.uint8), spec.sizes.padded(*picture.shape[:2])
+        )
         batch = frames.to_float(levels)
         output = session.run(batch)
         reference = reference_output(network, batch)
@@ -191,16 +191,16 @@ def verify(
             comparison = replace(comparison, quality=quality.judge(shown, truth, ours, theirs))
         comparisons.append(comparison)
     progress("Comparing", 1.0)
-    return Report(precision, tuple(comparisons), picks_maxima=picks_maxima)
+    return Report(precision, tuple(comparisons), picks_maxima=spec.picks_maxima)
 
 
 def refused(report: Report, accept: Sequence[str] = ()) -> list[str]:
-    """Of what the report missed, what is not accepted by name."""
+    """Return, of what the report missed, what is not accepted by name."""
     return [m for m in report.missed() if m.split(":")[0] not in accept]
 
 
 def check(report: Report, subject: str, accept: Sequence[str] = ()) -> None:
-    """Raises VerificationError naming every missed check that is not accepted by name."""
+    """Raise VerificationError naming every missed check that is not accepted by name."""
     if missed := refused(report, accept):
         other = "" if report.precision == "fp32" else "Try --precision fp32, or "
         raise VerificationError(

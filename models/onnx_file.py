@@ -19,14 +19,13 @@ import numpy as np
 from ..base.errors import BackendUnavailable, CheckpointError, InputError
 from ..base.progress import Progress, no_progress
 from .checkpoint import Checkpoint
-from .spec import ColourOrder, ModelSpec
+from .spec import ONNX, ColourOrder, ModelSpec
 
 if TYPE_CHECKING:
     import onnx
 
     from .onnx_network import OnnxNetwork
 
-ARCHITECTURE = "onnx"
 #: By name: (factor, summand) from [0, 1].
 RANGES: Mapping[str, tuple[float, float]] = {"0..1": (1, 0), "0..255": (255, 0), "-1..1": (2, -1)}
 _ORDERS: tuple[ColourOrder, ...] = ("rgb", "bgr")
@@ -51,12 +50,6 @@ class OnnxFacts:
     colour_order: ColourOrder | None = None
     value_range: str | None = None
     granularity: int | None = None
-
-
-def only_size(spec: ModelSpec) -> tuple[int, int] | None:
-    """Return (height, width) of the frames that an ONNX model was made for; None where it takes more than one size."""
-    size = spec.config.get("size") if spec.architecture == ARCHITECTURE else None
-    return None if size is None else (size[0], size[1])
 
 
 def read_onnx(path: Path, facts: OnnxFacts, progress: Progress = no_progress) -> Checkpoint:
@@ -110,7 +103,7 @@ def read_onnx(path: Path, facts: OnnxFacts, progress: Progress = no_progress) ->
         "size": None if image.size is None else list(image.size),
     }
     spec = ModelSpec(
-        ARCHITECTURE,
+        ONNX,
         config,
         granularity=granularity,
         smallest_side=granularity,

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..base.sizes import FrameSizes
+
 #: Order of an image's three channels.
 ColourOrder = Literal["rgb", "bgr"]
 #: The same as a user may say it: ``auto`` leaves it to what the file or the architecture says.
 ColourChoice = Literal["auto", "rgb", "bgr"]
+
+#: The architecture of somebody's ONNX model.
+ONNX = "onnx"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,14 @@ class ModelSpec:
     tile_overlap: int = 0
     bytes_per_pixel: int = 0
     picks_maxima: bool = False
+
+    @property
+    def sizes(self) -> FrameSizes:
+        """The frames that it takes: all, or those of one size for an ONNX model that was made for these."""
+        size = self.config.get("size") if self.architecture == ONNX else None
+        if size is not None:
+            return FrameSizes.only((size[0], size[1]), self.granularity)
+        return FrameSizes.all_from(self.smallest_side, self.granularity)
 
 
 def clean_image(result: Any) -> Any:

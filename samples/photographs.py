@@ -6,45 +6,48 @@ import numpy as np
 
 from .rain import Kind, add_rain, sample_rain
 
-#: What is cleaned, from dry to downpour, and the corner (y, x) of the crop of the photograph.
+#: Photographs, their rain from drizzle to downpour, and the corner (y, x) of the crop of the photograph.
 _PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
     ("astronaut", "downpour", 0, 128),
     ("chelsea", "light", 20, 100),
     ("coffee", "heavy", 80, 180),
     ("rocket", "drizzle", 100, 200),
 )
-# In pixels: whole for the SSID-KD family, small enough for the largest network's fp32 reference on a CPU.
+#: In pixels: whole for the SSID-KD family, small enough for the largest network's fp32 reference on a CPU.
 PICTURE_SIZE = (192, 256)
 
 
-def rainy_pictures(height: int | None = None, width: int | None = None) -> dict[str, np.ndarray]:
-    """Four photographs under synthetic rain, by name: height x width x 3 (by default PICTURE_SIZE) float32 RGB in
-    [0, 1], always the same.
+def rainy_pictures(
+    height: int = PICTURE_SIZE[0], width: int = PICTURE_SIZE[1], count: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return four photographs (or the first ``count`` of them) under synthetic rain, by name: height x width x 3
+    float32 RGB in [0, 1], always the same.
 
     The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
     """
-    return {name: rainy for name, (rainy, _) in rainy_pairs(height, width).items()}
+    return {name: rainy for name, (rainy, _) in rainy_pairs(height, width, count).items()}
 
 
 def rainy_pairs(
-    height: int | None = None, width: int | None = None
+    height: int = PICTURE_SIZE[0], width: int = PICTURE_SIZE[1], count: int | None = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(rainy, truth) of :func:`rainy_pictures`."""
+    """Return (rainy, truth) of :func:`rainy_pictures`."""
     pairs = {}
-    for seed, (name, photo) in enumerate(clean_pictures(height, width).items()):
+    for seed, (name, photo) in enumerate(clean_pictures(height, width, count).items()):
         rng = np.random.default_rng(seed)
         rainy, truth = add_rain(photo, sample_rain(_PICTURES[seed][1], rng), rng)
         pairs[name] = rainy.astype(np.float32), truth
     return pairs
 
 
-def clean_pictures(height: int | None = None, width: int | None = None) -> dict[str, np.ndarray]:
-    """The same photographs without rain, under the same names."""
+def clean_pictures(
+    height: int = PICTURE_SIZE[0], width: int = PICTURE_SIZE[1], count: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return the same photographs without rain, under the same names."""
     from skimage import data
 
-    height, width = height or PICTURE_SIZE[0], width or PICTURE_SIZE[1]
     pictures = {}
-    for name, kind, y, x in _PICTURES:
+    for name, kind, y, x in _PICTURES[:count]:
         photo = getattr(data, name)()[y : y + height, x : x + width].astype(np.float32) / 255
         missing = (height - photo.shape[0], width - photo.shape[1])
         photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")

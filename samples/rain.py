@@ -86,7 +86,7 @@ def _streak_kernel(length: float, width: float, angle: float) -> np.ndarray:
 
 
 def render_streaks(streaks: Streaks, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A rain layer, height x width float32 in [0, about brightness]; overlapping streaks keep the brighter sum
+    """Render a rain layer, height x width float32 in [0, about brightness]; overlapping streaks keep the brighter sum
     bounded by twice the brightness."""
     import cv2
 
@@ -107,7 +107,7 @@ def render_streaks(streaks: Streaks, height: int, width: int, rng: np.random.Gen
 
 
 def render_noise(noise: BlurredNoise, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A rain layer, height x width float32 in [0, brightness]."""
+    """Render a rain layer, height x width float32 in [0, brightness]."""
     import cv2
 
     kernel = _streak_kernel(noise.length, 1.0, noise.angle)
@@ -144,7 +144,7 @@ def _gusts(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_rain(clean: np.ndarray, rain: Rain, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """clean: H x W x 3 float32 RGB in [0, 1]. Returns (rainy, clean), both like it.
+    """Lay rain over a clean picture, H x W x 3 float32 RGB in [0, 1]. Returns (rainy, clean), both like it.
 
     The returned clean picture is the given one but for ``additive`` blending, where it is darkened first as far
     as eq. 1 needs to hold without saturating.
@@ -171,7 +171,7 @@ def add_rain(clean: np.ndarray, rain: Rain, rng: np.random.Generator) -> tuple[n
 
 
 def sample_rain(kind: Kind, rng: np.random.Generator) -> Rain:
-    """A random rain of one kind, from drizzle (single faint direction) to downpour (up to five directions)."""
+    """Draw a random rain of one kind, from drizzle (single faint direction) to downpour (up to five directions)."""
 
     def layer(length, width, density, brightness, angle) -> Streaks:
         return Streaks(

@@ -1,9 +1,10 @@
-"""What every test may use."""
+"""Fixtures that every test may use."""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,24 +23,31 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_collection_finish() -> None:
+    """Spare collections of garbage, of which every capture of a CUDA graph makes two, the objects of the imports."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the process end as it would have."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of photographs and rain that lies beside some checkouts and is never part of the repository."""
+    """Return the folder of photographs and rain that lies beside some checkouts and is never part of the repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the data sets (../shared/data) are not beside this checkout")
     return folder
 
 
-@pytest.fixture(scope="session")
-def examine_little() -> Callable[[pytest.MonkeyPatch], None]:
-    """Has builds compare and time their engines on small pictures, until the given patch is undone: for tests of
-    what is built, where the usual pictures would be most of the work."""
-    from derain_engine.engine import build
-    from derain_engine.samples import photographs
+@pytest.fixture(scope="session", autouse=True)
+def little_examination() -> Iterator[None]:
+    """Builds compare and time their engines on one small picture: the usual ones would be most of the work. Tests of
+    what builds look at ask for more by :func:`examining`; ``tests/engine/test_examination.py`` counts the pixels."""
+    from derain_engine.engine.examination import Examination, examining
 
-    def examine_little(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(build, "_TIMED_SIDE", 64)
-        patch.setattr(photographs, "PICTURE_SIZE", (32, 64))
-
-    return examine_little
+    with examining(Examination((32, 64), pictures=1, searched_side=32, timed_side=64)):
+        yield

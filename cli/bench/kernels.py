@@ -14,7 +14,7 @@ import typer
 from ..progress import progress_bar
 from ..tables import show_columns
 from ..terminal import note, say, show_table
-from ..values import Size, frame_size
+from ..values import Sides, frame_size
 
 if TYPE_CHECKING:
     from ...bench.kernels.launches import LaunchRow, LaunchTimes, Times
@@ -38,7 +38,7 @@ def bench_kernels(
         str | None, typer.Option(help="GPU: a model file, shipped weights or a preset.", show_default="sid")
     ] = None,
     shape: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=frame_size,
             metavar="HxW",

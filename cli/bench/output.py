@@ -14,13 +14,13 @@ import typer
 from ...base.options import option
 from ..tables import show_columns
 from ..terminal import note, say, show_table
-from ..values import Size, frame_size
+from ..values import Sides, frame_size
 
 if TYPE_CHECKING:
     from ...bench.results import Benchmark
 
 SizesOption = Annotated[
-    list[Size] | None,
+    list[Sides] | None,
     typer.Option(
         "--size",
         parser=frame_size,

@@ -12,7 +12,7 @@ import typer
 from ..progress import progress_bar
 from ..tables import show_columns
 from ..terminal import say, show_table
-from ..values import Size, frame_size
+from ..values import Sides, frame_size
 from .output import AsJson, command_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ derain-engine bench profile sid-lite
 derain-engine bench profile model.derain --size 1080x1920 --top 20
 derain-engine bench profile sid --plan
 """
-_SIZE = Size(512, 512)
+_SIZE = Sides(512, 512)
 
 
 def bench_profile(
@@ -43,7 +43,7 @@ def bench_profile(
         ),
     ] = False,
     size: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=frame_size, metavar="HxW", help="Of the frame in pixels.", show_default="512x512"
         ),

@@ -10,7 +10,7 @@ import typer
 from ..progress import progress_bar
 from ..tables import show_columns
 from ..terminal import note, say, show_table
-from ..values import Size, frame_size
+from ..values import Sides, frame_size
 from .output import AsJson, command_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ derain-engine bench video
 derain-engine bench video sid-lite
 derain-engine bench video model.derain --size 720x1280 --seconds 4 --json > video.json
 """
-_SIZE = Size(360, 640)
+_SIZE = Sides(360, 640)
 
 
 def bench_video(
@@ -36,7 +36,7 @@ def bench_video(
         ),
     ] = None,
     size: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=frame_size, metavar="HxW", help="Of the engine's clip, in pixels.", show_default="360x640"
         ),

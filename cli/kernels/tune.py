@@ -13,7 +13,7 @@ import typer
 from ..progress import progress_bar
 from ..tables import show_columns
 from ..terminal import note, show_table
-from ..values import Size, frame_size
+from ..values import Sides, frame_size
 
 if TYPE_CHECKING:
     from ...bench.kernels.tune import Tuned
@@ -40,7 +40,7 @@ def kernels_tune(
         Literal["fp16", "bf16"], typer.Option(help="Of maps and weights; sums are in fp32.")
     ] = "fp16",
     shape: Annotated[
-        Size | None,
+        Sides | None,
         typer.Option(
             parser=frame_size,
             metavar="HxW",

@@ -21,17 +21,18 @@ _PLACES = {
 
 
 def names() -> list[str]:
-    """All backends, whether or not this machine has what they need (see :meth:`Backend.unavailable`)."""
+    """Return the names of all backends, whether or not this machine has what they need (see
+    :meth:`Backend.unavailable`)."""
     return list(_PLACES)
 
 
 def get(name: str) -> Backend:
-    """The backend of that name. Raises InputError for a name that is not in :func:`names`."""
+    """Return the backend of that name. Raises InputError for a name that is not in :func:`names`."""
     if name not in _PLACES:
         raise InputError(f"There is no backend {name!r}; known backends: {', '.join(_PLACES)}.")
     return pkgutil.resolve_name(f"{__name__}.{_PLACES[name]}")
 
 
 def default_name() -> str:
-    """The backend for a build that names none: the fastest for a machine without a GPU."""
+    """Return the backend for a build that names none: the fastest for a machine without a GPU."""
     return "openvino"

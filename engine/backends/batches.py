@@ -1,4 +1,4 @@
-"""What every session checks about the arrays it is handed, and how float results become pixels."""
+"""The checks that every session makes of the arrays it is handed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...base.errors import InputError
 
 
 def output_for(batch: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """The array that a session writes the clean batch to: ``out``, or a new one like ``batch``.
+    """Return the array that a session writes the clean batch to: ``out``, or a new one like ``batch``.
 
     Raises:
         InputError: ``batch`` is not a C-contiguous N x H x W x 3 array of uint8 or float32, or ``out`` is not

@@ -30,7 +30,7 @@ _OVERLAPPED = 3
 
 
 @dataclass(frozen=True)
-class Picture:
+class GpuPicture:
     """A picture in GPU memory: three channels of height x width, RGB.
 
     pointer: its address. planar: 3 x height x width rather than height x width x 3. bytes_: uint8 rather than
@@ -47,7 +47,7 @@ class Picture:
 class GpuNetwork(Protocol):
     """A network that cleans pictures in one stream, which it was made for."""
 
-    def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
+    def clean(self, source: GpuPicture, target: GpuPicture, height: int, width: int) -> int:
         """Put the cleaning of a picture into the stream; returns how many kernels that launches.
 
         Called with the context current, by one thread at a time.
@@ -102,7 +102,7 @@ class GpuSession:
         return self._context.memory()[0]
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`."""
+        """Run a batch, as :meth:`Session.run` says."""
         out = output_for(batch, out)
         height, width = batch.shape[1:3]
         with self._lane() as lane:
@@ -182,7 +182,7 @@ class GpuSession:
         return replace(result, stream=None)
 
     def close(self) -> None:
-        """As :meth:`Session.close`."""
+        """Free everything, as :meth:`Session.close` says."""
         with self._order:
             if self._closed:
                 return
@@ -196,7 +196,7 @@ class GpuSession:
                     self._lanes.get().close()
                 self._stream.close()
 
-    def _clean(self, sources: list[Picture], targets: list[Picture], height: int, width: int) -> None:
+    def _clean(self, sources: list[GpuPicture], targets: list[GpuPicture], height: int, width: int) -> None:
         for source, target in zip(sources, targets, strict=True):
             self.launches = self._network.clean(source, target, height, width)
 
@@ -225,7 +225,7 @@ class _Lane:
         self._grow(0)
 
     def prepare(self, batch: np.ndarray) -> tuple[Any, Any]:
-        """Room for a batch, whose bytes are put into the host's part: (before, after) on the GPU."""
+        """Make room for a batch, whose bytes are put into the host's part: (before, after) on the GPU."""
         if batch.nbytes > self._pinned.nbytes:
             self.close_memory()
             # What is left where there is not enough memory for more.
@@ -249,10 +249,10 @@ class _Lane:
         self.host = pinned.array((nbytes,), np.uint8)
 
 
-def _pictures(pointer: int, shape: tuple[int, ...], bytes_: bool, planar: bool = False) -> list[Picture]:
+def _pictures(pointer: int, shape: tuple[int, ...], bytes_: bool, planar: bool = False) -> list[GpuPicture]:
     count, height, width = shape[:3]
     step = 3 * height * width * (1 if bytes_ else 4)
-    return [Picture(pointer + i * step, height, width, planar, bytes_) for i in range(count)]
+    return [GpuPicture(pointer + i * step, height, width, planar, bytes_) for i in range(count)]
 
 
 def _is_planar(array: DeviceArray) -> bool:
@@ -269,7 +269,7 @@ def _is_planar(array: DeviceArray) -> bool:
 
 
 def _sizes(shape: tuple[int, ...], planar: bool) -> tuple[int, int, int]:
-    """(number of pictures, height, width)."""
+    """Return (number of pictures, height, width)."""
     count = shape[0] if len(shape) == 4 else 1
     height, width = shape[-2:] if planar else shape[-3:-1]
     return count, height, width

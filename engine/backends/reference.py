@@ -36,14 +36,14 @@ class ReferenceSession:
         self._spec = spec
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`."""
+        """Run a batch, as :meth:`Session.run` says."""
         import torch
 
         if self._network is None:
             raise InputError("This session is closed; open the engine again.")
         out = output_for(batch, out)
         spec, sides = self._spec, batch.shape[1:3]
-        if min(sides) < spec.smallest_side or any(side % spec.granularity for side in sides):
+        if spec.sizes.padded(*sides) != sides:
             raise InputError(
                 f"The network takes sides of at least {spec.smallest_side} pixels that are multiples of "
                 f"{spec.granularity}, not {sides[1]}x{sides[0]}."
@@ -82,7 +82,7 @@ class ReferenceBackend:
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
     ) -> Artefact:
-        """As :meth:`Backend.compile`; ``options.shape`` changes nothing."""
+        """Make what a session runs, as :meth:`Backend.compile` says; the sizes of frames change nothing."""
         if (reason := self.unavailable()) is not None:
             raise BackendUnavailable(reason)
         import safetensors.torch
@@ -111,10 +111,12 @@ class ReferenceBackend:
         except (TypeError, ValueError, RuntimeError) as error:
             raise BuildError(f"The network's weights cannot be packed: {error}") from error
         progress("packed weights", 1.0)
-        return Artefact(self.name, torch.__version__, "fp32", {_PAYLOAD: payload})
+        sizes = spec.sizes.favouring(options.sizes.usual)
+        return Artefact(self.name, torch.__version__, "fp32", {_PAYLOAD: payload}, sizes=sizes)
 
     def open(self, artefact: Artefact, options: RunOptions) -> ReferenceSession:
-        """As :meth:`Backend.open`. ``options.threads`` sets PyTorch's threads for the whole process."""
+        """Open a session, as :meth:`Backend.open` says. ``options.threads`` sets PyTorch's threads for the whole
+        process."""
         if (reason := self.unavailable()) is not None:
             raise BackendUnavailable(reason)
         import safetensors
@@ -146,11 +148,11 @@ class ReferenceBackend:
         return ReferenceSession(network, spec)
 
     def emulate(self, artefact: Artefact) -> None:
-        """None: every machine has a CPU to open it on."""
+        """Return None: every machine has a CPU to open it on."""
 
 
 def _read_spec(payload: bytes) -> ModelSpec:
-    """The spec in the metadata. The header's length was checked when the tensors were read."""
+    """Read the spec in the metadata. The header's length was checked when the tensors were read."""
     length = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + length])
     return ModelSpec(**json.loads(header["__metadata__"]["spec"]))

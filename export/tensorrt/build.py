@@ -163,7 +163,7 @@ def _of_size(model: ModelProto, sizes: FrameSizes) -> ModelProto:
         dims = value.type.tensor_type.shape.dim
         dims[0].dim_value = 1
         if sizes.fixed:
-            dims[2].dim_value, dims[3].dim_value = sizes.most
+            dims[2].dim_value, dims[3].dim_value = sizes.largest
     return fitted
 
 
@@ -212,10 +212,10 @@ def _configure(trt: Any, flavour: Flavour, config: Any, options: PlanOptions) ->
 
 def _add_profile(builder: Any, config: Any, sizes: FrameSizes) -> None:
     added = builder.create_optimization_profile()
-    added.set_shape(INPUT, *((1, 3, *size) for size in (sizes.least, sizes.usual[0], sizes.most)))
+    added.set_shape(INPUT, *((1, 3, *size) for size in (sizes.least, sizes.usual[0], sizes.largest)))
     if config.add_optimization_profile(added) < 0:
         raise BuildError(
-            f"Frames from {words(sizes.least)} to {words(sizes.most)} are not possible for this network."
+            f"Frames from {words(sizes.least)} to {words(sizes.largest)} are not possible for this network."
         )
 
 

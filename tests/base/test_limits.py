@@ -1,4 +1,4 @@
-"""What a process may use where a container or a pin leaves it less than the machine has."""
+"""The share that a process may use where a container or a pin leaves it less than the machine has."""
 
 from __future__ import annotations
 

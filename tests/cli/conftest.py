@@ -11,15 +11,14 @@ import pytest
 from derain_engine.cli import app
 from derain_engine.engine.build import build
 from derain_engine.models.checkpoint import save_checkpoint
-from derain_engine.models.registry import create, spec_of
 from derain_engine.models.ssid_kd import SSIDKDConfig
 
-ExamineLittle = Callable[[pytest.MonkeyPatch], None]
+from ..helpers import strong
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command line answered."""
+    """The outcome of a command line."""
 
     code: int
     out: str
@@ -27,14 +26,8 @@ class Outcome:
 
 
 def save_model(path: Path, seed: int) -> Path:
-    """A small random network that changes its input visibly."""
-    import torch
-
-    torch.manual_seed(seed)
-    network = create(spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb")))
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            layer.weight.data.mul_(1.6)
+    """Save a small random network that changes its input visibly."""
+    network = strong(SSIDKDConfig((4, 4, 4), (1, 1, 1), blocks="mffb"), seed)
     save_checkpoint(path, network, "ssid-kd", metadata={"made": "for a test"})
     return path
 
@@ -45,28 +38,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_file(model: Path, examine_little: ExamineLittle) -> Path:
-    """For OpenVINO, so that running it needs no PyTorch. Tests that change it take a copy."""
+def engine_file(model: Path) -> Path:
+    """Build an engine for OpenVINO, so that running it needs no PyTorch. Tests that change it take a copy."""
     path = model.with_name("small.derain")
-    with pytest.MonkeyPatch.context() as patch:
-        examine_little(patch)
-        build(model, path, precision="fp32")
+    build(model, path, precision="fp32")
     return path
 
 
 @pytest.fixture(scope="session")
-def reference_file(model: Path, examine_little: ExamineLittle) -> Path:
-    """For the reference backend, which is quicker to build."""
+def reference_file(model: Path) -> Path:
+    """Build an engine for the reference backend, which is quicker."""
     path = model.with_name("small-reference.derain")
-    with pytest.MonkeyPatch.context() as patch:
-        examine_little(patch)
-        build(model, path, backend="reference")
+    build(model, path, backend="reference")
     return path
-
-
-@pytest.fixture(autouse=True)
-def little_examination(examine_little: ExamineLittle, monkeypatch: pytest.MonkeyPatch) -> None:
-    examine_little(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +61,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs ``derain-engine ARGUMENTS`` in this process."""
+    """Run ``derain-engine ARGUMENTS`` in this process."""
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""build, inspect, verify and unpack: what they make and print, and what they refuse."""
+"""The verbs build, inspect, verify and unpack: what they make and print, and what they refuse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    """An existing file that a failing command must leave alone."""
+    """Make an existing file that a failing command must leave alone."""
     path = tmp_path / "kept.derain"
     path.write_bytes(b"precious")
     return path
@@ -29,7 +29,7 @@ def kept(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def newer(reference_file: Path, tmp_path: Path) -> Path:
-    """A sound engine file but for the number of its format."""
+    """Make a sound engine file but for the number of its format."""
     data = reference_file.read_bytes()
     start = data.index(b"{")
     end = data.index(b"\n}\n", start) + 3

@@ -1,4 +1,4 @@
-"""collect-env: facts of this machine, and of others."""
+"""The verb collect-env: facts of this machine, and of others."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from derain_engine.engine.frames import pad_frame
 from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.ssid_kd import SSIDKDConfig
 from derain_engine.plan import lower
-from derain_engine.samples import photographs
 
 from ..device.conftest import StandIn, cubin, cuda
 from ..engine.backends.fused_stand_in import StandInCompiler
@@ -39,7 +38,6 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(data))
-        patch.setattr(photographs, "_PICTURES", photographs._PICTURES[:1])
         yield data / "derain-engine" / "trusted"
 
 

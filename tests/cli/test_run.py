@@ -1,4 +1,4 @@
-"""run: pictures in, pictures out, and every way it can end."""
+"""The verb run: pictures in, pictures out, and every way it can end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with two good pictures and one that is cut short between them."""
+    """Make a folder with two good pictures and one that is cut short between them."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(1)
@@ -154,7 +154,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(
 
 
 def test_the_program_itself(engine_file: Path, photos: Path, tmp_path: Path) -> None:
-    """In a process of its own, without PyTorch in it."""
+    """Run it in a process of its own, without PyTorch in it."""
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv[0] = 'derain-engine'\n"
         "from derain_engine.cli import main; main()"

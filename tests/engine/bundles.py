@@ -16,40 +16,14 @@ from derain_engine.base.errors import BundleError
 from derain_engine.engine.bundle import open_bundle
 from derain_engine.engine.manifest import Manifest
 
-#: A manifest as JSON holds it.
-RECORD: dict[str, Any] = {
-    "format": 1,
-    "architecture": "ssid-kd",
-    "config": {"channels": [4, 4, 4], "units": [1, 1, 1]},
-    "granularity": 32,
-    "smallest_side": 64,
-    "exact_tiling_halo": None,
-    "tile_overlap": 96,
-    "bytes_per_pixel": 1024,
-    "source": "sid-lite",
-    "weights_sha256": "0" * 64,
-    "backend": "openvino",
-    "backend_version": "2026.4",
-    "precision": "bf16",
-    "gpus": ["sm_80", "sm_90"],
-    "input": {"name": "rainy", "layout": "NHWC", "colour": "RGB", "range": [0, 1]},
-    "output": {"name": "clean", "layout": "NHWC", "colour": "RGB", "range": [0, 1]},
-    "payloads": {"a": {"sha256": "1" * 64, "bytes": 1}},
-    "verification": {"psnr": 61.25, "pictures": {"astronaut": 60.5}},
-    "derain_engine": "0.1.0",
-}
+from ..helpers import a_manifest
+
 PAYLOADS = {
     "openvino/model.xml": b"<net/>",
     "openvino/model.bin": bytes(range(256)) * 3,
     "empty": b"",
     "kernels/sm_90/mffb+head-1.cubin": b"\x7fELF" * 17,
 }
-
-
-def a_manifest(**changes: Any) -> Manifest:
-    """RECORD as write_bundle takes it, without payloads."""
-    fields = {key: value for key, value in RECORD.items() if key not in ("format", "payloads")}
-    return Manifest(**{**fields, "gpus": tuple(RECORD["gpus"]), **changes})
 
 
 def manifest_record(payloads: Mapping[str, bytes], **changes: Any) -> dict[str, Any]:
@@ -61,7 +35,7 @@ def manifest_record(payloads: Mapping[str, bytes], **changes: Any) -> dict[str, 
 
 
 def stored(name: str, offset: int, **attributes: Any) -> zipfile.ZipInfo:
-    """A member whose data are aligned when its local header is written at ``offset``."""
+    """Return a member whose data are aligned when its local header is written at ``offset``."""
     info = zipfile.ZipInfo(name)
     length = -(offset + 30 + len(name.encode())) % 64 or 64
     info.extra = struct.pack("<HH", 0xD935, length - 4).ljust(length, b"\0") if length >= 4 else b""
@@ -73,7 +47,7 @@ def stored(name: str, offset: int, **attributes: Any) -> zipfile.ZipInfo:
 
 
 def pack(path: Path, members: list[tuple[str, bytes, dict[str, Any]]], *, prefix: bytes = b"") -> Path:
-    """An archive like write_bundle's, but of anything, made without its code."""
+    """Write an archive like write_bundle's, but of anything, made without its code."""
     with open(path, "wb") as file:
         file.write(prefix)
         with zipfile.ZipFile(file, "w") as archive:
@@ -88,7 +62,7 @@ def content(path: Path) -> tuple[Manifest, dict[str, bytes]]:
 
 
 def refusal(path: Path, *words: str) -> str:
-    """The message of the BundleError; it names the file and holds the words elsewhere."""
+    """Return the message of the BundleError; it names the file and holds the words elsewhere."""
     with pytest.raises(BundleError) as caught:
         open_bundle(path)
     message = str(caught.value)

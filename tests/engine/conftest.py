@@ -8,7 +8,8 @@ import pytest
 
 from derain_engine.engine.bundle import write_bundle
 
-from .bundles import PAYLOADS, a_manifest
+from ..helpers import a_manifest
+from .bundles import PAYLOADS
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from derain_engine.engine.frames import quantise, to_float
-from derain_engine.engine.manifest import Manifest
 from derain_engine.engine.runtime import Engine
+
+from ..helpers import a_fake_manifest
 
 
 class FakeSession:
@@ -56,33 +57,11 @@ class ColumnSums(FakeSession):
         return 0.5 * x + 0.5 * x.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
 
 
-def a_manifest(**changes):
-    fields = {
-        "architecture": "ssid-kd",
-        "config": {},
-        "granularity": 32,
-        "smallest_side": 32,
-        "exact_tiling_halo": None,
-        "tile_overlap": 32,
-        "bytes_per_pixel": 1000,
-        "source": "fake",
-        "weights_sha256": "0" * 64,
-        "backend": "fake",
-        "backend_version": "1",
-        "precision": "fp32",
-        "input": {},
-        "output": {},
-        "verification": {},
-        "derain_engine": "0",
-    }
-    return Manifest(**{**fields, **changes})
-
-
 def an_engine(
     session=None, *, tile: Literal["auto"] | int = 0, memory_limit_bytes: int | None = 2**40, **changes
 ):
     return Engine(
-        session or FakeSession(), a_manifest(**changes), tile=tile, memory_limit_bytes=memory_limit_bytes
+        session or FakeSession(), a_fake_manifest(**changes), tile=tile, memory_limit_bytes=memory_limit_bytes
     )
 
 
@@ -94,6 +73,6 @@ def noise(*shape, dtype="uint8", seed=0):
 
 
 def cleaned(image):
-    """What FakeSession's network makes of an image, computed here."""
+    """Return what FakeSession's network makes of an image, computed here."""
     y = np.float32(0.9) * to_float(image) + np.float32(0.03)
     return quantise(y, image.dtype) if image.dtype.kind == "u" else y.astype(image.dtype)

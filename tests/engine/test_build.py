@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import derain_engine
 from derain_engine.base.errors import (
@@ -16,26 +14,16 @@ from derain_engine.base.errors import (
     VerificationError,
 )
 from derain_engine.engine import build, bundle, verify
+from derain_engine.engine.options import CHECKS
 from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 
+from ..helpers import strong
 from ..models.checkpoints import save_as_published
 
 
 def small_network(seed: int = 0, gain: float = 1.6) -> SSIDKD:
-    torch.manual_seed(seed)
-    network = SSIDKD(SSIDKDConfig((4, 4, 4), (2, 1, 1), blocks="mffb")).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.weight.mul_(gain)
-    return network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_examination(examine_little: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        examine_little(patch)
-        yield
+    return strong(SSIDKDConfig((4, 4, 4), (2, 1, 1), blocks="mffb"), seed, gain)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +103,7 @@ def test_a_network_that_overflows_is_refused(tmp_path: Path) -> None:
             tmp_path / "hot.safetensors",
             tmp_path / "e.derain",
             backend="reference",
-            accept=list(build.CHECKS),
+            accept=list(CHECKS),
         )
     assert not (tmp_path / "e.derain").exists()
 
@@ -134,6 +122,34 @@ def test_arguments_that_do_not_exist(
     with pytest.raises(error, match=words):
         derain_engine.build(model, tmp_path / "e.derain", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_options_are_an_object_or_single_fields(model: Path, tmp_path: Path) -> None:
+    options = derain_engine.BuildOptions(backend="reference", accept=("psnr",))
+    one = derain_engine.build(model, tmp_path / "a.derain", options)
+    two = derain_engine.build(model, tmp_path / "b.derain", backend="reference")
+    assert one.path.read_bytes() == two.path.read_bytes() and one.manifest.backend == "reference"
+    other = derain_engine.build(model, tmp_path / "b.derain", options, colour_order="bgr")
+    assert other.manifest.weights_sha256 != one.manifest.weights_sha256
+    with pytest.raises(TypeError, match="'presicion'"):
+        derain_engine.build(model, tmp_path / "c.derain", presicion="fp32")
+    assert not (tmp_path / "c.derain").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gpu": "sm_90"}, "openvino backend runs on CPUs; leave --gpu out"),
+        ({"workspace": 2**30}, "openvino backend does not take --workspace"),
+        ({"plugins": True}, "openvino backend does not take --plugins"),
+        ({"backend": "fused", "precision": "int8"}, "no precision 'int8'; it has fp16, bf16, fp32"),
+        ({"backend": "tensorrt", "hardware_compatibility": "all"}, "no hardware compatibility 'all'"),
+        ({"shape": (0, 64)}, "1 to 16384 pixels, not 0x64"),
+    ],
+)
+def test_options_are_refused_where_they_are_made(fields: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        derain_engine.BuildOptions(**fields)
 
 
 def test_models_that_do_not_exist_or_are_none(tmp_path: Path) -> None:

@@ -21,16 +21,15 @@ from derain_engine.engine import build as builder
 from derain_engine.engine.bundle import open_bundle, write_bundle
 from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.ssid_kd import SSIDKDConfig
-from derain_engine.samples import photographs
 
-from ..plan.networks import strong
+from ..helpers import strong
 
 SHAPE = (32, 32)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No GPU, one picture to compare, and a record of trust that is not the user's, whose folder this is."""
+    """Hide the GPU, and keep a record of trust that is not the user's, whose folder this is."""
     data = tmp_path_factory.mktemp("data")
 
     def initialise() -> None:
@@ -39,7 +38,6 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(data))
         patch.setattr(driver, "initialise", initialise)
-        patch.setattr(photographs, "_PICTURES", photographs._PICTURES[:1])
         yield data / "derain-engine" / "trusted"
 
 
@@ -113,7 +111,7 @@ def test_what_cannot_be_built_is_refused(model: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"The {backend} backend runs on CPUs; leave --gpu out"):
             builder.build(model, output, backend=backend, gpu="sm_90")
     with pytest.raises(BuildError, match=r"pyramid='maxpool'.*build with another backend"):
-        build(model, output, options={"pyramid": "maxpool"})
+        build(model, output, network_options={"pyramid": "maxpool"})
     assert not output.exists()
 
 
@@ -130,7 +128,7 @@ def test_only_what_is_trusted_is_compared(model: Path, built: builder.BuildRepor
 def test_launches_that_do_not_fit_their_buffers_are_told(
     model: Path, built: builder.BuildReport, tmp_path: Path
 ) -> None:
-    """What no check of the numbers finds ends in a DerainError all the same."""
+    """Faults that no check of the numbers finds end in a DerainError all the same."""
     with open_bundle(built.path) as bundle:
         payloads = {name: bytes(bundle.read(name)) for name in bundle.names}
     changes = [

@@ -15,11 +15,6 @@ from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.registry import create, spec_of
 
 
-@pytest.fixture(autouse=True)
-def little(examine_little, monkeypatch: pytest.MonkeyPatch) -> None:
-    examine_little(monkeypatch)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -30,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bf16_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU with bf16 whose engines come 10 dB too short; they are really computed in fp32."""
+    """Pretend a CPU with bf16 whose engines come 10 dB too short; they are really computed in fp32."""
     plain, run = OpenVINOBackend.compile, verify.verify
 
     def compile(self, network, spec, options, progress=lambda *_: None):

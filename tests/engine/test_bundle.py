@@ -20,7 +20,8 @@ import pytest
 from derain_engine.base.errors import BundleError, InputError
 from derain_engine.engine.bundle import MANIFEST, Bundle, open_bundle, unpack_bundle, write_bundle
 
-from .bundles import PAYLOADS, a_manifest, content, manifest_record, pack, refusal
+from ..helpers import a_manifest
+from .bundles import PAYLOADS, content, manifest_record, pack, refusal
 
 
 @contextlib.contextmanager

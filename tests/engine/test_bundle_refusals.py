@@ -1,4 +1,4 @@
-"""What is no engine file, hides something or is damaged anywhere is refused by name."""
+"""Files that are no engine files, hide something or are damaged anywhere are refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from derain_engine.base.errors import BundleError
 from derain_engine.engine.bundle import FORMAT, MANIFEST, Manifest, write_bundle
 
-from .bundles import PAYLOADS, a_manifest, content, manifest_record, pack, refusal
+from ..helpers import a_manifest
+from .bundles import PAYLOADS, content, manifest_record, pack, refusal
 
 
 def pack_payloads(path: Path, payloads: Mapping[str, bytes], **changes: Any) -> Path:
@@ -26,7 +27,7 @@ def pack_payloads(path: Path, payloads: Mapping[str, bytes], **changes: Any) -> 
 
 
 def entry_offsets(data: bytes | bytearray) -> list[int]:
-    """Where the central directory's entries begin."""
+    """Return where the central directory's entries begin."""
     at = struct.unpack_from("<I", data, len(data) - 6)[0]
     offsets = []
     while data[at : at + 4] == b"PK\x01\x02":

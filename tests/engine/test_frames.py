@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from derain_engine.base.errors import InputError
-from derain_engine.engine.frames import accept, pad_frame, padded_side, quantise, to_float
+from derain_engine.base.sizes import padded_side
+from derain_engine.engine.frames import accept, pad_frame, quantise, to_float
 
 SIZES = [(1, 1), (7, 13), (33, 65), (321, 481)]
 DTYPES = ["uint8", "uint16", "float16", "float32", "float64"]
@@ -20,7 +21,7 @@ def noise(shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
 
 
 def mirrored(index: int, side: int) -> int:
-    """The pixel that `reflect` puts at an index beyond the end: the last one is not repeated."""
+    """Return the pixel that `reflect` puts at an index beyond the end: the last one is not repeated."""
     return index if index < side else 2 * (side - 1) - index
 
 
@@ -153,7 +154,7 @@ def test_torch_tensors_come_back_as_tensors():
 
 
 class OnADevice:
-    """What another library's array in GPU memory looks like."""
+    """An array of another library in GPU memory."""
 
     def __dlpack__(self, **_):
         raise AssertionError("must not be read")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from derain_engine.base.errors import BundleError
 from derain_engine.engine.manifest import Manifest
 
-from .bundles import RECORD
+from ..helpers import RECORD
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_the_dark_channel_of_something_else_is_refused(image, window):
 
 
 def test_psnr_and_ssim_are_scikit_images():
-    """On luma and on RGB, of pictures with 8-bit levels."""
+    """Compare on luma and on RGB, of pictures with 8-bit levels."""
     from skimage import color, data, metrics
 
     truth = data.chelsea()[:97, :131]
@@ -153,7 +153,8 @@ def test_psnr_and_ssim_are_scikit_images():
     for x, y, axis in ((a, b, 2), (luma(a), luma(b), None)):
         assert psnr(x, y) == pytest.approx(metrics.peak_signal_noise_ratio(y, x, data_range=1), abs=1e-9)
         expected = metrics.structural_similarity(
-            *(x, y),
+            x,
+            y,
             channel_axis=axis,
             data_range=1,
             gaussian_weights=True,

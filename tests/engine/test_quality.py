@@ -1,4 +1,4 @@
-"""What int8 may cost."""
+"""The cost that int8 may have."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from derain_engine.engine.bundle import write_bundle
 from derain_engine.engine.frames import pad_frame, quantise, to_float
 from derain_engine.engine.runtime import load
 
-from .sessions import ColumnSums, FakeSession, a_manifest, an_engine, cleaned, noise
+from ..helpers import a_fake_manifest
+from .sessions import ColumnSums, FakeSession, an_engine, cleaned, noise
 
 SIZES = [(1, 1), (7, 13), (33, 65), (321, 481)]
 
@@ -245,7 +246,7 @@ def backend(monkeypatch, tmp_path):
 @pytest.fixture
 def engine_file(tmp_path):
     path = tmp_path / "fake.derain"
-    write_bundle(path, a_manifest(), {"fake/net.bin": b"weights", "fake/net.xml": b"graph"})
+    write_bundle(path, a_fake_manifest(), {"fake/net.bin": b"weights", "fake/net.xml": b"graph"})
     return path
 
 
@@ -268,7 +269,7 @@ def test_load_hands_the_payloads_to_the_backend(backend, engine_file, tmp_path):
 
 def test_caches_are_apart_for_different_payloads_and_optional(backend, engine_file, tmp_path, monkeypatch):
     other = tmp_path / "other.derain"
-    write_bundle(other, a_manifest(), {"fake/net.bin": b"other", "fake/net.xml": b"graph"})
+    write_bundle(other, a_fake_manifest(), {"fake/net.bin": b"other", "fake/net.xml": b"graph"})
     for path in (engine_file, other, engine_file):
         load(path).close()
     first, second, again = (options.cache_dir for _, options in backend.opened)
@@ -293,7 +294,7 @@ def test_load_refuses_options_and_files_by_name(backend, engine_file, tmp_path):
     with pytest.raises(BundleError, match="absent"):
         load(tmp_path / "absent.derain")
     other = tmp_path / "other.derain"
-    write_bundle(other, a_manifest(backend="abacus"), {})
+    write_bundle(other, a_fake_manifest(backend="abacus"), {})
     with pytest.raises(BundleError, match=r"other\.derain needs the backend 'abacus'.*\(fake\)"):
         load(other)
     assert backend.opened == []

@@ -11,14 +11,16 @@ import pytest
 
 from derain_engine.base.errors import BundleError, InputError
 from derain_engine.base.sizes import FrameSizes
+from derain_engine.engine.backends.base import Artefact
 from derain_engine.engine.bundle import Manifest
-from derain_engine.engine.frames import pad_frame
-from derain_engine.engine.options import frame_sizes
+from derain_engine.engine.frames import pad_to
+from derain_engine.engine.options import BuildOptions
 from derain_engine.models.spec import ModelSpec
 
-from .sessions import ColumnSums, FakeSession, a_manifest, an_engine, cleaned, noise
+from ..helpers import a_fake_manifest
+from .sessions import ColumnSums, FakeSession, an_engine, cleaned, noise
 
-RANGE = FrameSizes((64, 96), ((128, 128),), (160, 192))
+RANGE = FrameSizes((64, 96), ((128, 128),), (160, 192), 32)
 SPEC = ModelSpec("some", granularity=32, smallest_side=64)
 
 
@@ -62,9 +64,9 @@ def test_what_is_no_range(sizes: Any, message: str) -> None:
     ],
 )
 def test_manifests_with_sizes_that_are_none_are_refused(record: Any) -> None:
-    good = a_manifest(input=an_edge(RANGE), output=an_edge(RANGE))
-    assert Manifest.from_json(good.to_json(), "a.derain").sizes == RANGE and a_manifest().sizes is None
-    text = a_manifest(input={"sizes": record}).to_json()
+    good = a_fake_manifest(input=an_edge(RANGE), output=an_edge(RANGE))
+    assert Manifest.from_json(good.to_json(), "a.derain").sizes == RANGE
+    text = a_fake_manifest(input={"sizes": record}).to_json()
     with pytest.raises(BundleError, match="field 'input' that is not an object of what a frame is"):
         Manifest.from_json(text, "a.derain")
 
@@ -72,32 +74,84 @@ def test_manifests_with_sizes_that_are_none_are_refused(record: Any) -> None:
 @pytest.mark.parametrize(
     ("least", "usual", "most", "wanted"),
     [
-        (None, [], None, FrameSizes((64, 64), ((512, 512),), (1088, 1920))),
-        (None, [(720, 1280)], None, FrameSizes((64, 64), ((736, 1280),), (1088, 1920))),
-        (None, [(2160, 3840)], None, FrameSizes((64, 64), ((2176, 3840),), (2176, 3840))),
-        (None, [], (256, 3000), FrameSizes((64, 64), ((256, 512),), (256, 3008))),
-        ((600, 600), [], None, FrameSizes((608, 608), ((608, 608),), (1088, 1920))),
+        (None, [], None, FrameSizes((64, 64), ((512, 512),), (1088, 1920), 32)),
+        (None, [(720, 1280)], None, FrameSizes((64, 64), ((736, 1280),), (1088, 1920), 32)),
+        (None, [(2160, 3840)], None, FrameSizes((64, 64), ((2176, 3840),), (2176, 3840), 32)),
+        (None, [], (256, 3000), FrameSizes((64, 64), ((256, 512),), (256, 3008), 32)),
+        ((600, 600), [], None, FrameSizes((608, 608), ((608, 608),), (1088, 1920), 32)),
         (
             (1, 1),
             [(90, 90), (96, 96), (128, 64)],
             (128, 128),
-            FrameSizes((64, 64), ((96, 96), (128, 64)), (128, 128)),
+            FrameSizes((64, 64), ((96, 96), (128, 64)), (128, 128), 32),
         ),
     ],
 )
 def test_the_range_of_a_build(least: Any, usual: Any, most: Any, wanted: FrameSizes) -> None:
-    assert frame_sizes(SPEC, None, least, usual, most) == wanted
+    options = BuildOptions(backend="tensorrt", min_shape=least, opt_shapes=usual, max_shape=most)
+    assert options.sizes_for(SPEC) == wanted
 
 
 def test_the_only_size_of_a_build() -> None:
-    assert frame_sizes(SPEC, (96, 128), None, (), None) == FrameSizes.only((96, 128))
-    for given in (((64, 64), (), None), (None, [(64, 64)], None), (None, (), (64, 64))):
+    for backend in ("tensorrt", "openvino"):
+        options = BuildOptions(backend=backend, shape=(90, 128))
+        assert options.sizes_for(SPEC) == FrameSizes.only((96, 128), 32)
+    several: tuple[dict[str, Any], ...] = (
+        {"min_shape": (64, 64)},
+        {"opt_shapes": ((64, 64),)},
+        {"max_shape": (64, 64)},
+    )
+    for given in several:
         with pytest.raises(InputError, match="has no --min, --opt or --max"):
-            frame_sizes(SPEC, (96, 128), *given)
+            BuildOptions(backend="tensorrt", shape=(96, 128), **given)
     with pytest.raises(InputError, match="1 to 16384 pixels, not 0x5"):
-        frame_sizes(SPEC, None, (0, 5), (), None)
+        BuildOptions(backend="tensorrt", min_shape=(0, 5))
     with pytest.raises(InputError, match="from 128x128 over 64x64 to 1088x1920 are no range"):
-        frame_sizes(SPEC, None, (128, 128), [(64, 64)], None)
+        BuildOptions(backend="tensorrt", min_shape=(128, 128), opt_shapes=((64, 64),)).sizes_for(SPEC)
+
+
+def test_all_sizes_of_a_build() -> None:
+    assert BuildOptions().sizes_for(SPEC) == FrameSizes((64, 64), alignment=32)
+    only = ModelSpec("onnx", {"size": [33, 47]})
+    assert BuildOptions().sizes_for(only) == FrameSizes.only((33, 47))
+    assert BuildOptions(shape=(33, 47)).sizes_for(only) == FrameSizes.only((33, 47))
+    with pytest.raises(InputError, match=r"a\.onnx was made for frames of 33x47 alone"):
+        BuildOptions(shape=(34, 47)).sizes_for(only, "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "written"),
+    [
+        (FrameSizes((32, 32), alignment=32), {"size": None}),
+        (FrameSizes((32, 32), ((64, 96),), alignment=32), {"size": [64, 96]}),
+        (RANGE, {"size": None, "sizes": RANGE.to_json()}),
+        (
+            FrameSizes.only((64, 96), 32),
+            {"size": [64, 96], "sizes": {"least": [64, 96], "usual": [[64, 96]], "most": [64, 96]}},
+        ),
+    ],
+    ids=["all", "all, one preferred", "range", "one"],
+)
+def test_sizes_survive_the_manifest(sizes: FrameSizes, written: dict[str, Any]) -> None:
+    spec = ModelSpec("some", granularity=32, smallest_side=32)
+    made = Manifest.of(spec, Artefact("fused", "1", "fp32", {}, sizes=sizes), source="some")
+    read = Manifest.from_json(made.to_json(), "a.derain")
+    assert read.sizes == made.sizes == sizes
+    for edge in (read.input, read.output):
+        assert {key: edge[key] for key in ("size", "sizes") if key in edge} == written
+
+
+def test_files_of_version_0_1_0_are_read() -> None:
+    """OpenVINO's engines of one size name no ``sizes``, and take no other; those of other backends take all."""
+    edge = {"name": "rainy", "layout": "NHWC", "size": [64, 96]}
+    old = a_fake_manifest(backend="openvino", input=edge, output=edge)
+    assert Manifest.from_json(old.to_json(), "a.derain").sizes == FrameSizes.only((64, 96), 32)
+    for backend in ("fused", "reference"):
+        sizes = a_fake_manifest(backend=backend, input=edge, output=edge).sizes
+        assert sizes == FrameSizes((32, 32), ((64, 96),), alignment=32)
+    assert a_fake_manifest().sizes == FrameSizes((32, 32), alignment=32)
+    with pytest.raises(BundleError, match="field 'input' that is not an object of what a frame is"):
+        Manifest.from_json(a_fake_manifest(input={"size": [64]}).to_json(), "a.derain")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -110,7 +164,7 @@ def test_smaller_frames_are_padded(frame: tuple[int, int], padded: tuple[int, in
     image = noise(*frame, 3, dtype=dtype)
     clean = an_engine(session, tile="auto", input=an_edge(RANGE))(image)
     assert [shape for shape, _ in session.seen] == [(1, *padded, 3)]
-    whole, _ = pad_frame(image[None], 1, 1, padded)
+    whole = pad_to(image[None], padded)
     expected = ColumnSums().run(whole)[0, : frame[0], : frame[1]]
     np.testing.assert_array_equal(clean, expected)
 
@@ -128,8 +182,8 @@ def test_larger_frames_are_tiled(frame: tuple[int, int], sizes: FrameSizes) -> N
     # Batches too, and sizes that fit go on running whole.
     assert engine(np.stack([image, image])).shape == (2, *frame, 3)
     session.seen.clear()
-    engine(noise(*sizes.most, 3))
-    assert session.seen == [((1, *sizes.most, 3), "uint8")]
+    engine(noise(*sizes.largest, 3))
+    assert session.seen == [((1, *sizes.largest, 3), "uint8")]
 
 
 def test_given_tiles_are_kept_within_the_range() -> None:
@@ -138,7 +192,7 @@ def test_given_tiles_are_kept_within_the_range() -> None:
     assert {shape for shape, _ in session.seen} == {(1, 96, 96, 3)}
     session.seen.clear()
     an_engine(session, tile=1024, input=an_edge(RANGE))(noise(300, 400, 3))
-    assert {shape for shape, _ in session.seen} == {(1, *RANGE.most, 3)}
+    assert {shape for shape, _ in session.seen} == {(1, *RANGE.largest, 3)}
     # One axis within the tile, the other one not.
     session.seen.clear()
     an_engine(session, tile=128, input=an_edge(RANGE))(noise(70, 400, 3))

@@ -14,7 +14,7 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
 
 
 def blur(batch: np.ndarray, reach: int) -> np.ndarray:
-    """A mean over (2 reach + 1)^2 pixels that sees zeros outside, as a convolution with zero padding does."""
+    """Return a mean over (2 reach + 1)^2 pixels that sees zeros outside, as a convolution with zero padding does."""
     taps = 2 * reach + 1
     for axis in (1, 2):
         widths = [(0, 0)] * 4

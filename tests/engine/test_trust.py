@@ -15,12 +15,13 @@ from derain_engine.engine import runtime, trust
 from derain_engine.engine.bundle import open_bundle, write_bundle
 from derain_engine.engine.runtime import load
 
-from .sessions import FakeSession, a_manifest
+from ..helpers import a_fake_manifest
+from .sessions import FakeSession
 
 
 @pytest.fixture(autouse=True)
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the record is kept: nowhere near the user's."""
+    """Return where the record is kept: nowhere near the user's."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "data" / "derain-engine" / "trusted"
@@ -29,13 +30,13 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engine_file(tmp_path: Path) -> Path:
     path = tmp_path / "gpu.derain"
-    write_bundle(path, a_manifest(), {"fake/kernel.cubin": b"program"})
+    write_bundle(path, a_fake_manifest(), {"fake/kernel.cubin": b"program"})
     return path
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A backend on a GPU that opens anything."""
+    """Register a backend on a GPU that opens anything."""
     backend = SimpleNamespace(name="fake", on_gpu=True, opened=0)
 
     def open_(artefact: object, options: object) -> FakeSession:
@@ -78,11 +79,11 @@ def test_a_file_that_was_changed_is_another_one(
     backend: SimpleNamespace, engine_file: Path, record: Path
 ) -> None:
     trust.record(engine_file)
-    write_bundle(engine_file, a_manifest(), {"fake/kernel.cubin": b"another program"})
+    write_bundle(engine_file, a_fake_manifest(), {"fake/kernel.cubin": b"another program"})
     with pytest.raises(BundleError, match=f"--trust {sha256(engine_file)}"):
         load(engine_file)
     shutil.rmtree(record)
-    write_bundle(engine_file, a_manifest(), {"fake/kernel.cubin": b"program"})
+    write_bundle(engine_file, a_fake_manifest(), {"fake/kernel.cubin": b"program"})
     with pytest.raises(BundleError, match="not built here by you"):
         load(engine_file)
     assert backend.opened == 0

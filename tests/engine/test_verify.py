@@ -10,8 +10,11 @@ from torch import nn
 from derain_engine.base.errors import VerificationError
 from derain_engine.engine import verify
 from derain_engine.engine.frames import quantise
+from derain_engine.models.spec import ModelSpec
 from derain_engine.models.ssid_kd import Derained
 from derain_engine.samples import photographs
+
+SPEC = ModelSpec("darken", granularity=32, smallest_side=32)
 
 
 class Darken(nn.Module):
@@ -43,7 +46,7 @@ class FakeSession:
 
 
 def report(session: FakeSession, precision: str) -> verify.Report:
-    return verify.verify(session, Darken(), granularity=32, smallest_side=32, precision=precision)
+    return verify.verify(session, Darken(), SPEC, precision, photographs.rainy_pairs())
 
 
 def test_pictures_are_rainy_photographs_and_always_the_same() -> None:

@@ -11,27 +11,13 @@ import av
 import numpy as np
 
 from derain_engine.base.errors import InputError
-from derain_engine.engine.bundle import Manifest
 from derain_engine.engine.runtime import Engine
 
+from ..helpers import a_fake_manifest
+
 TICKS = Fraction(1, 1000)
-MANIFEST = Manifest(
-    architecture="fake",
-    config={},
-    granularity=8,
-    smallest_side=8,
-    exact_tiling_halo=0,
-    tile_overlap=0,
-    bytes_per_pixel=1,
-    source="fake",
-    weights_sha256="0" * 64,
-    backend="fake",
-    backend_version="1",
-    precision="fp32",
-    input={},
-    output={},
-    verification={},
-    derain_engine="1",
+MANIFEST = a_fake_manifest(
+    granularity=8, smallest_side=8, exact_tiling_halo=0, tile_overlap=0, bytes_per_pixel=1
 )
 
 

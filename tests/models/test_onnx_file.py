@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,8 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 @pytest.fixture(autouse=True)
-def little(
-    examine_little: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    examine_little(monkeypatch)
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "_TRIED_SIDE", 32)
-    yield
 
 
 def blur(
@@ -220,7 +216,7 @@ def test_models_that_give_no_images_back_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_of_them_is_refused(tmp_path: Path) -> None:
     path, out = blur(tmp_path / "x.onnx"), tmp_path / "x.derain"
     with pytest.raises(InputError, match="no --option and no --arch"):
-        build.build(path, out, options={"stages": 3})
+        build.build(path, out, network_options={"stages": 3})
     with pytest.raises(InputError, match="no value range"):
         build.build(path, out, value_range="0..2")
     with pytest.raises(InputError, match="leave --range and --granularity out"):

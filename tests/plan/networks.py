@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
+from ..helpers import strong
 
-
-def strong(config: SSIDKDConfig) -> SSIDKD:
-    """Random weights at gain 1.6: at gain 1 the deep blocks hardly move the output."""
-    torch.manual_seed(5)
-    network = SSIDKD(config).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.weight.mul_(1.6)
-    return network
+__all__ = ["picture", "strong"]
 
 
 def picture(height: int, width: int) -> torch.Tensor:

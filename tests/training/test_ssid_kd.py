@@ -98,8 +98,7 @@ def test_ten_steps_lower_the_loss(first, second, stage, recipe):
     assert [path.name for path in (run.output / "samples").iterdir()] == ["0000010.png"]
 
 
-def test_what_was_trained_here_goes_through_build_and_run(first, tmp_path, examine_little, monkeypatch):
-    examine_little(monkeypatch)
+def test_what_was_trained_here_goes_through_build_and_run(first, tmp_path):
     best = train_ssid_kd(first).best
     assert best
     build(best, tmp_path / "engine.derain", backend="reference")

@@ -52,8 +52,8 @@ class FusedBackend:
     ) -> Artefact:
         """Compile a network, as :meth:`Backend.compile` says.
 
-        Launches are cut for pictures of ``options.shape``, without one for 512x512, as was measured to be best on each
-        GPU where that was done; the engine takes any size.
+        Launches are cut for the first of the usual ``options.sizes``, without one for 512x512, as was measured to be
+        best on each GPU where that was done; the engine takes any size.
         Without ``options.gpu`` kernels are compiled for this machine's GPU; where it has none, for none, so that
         every machine compiles them when it opens the engine.
         """
@@ -71,8 +71,10 @@ class FusedBackend:
         else:
             gpus = () if here is None else (here.target,)
 
+        nominal = options.sizes.usual[0] if options.sizes.usual else NOMINAL
+
         def lowered(configure: Configure) -> Plan:
-            return lower(network, cast(Dtype, dtype), nominal=options.shape or NOMINAL, configure=configure)
+            return lower(network, cast(Dtype, dtype), nominal=nominal, configure=configure)
 
         progress("Lowering", 0.0)
         plan = lowered(heuristic)
@@ -85,7 +87,10 @@ class FusedBackend:
         for gpu in gpus:
             payloads |= payload.pack_kernels(gpu, fused_kernels.compile_for(plans[gpu], gpu, progress))
         pixel = -(-arrange(plan, _LARGE, _LARGE).size // _LARGE**2)
-        return Artefact(self.name, __version__, dtype, payloads, gpus=gpus, bytes_per_pixel=pixel)
+        sizes = spec.sizes.favouring(options.sizes.usual)
+        return Artefact(
+            self.name, __version__, dtype, payloads, gpus=gpus, bytes_per_pixel=pixel, sizes=sizes
+        )
 
     def open(self, artefact: Artefact, options: RunOptions) -> GpuSession:
         """Open an artefact, as :meth:`Backend.open` says. ``options.threads`` changes nothing."""

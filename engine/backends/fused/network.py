@@ -20,7 +20,7 @@ from ....kernels.launch import Call
 from ....plan import Plan
 from ....plan.arena import arrange, fork_and_join
 from ....plan.program import ITEMSIZE, Pointer, Weight
-from ..gpu_session import Picture
+from ..gpu_session import GpuPicture
 from .payload import StoredKernel
 
 #: Sizes of pictures whose graphs are kept.
@@ -83,7 +83,7 @@ class FusedNetwork:
         self._arena: DeviceBuffer | None = None
         self._prepared: OrderedDict[tuple[int, int], _PreparedGraph] = OrderedDict()
 
-    def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
+    def clean(self, source: GpuPicture, target: GpuPicture, height: int, width: int) -> int:
         """Clean a picture, as :meth:`GpuNetwork.clean` says; sides are padded to multiples of the plan's granularity.
 
         Raises:
@@ -162,7 +162,7 @@ class FusedNetwork:
         item = ITEMSIZE[self._plan.dtype]
         return places[pointer.buffer] + self._plan.offset(pointer, height, width) * item
 
-    def _launch_pixels(self, name: str, picture: Picture, more: list[int], sizes: tuple[int, ...]) -> None:
+    def _launch_pixels(self, name: str, picture: GpuPicture, more: list[int], sizes: tuple[int, ...]) -> None:
         loaded = self._pixels.get((name, picture.planar, picture.bytes_))
         if loaded is None:
             raise BundleError(f"The engine has no code for its kernel {name}; build it again.")

@@ -23,7 +23,7 @@ from ....base.errors import BackendUnavailable, BuildError, BundleError, DerainE
 from ....base.limits import usable_threads
 from ....base.progress import Progress, no_progress
 from ....models.spec import ModelSpec
-from ..base import Artefact, CompileOptions, RunOptions
+from ..base import Artefact, CompileOptions, RunOptions, build_extra, require_precision
 from ..batches import output_for
 from . import int8
 from .rewrites import split_concatenations
@@ -78,7 +78,7 @@ class OpenVINOSession:
         self._lock = threading.Lock()
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`. The first frame of a size compiles the network for it."""
+        """Run a batch, as :meth:`Session.run` says. The first frame of a size compiles the network for it."""
         import openvino
 
         out = output_for(batch, out)
@@ -98,7 +98,7 @@ class OpenVINOSession:
 
     @contextlib.contextmanager
     def _request(self, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[Any]:
-        """An idle infer request for batches of this dtype and shape; waits while all are busy."""
+        """Yield an idle infer request for batches of this dtype and shape; waits while all are busy."""
         # Compiling under the lock: frames of other sizes wait, and none is compiled twice.
         with self._lock:
             if self._model is None:
@@ -164,7 +164,7 @@ class OpenVINOBackend:
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
     ) -> Artefact:
-        """As :meth:`Backend.compile`. The payloads hold fp32 weights whatever the precision.
+        """Compile a network, as :meth:`Backend.compile` says. The payloads hold fp32 weights whatever the precision.
 
         Raises:
             InputError: a precision that this backend does not know, or int8 without anything to calibrate it on.
@@ -173,18 +173,14 @@ class OpenVINOBackend:
         core = self._core()
         import openvino
 
+        require_precision(self.name, self.precisions, options.precision)
         precision = _choose_precision(core, options.precision)
         if precision == _INT8:
             if options.calibration is None:
                 raise InputError("int8 needs pictures to calibrate on.")
             int8.require_nncf()
-        try:
+        with build_extra():
             from ....export.onnx import export_onnx
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"Building an engine needs PyTorch and ONNX ({error.name} is missing); install them with: "
-                'pip install "derain-engine[build]"'
-            ) from error
         exported = export_onnx(network, spec, progress=lambda stage, done: progress(stage, 0.9 * done))
         progress("converting to OpenVINO", 0.9)
         try:
@@ -200,18 +196,20 @@ class OpenVINOBackend:
                     progress=progress,
                 )
                 model, notes = quantised.network, {"kept_in_16_bits": list(quantised.kept)}
-            if options.shape is not None:
-                model.reshape([-1, 3, *options.shape])
+            if options.sizes.fixed:
+                model.reshape([-1, 3, *options.sizes.least])
             payloads = serialise(model)
         except RuntimeError as error:
             raise BuildError(
                 f"OpenVINO cannot convert the {spec.architecture} network: {_reason(error)}"
             ) from error
         progress("converted to OpenVINO", 1.0)
-        return Artefact(self.name, openvino.__version__, precision, payloads, notes=notes)
+        sizes = options.sizes if options.sizes.fixed else spec.sizes.favouring(options.sizes.usual)
+        return Artefact(self.name, openvino.__version__, precision, payloads, sizes=sizes, notes=notes)
 
     def open(self, artefact: Artefact, options: RunOptions) -> OpenVINOSession:
-        """As :meth:`Backend.open`. A bf16 engine on a CPU without bf16 runs in fp32, which is more exact."""
+        """Open a session, as :meth:`Backend.open` says. A bf16 engine on a CPU without bf16 runs in fp32, which is
+        more exact."""
         core = self._core()
         import openvino
 
@@ -237,7 +235,7 @@ class OpenVINOBackend:
         return OpenVINOSession(core, model, precision, rest, options)
 
     def emulate(self, artefact: Artefact) -> None:
-        """None: every machine has a CPU to open it on."""
+        """Return None: every machine has a CPU to open it on."""
 
     def _core(self) -> openvino.Core:
         if (reason := self.unavailable()) is not None:
@@ -248,17 +246,14 @@ class OpenVINOBackend:
 
 
 def _rest(core: openvino.Core) -> str:
-    """The fastest precision in floating point that the CPU has instructions for."""
+    """Return the fastest precision in floating point that the CPU has instructions for."""
     return "bf16" if "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else "fp32"
 
 
 def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
-    """``wanted``, or without a wish the fastest that needs no calibration."""
+    """Return ``wanted``, or without a wish the fastest that needs no calibration."""
     if wanted is None:
         return _rest(core)
-    known = OpenVINOBackend.precisions
-    if wanted not in known:
-        raise InputError(f"The openvino backend has no precision {wanted!r}; it has {', '.join(known)}.")
     if wanted == "bf16" and _rest(core) != "bf16":
         raise BackendUnavailable(
             "This CPU has no bf16 instructions (AVX-512 BF16 or AMX); "
@@ -268,7 +263,7 @@ def _choose_precision(core: openvino.Core, wanted: str | None) -> str:
 
 
 def _run_once(core: openvino.Core, model: openvino.Model, batch: np.ndarray, precision: str) -> np.ndarray:
-    """The output for N x 3 x H x W float32."""
+    """Return the output for N x 3 x H x W float32."""
     fixed = model.clone()
     fixed.reshape(list(batch.shape))
     compiled = core.compile_model(fixed, _DEVICE, {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
@@ -276,7 +271,7 @@ def _run_once(core: openvino.Core, model: openvino.Model, batch: np.ndarray, pre
 
 
 def serialise(model: openvino.Model) -> dict[str, bytes]:
-    """The IR's two files, the payloads of an engine; the same for the same model."""
+    """Return the IR's two files, the payloads of an engine; the same for the same model."""
     import openvino
     from openvino.passes import ConstantFolding, Manager
 
@@ -308,7 +303,7 @@ def _takes_images(model: openvino.Model) -> bool:
 
 
 def _with_pixels(model: openvino.Model, dtype: np.dtype) -> openvino.Model:
-    """The model between N x H x W x 3 arrays: float32 as it is, uint8 divided by 255 before it and
+    """Put the model between N x H x W x 3 arrays: float32 as it is, uint8 divided by 255 before it and
     ``floor(255 * clamp(y, 0, 1) + 0.5)`` after it."""
     from openvino import Layout, Type, opset8
     from openvino.preprocess import PrePostProcessor
@@ -335,7 +330,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The telling line of an OpenVINO message, whose first lines are places in its source code."""
+    """Return the telling line of an OpenVINO message, whose first lines are places in its source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if not line.startswith("Exception from")), "no reason given"

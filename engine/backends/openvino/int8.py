@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import openvino
 
 #: Runs a network on N x 3 x H x W float32: (network, batch) to its output.
-Run = Callable[["openvino.Model", np.ndarray], np.ndarray]
+RunNetwork = Callable[["openvino.Model", np.ndarray], np.ndarray]
 
 #: Stretches of the graph that are tried without quantisation, in how many smaller ones it is then tried again, and how
 #: many choices are tried at most.
@@ -40,7 +40,9 @@ _STAGE = "Looking for what int8 harms"
 
 @dataclass(frozen=True)
 class Quantised:
-    """network: with quantised weights, and FakeQuantize operations where maps are quantised.
+    """A network in INT8.
+
+    network: with quantised weights, and FakeQuantize operations where maps are quantised.
 
     kept: operations whose maps were left in 16 bits, by name, in the graph's order; what reads them runs in 16 bits.
     """
@@ -64,11 +66,11 @@ def require_nncf() -> None:
 def quantise(
     network: openvino.Model,
     calibration: Calibration,
-    exact: Run,
-    low: Run,
+    exact: RunNetwork,
+    low: RunNetwork,
     progress: Progress = no_progress,
 ) -> Quantised:
-    """The network in INT8, but for the parts without which it would cost more than it may.
+    """Quantise a network, but for the parts without which it would cost more than it may.
 
     Args:
         network: in fp32, for batches of any size.
@@ -80,16 +82,16 @@ def quantise(
     """
     require_nncf()
     whole = _quantised(network, calibration.frames, progress)
-    search = _Search(whole, calibration, exact(network, calibration.rainy), low)
+    search = _QuantiserSearch(whole, calibration, exact(network, calibration.rainy), low)
     progress(_STAGE, 0.0)
     dropped = () if search.margin(()) >= _SPARE else _harmful(search, progress)
     progress(_STAGE, 1.0)
     return Quantised(_without(whole, dropped), tuple(name.removesuffix(_SUFFIX) for name in dropped))
 
 
-def _harmful(search: _Search, progress: Progress) -> tuple[str, ...]:
-    """Quantisers to leave out: the stretches that cost most, until the rest costs little enough, and of these no more
-    than is needed."""
+def _harmful(search: _QuantiserSearch, progress: Progress) -> tuple[str, ...]:
+    """Choose the quantisers to leave out: the stretches that cost most, until the rest costs little enough, and of
+    these no more than is needed."""
     names = search.names
     size = math.ceil(len(names) / _PARTS)
     parts = [names[i : i + size] for i in range(0, len(names), size)]
@@ -142,11 +144,11 @@ def _quantised(network: openvino.Model, frames: np.ndarray, progress: Progress) 
         raise BuildError(f"NNCF cannot quantise this network: {error}") from error
 
 
-class _Search:
+class _QuantiserSearch:
     """Choices of quantisers that were left out, and what remained of the allowance then. tried: how many."""
 
     def __init__(
-        self, whole: openvino.Model, calibration: Calibration, reference: np.ndarray, low: Run
+        self, whole: openvino.Model, calibration: Calibration, reference: np.ndarray, low: RunNetwork
     ) -> None:
         self.whole, self.low, self.calibration = whole, low, calibration
         self.reference = _pictures(reference)
@@ -173,7 +175,7 @@ def _pictures(batch: np.ndarray) -> np.ndarray:
 
 
 def _without(network: openvino.Model, quantisers: Collection[str]) -> openvino.Model:
-    """A copy without these."""
+    """Return a copy without these."""
     copy = network.clone()
     for node in copy.get_ops():
         if node.get_type_name() == "FakeQuantize" and node.get_friendly_name() in quantisers:

@@ -80,7 +80,7 @@ def _split(convolution: openvino.Node, slices: Slices) -> bool:
 
 
 def _with_bias(convolution: openvino.Node, share: openvino.Node) -> tuple[openvino.Node, openvino.Node]:
-    """(what ends the convolution: its bias if it has one, or itself; ``share`` with that bias)."""
+    """Return (what ends the convolution: its bias if it has one, or itself; ``share`` with that bias)."""
     from openvino import opset15 as ops
 
     users = [port.get_node() for port in convolution.output(0).get_target_inputs()]
@@ -92,7 +92,7 @@ def _with_bias(convolution: openvino.Node, share: openvino.Node) -> tuple[openvi
 
 
 def _repeated(source: openvino.Output) -> int:
-    """How often every pixel was repeated on both sides to make this map."""
+    """Tell how often every pixel was repeated on both sides to make this map."""
     node = source.get_node()
     if node.get_type_name() != "Interpolate" or node.input_value(1).get_node().get_type_name() != "Constant":
         return 1

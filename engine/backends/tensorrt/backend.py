@@ -21,7 +21,7 @@ from ....device.context import Context
 from ....export.nvinfer import FLAVOURS, Flavour
 from ....kernels.aot import TARGETS, parse_targets
 from ....models.spec import ModelSpec
-from ..base import Artefact, CompileOptions, RunOptions
+from ..base import Artefact, CompileOptions, RunOptions, build_extra, require_precision
 from ..gpu_session import GpuSession
 from .emulation import TensorRTEmulation
 from .network import TensorRTNetwork
@@ -65,32 +65,24 @@ class TensorRTBackend:
     def compile(
         self, network: nn.Module, spec: ModelSpec, options: CompileOptions, progress: Progress = no_progress
     ) -> Artefact:
-        """As :meth:`Backend.compile`.
+        """Compile a network, as :meth:`Backend.compile` says.
 
         Without ``options.gpu`` TensorRT-RTX builds one plan for all the GPUs that it can name. TensorRT builds on the
         GPU that it builds for.
         """
+        require_precision(self.name, self.precisions, options.precision)
         precision = options.precision or "fp16"
-        if precision not in self.precisions:
-            raise InputError(
-                f"The {self.name} backend has no precision {precision!r}; it has {', '.join(self.precisions)}."
-            )
-        if options.sizes is None:
+        if options.sizes.most is None:
             raise InputError(f"The {self.name} backend needs to know the sizes of frames.")
         version = self._flavour.version
         here = None if driver.unavailable() else driver.gpu(0).target
         named = self._named_gpus(options.gpu, here)
         if options.plugins:
             _require_plugins(options, precision, str(here))
-        try:
+        with build_extra():
             from ....export.half import HalfModel, to_half
             from ....export.onnx import export_onnx
             from ....export.tensorrt.build import PlanOptions, build_plan
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"Building an engine needs PyTorch and ONNX ({error.name} is missing); install them with: "
-                'pip install "derain-engine[build]"'
-            ) from error
 
         model = export_onnx(network, spec, progress=progress)
         repair = self._repair(model, options, progress) if precision == "fp16" else None
@@ -127,7 +119,7 @@ class TensorRTBackend:
         )
 
     def open(self, artefact: Artefact, options: RunOptions) -> GpuSession:
-        """As :meth:`Backend.open`. ``options.threads`` changes nothing."""
+        """Open a session, as :meth:`Backend.open` says. ``options.threads`` changes nothing."""
         if (reason := self.unavailable(artefact)) is not None:
             raise BackendUnavailable(reason)
         if _PLAN not in artefact.payloads:
@@ -149,7 +141,7 @@ class TensorRTBackend:
         )
 
     def emulate(self, artefact: Artefact) -> TensorRTEmulation | None:
-        """As :meth:`Backend.emulate`: the typed graph in ONNX Runtime, where that is."""
+        """Open an emulation, as :meth:`Backend.emulate` says: the typed graph in ONNX Runtime, where that is."""
         if any(importlib.util.find_spec(each) is None for each in ("onnx", "onnxruntime")):
             return None
         if _GRAPH not in artefact.payloads:
@@ -157,7 +149,7 @@ class TensorRTBackend:
         return TensorRTEmulation(artefact.payloads[_GRAPH], artefact.precision)
 
     def _named_gpus(self, gpu: str | None, here: str | None) -> tuple[str, ...] | None:
-        """Those to build for by name; None for this machine's."""
+        """Return those to build for by name; None for this machine's."""
         flavour = self._flavour
         if flavour.gpus:
             named = flavour.gpus if gpu is None else parse_targets(gpu, here, flavour.gpus)
@@ -180,7 +172,7 @@ class TensorRTBackend:
         return find_fragile(model, wanted.frames, wanted.psnr, wanted.max_abs, progress)
 
     def _with_plugins(self, graph: ModelProto, gpu: str, progress: Progress) -> tuple[ModelProto, list[str]]:
-        """The graph with plugins that TensorRT knows, and their names."""
+        """Return the graph with plugins that TensorRT knows, and their names."""
         from ....export.tensorrt.blocks import with_plugins
         from ....export.tensorrt.plugin import register
 
@@ -195,14 +187,14 @@ class TensorRTBackend:
         return None
 
     def _key(self, version: str) -> str:
-        """Of everything that what the library measured or compiled here depends on."""
+        """Return a hash of everything that what the library measured or compiled here depends on."""
         gpu = driver.gpu(0)
         facts = (self.name, version, gpu.name, gpu.target, driver.driver_version())
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def _require_plugins(options: CompileOptions, precision: str, gpu: str) -> None:
-    """Raises InputError for an engine that plugins cannot be part of."""
+    """Raise InputError for an engine that plugins cannot be part of."""
     if precision != "fp16":
         raise InputError(f"Plugins compute in fp16, not in {precision}; leave --plugins or --precision out.")
     if options.hardware_compatibility != "none" or options.version_compatible:

@@ -42,7 +42,7 @@ class TensorRTEmulation:
         self._last: tuple[np.ndarray, np.ndarray] | None = None
 
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """As :meth:`Session.run`."""
+        """Run a batch, as :meth:`Session.run` says."""
         if self._graph is None:
             raise InputError("This session is closed; open the engine again.")
         out = output_for(batch, out)

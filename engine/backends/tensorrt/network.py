@@ -18,7 +18,7 @@ from ....device.memory import DeviceBuffer
 from ....device.module import Arguments, Module, launch
 from ....device.stream import Stream
 from ....export.nvinfer import Flavour, diagnosis, errors, logger, reason
-from ..gpu_session import Picture
+from ..gpu_session import GpuPicture
 
 _IN, _OUT = "rainy", "clean"
 _THREADS = 256
@@ -29,8 +29,8 @@ _ARGUMENTS = ("*u8", "*u8", *["i32"] * 6)
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """For one size of frame: the network as a graph, the execution context that it was captured from, which must not
+class _Captured:
+    """The network as a graph for one size of frame, the execution context that it was captured from, which must not
     change after that, and the planes."""
 
     graph: Graph
@@ -79,10 +79,10 @@ class TensorRTNetwork:
         self._in = self._module.function("derain_planar_in")
         self._out = self._module.function("derain_planar_out")
         self._memory = DeviceBuffer(context, 0)
-        self._prepared: OrderedDict[tuple[int, int], _Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
 
-    def clean(self, source: Picture, target: Picture, height: int, width: int) -> int:
-        """As :meth:`GpuNetwork.clean`.
+    def clean(self, source: GpuPicture, target: GpuPicture, height: int, width: int) -> int:
+        """Clean a picture, as :meth:`GpuNetwork.clean` says.
 
         Raises:
             InputError: the engine was not built for frames of that size.
@@ -96,7 +96,7 @@ class TensorRTNetwork:
         return prepared.graph.kernels + 2
 
     def close(self) -> None:
-        """As :meth:`GpuNetwork.close`."""
+        """Free everything, as :meth:`GpuNetwork.close` says."""
         self._forget()
         self._memory.close()
         self._module.close()
@@ -108,7 +108,7 @@ class TensorRTNetwork:
             prepared.graph.close()
         self._prepared.clear()
 
-    def _prepare(self, height: int, width: int) -> _Prepared:
+    def _prepare(self, height: int, width: int) -> _Captured:
         size = height, width
         if size in self._prepared:
             self._prepared.move_to_end(size)
@@ -136,7 +136,7 @@ class TensorRTNetwork:
             self._stream.synchronise()
             graph = Graph(self._stream, enqueue)
         self._compiled.keep()
-        self._prepared[size] = _Prepared(graph, execution, rainy, rainy + planes)
+        self._prepared[size] = _Captured(graph, execution, rainy, rainy + planes)
         return self._prepared[size]
 
     def _fit(self, execution: Any, height: int, width: int) -> bool:
@@ -158,7 +158,7 @@ class TensorRTNetwork:
         return bool(execution.set_input_shape(_IN, (1, 3, height, width)))
 
     def _room(self, nbytes: int) -> int:
-        """The address of memory that all sizes share, since one frame is at work at a time."""
+        """Return the address of memory that all sizes share, since one frame is at work at a time."""
         if nbytes > self._memory.nbytes:
             # Graphs hold addresses in it, and what they are at work on must be done.
             self._stream.synchronise()
@@ -200,7 +200,7 @@ class _Compiled:
         self._argument = config
 
     def execution(self) -> Any:
-        """A new execution context; None where the library fails."""
+        """Return a new execution context; None where the library fails."""
         return self._engine.create_execution_context(self._argument)
 
     def keep(self) -> None:
@@ -216,7 +216,7 @@ class _Compiled:
 
 
 def _profiles(engine: Any) -> list[FrameSizes]:
-    """What frames each of the engine's profiles takes."""
+    """Return the frames that each of the engine's profiles takes."""
     _, _, height, width = engine.get_tensor_shape(_IN)
     if height > 0 and width > 0:
         return [FrameSizes.only((height, width))]

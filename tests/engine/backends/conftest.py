@@ -15,7 +15,7 @@ from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 from derain_engine.plan import Plan, lower
 
 from ...device.conftest import StandIn, cubin, cuda
-from ...plan.networks import strong
+from ...helpers import strong
 from .fused_stand_in import StandInCompiler
 
 __all__ = ["cubin", "cuda"]
@@ -47,7 +47,7 @@ def _made(
 def compiler(
     cuda: StandIn, _made: tuple[StandInCompiler, Artefact], monkeypatch: pytest.MonkeyPatch
 ) -> StandInCompiler:
-    """In the compiler's place. It has been asked for nothing."""
+    """Put a stand-in into the compiler's place. It has been asked for nothing."""
     compiler, _ = _made
     compiler.run_on(cuda)
     compiler.asked.clear()
@@ -57,7 +57,7 @@ def compiler(
 
 @pytest.fixture
 def fused_artefact(compiler: StandInCompiler, _made: tuple[StandInCompiler, Artefact]) -> Artefact:
-    """In fp16, with kernels for sm_90, which is what the stand-in is."""
+    """Return an artefact in fp16, with kernels for sm_90, which is what the stand-in is."""
     return _made[1]
 
 

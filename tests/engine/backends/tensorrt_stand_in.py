@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from derain_engine.engine.frames import pad_frame, quantise, to_float
+from derain_engine.engine.frames import pad_to, quantise, to_float
 from derain_engine.export import nvinfer
 from derain_engine.export.emulation import CpuGraph, fp32_emulation
 from derain_engine.export.nvinfer import Flavour
@@ -41,7 +41,7 @@ def flags(name: str, members: str) -> Any:
 
 
 class StandInTensorRT(ModuleType):
-    """In the place of ``tensorrt`` or ``tensorrt_rtx``.
+    """A module in the place of ``tensorrt`` or ``tensorrt_rtx``.
 
     said: what the next thing that fails logs. broken: names of what fails. capability: of the GPU that plans must be
     for. log: of what was done, in words.
@@ -353,7 +353,7 @@ def _array(pointer: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def add_pixel_kernels(cuda: StandIn) -> None:
-    """What planar.ptx has, by way of frames."""
+    """Add what planar.ptx has, by way of frames."""
     sizes = (8, 8, *[4] * 6)
 
     def unpack(values: tuple[bytes, ...]) -> list[int]:
@@ -370,7 +370,7 @@ def add_pixel_kernels(cuda: StandIn) -> None:
         assert grid == (-(-height * width // 256), 1, 1)
         picture = picture_at(source, *kind)
         batch = to_float(picture.transpose(1, 2, 0) if kind[2] else picture)[None]
-        padded, _ = pad_frame(batch, 1, 1, (height, width))
+        padded = pad_to(batch, (height, width))
         cuda.holder(planes, 4 * padded.size)
         _array(planes, np.float32, (3, height, width))[...] = padded[0].transpose(2, 0, 1)
 
@@ -387,7 +387,7 @@ def add_pixel_kernels(cuda: StandIn) -> None:
 
 
 def install(patch: pytest.MonkeyPatch, cuda: StandIn, flavour: Flavour) -> StandInTensorRT:
-    """The stand-in as the module that a flavour imports, with pixel kernels on the stand-in driver."""
+    """Install the stand-in as the module that a flavour imports, with pixel kernels on the stand-in driver."""
     trt = StandInTensorRT(flavour.module, cuda)
     patch.setitem(sys.modules, flavour.module, trt)
     patch.setattr(Flavour, "installed", lambda self: VERSION)

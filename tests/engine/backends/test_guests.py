@@ -21,7 +21,8 @@ from derain_engine.engine.runtime import Engine
 from ...device.conftest import StandIn
 from ...device.pycuda_stand_in import install
 from ...device.test_interop import WithDLPack, WithInterface
-from ..sessions import FakeSession, a_manifest
+from ...helpers import a_fake_manifest
+from ..sessions import FakeSession
 from .fused.test_frames import engine, frame, on_host
 
 __all__ = ["engine"]
@@ -29,7 +30,7 @@ __all__ = ["engine"]
 
 @pytest.fixture
 def theirs(cuda: StandIn, engine: Engine) -> Iterator[int]:
-    """The number of a stream of somebody else's."""
+    """Return the number of a stream of somebody else's."""
     context = engine._session._context  # type: ignore[attr-defined]
     with context.current():
         number = int(cuda.cuStreamCreate(0)[1])
@@ -39,7 +40,7 @@ def theirs(cuda: StandIn, engine: Engine) -> Iterator[int]:
 
 
 def waits(cuda: StandIn) -> list[tuple[str, int]]:
-    """What is put into streams, in order: (function, stream), and waits on the host."""
+    """Record what is put into streams, in order: (function, stream), and waits on the host."""
     names = {"cuStreamWaitEvent": 1, "cuEventRecord": 2, "cuLaunchKernel": 9, "cuGraphLaunch": 2}
     return [(call[0], int(call[names[call[0]]])) for call in cuda.calls if call[0] in names]
 
@@ -191,7 +192,7 @@ def test_streams_are_for_frames_on_the_gpu(cuda: StandIn, engine: Engine, image:
     with pytest.raises(InputError, match=rf"A stream orders work .* {type(image).__name__} is not there"):
         engine(image, stream=1)
     with pytest.raises(InputError, match="engine runs on the CPU"):
-        Engine(FakeSession(), a_manifest(), tile=0)(WithInterface(cuda, frame(8, 8, 3)), stream=1)
+        Engine(FakeSession(), a_fake_manifest(), tile=0)(WithInterface(cuda, frame(8, 8, 3)), stream=1)
 
 
 def test_what_is_no_stream_is_refused(cuda: StandIn, fused_session: GpuSession, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""examples/pycuda_pipeline.py, run whole with stand-ins for PyCUDA and the driver."""
+"""The example pycuda_pipeline.py, run whole with stand-ins for PyCUDA and the driver."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROGRAM = Path(__file__).resolve().parents[3] / "examples" / "pycuda_pipeline.py
 
 @pytest.fixture
 def program(cuda: StandIn, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The names of the example, for which PyCUDA is there and this GPU's engine file."""
+    """Load the names of the example, for which PyCUDA is there and this GPU's engine file."""
     install(cuda, monkeypatch)
     cuda.cuDevicePrimaryCtxRetain(0)
     cuda.cuCtxPushCurrent(cuda.CUcontext(500))
@@ -62,7 +62,7 @@ def test_a_folder_is_cleaned(
 
 
 def test_pictures_overlap(cuda: StandIn, program: dict[str, Any], engine: Engine) -> None:
-    """Before the host waits for the first picture, work on three is in streams of their own."""
+    """Work on three pictures is in streams of their own before the host waits for the first."""
     drawn = []
 
     def pictures() -> Any:

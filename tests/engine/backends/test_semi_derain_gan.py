@@ -14,18 +14,15 @@ from derain_engine.export.half import to_half
 from derain_engine.export.onnx import check_onnx, export_onnx
 from derain_engine.models.registry import create, spec_of
 
+from ...helpers import strong
+
 SIZES = [(16, 16), (32, 80), (48, 16)]
 SPEC = spec_of("semi-derain-gan", {"iterations": 2, "width": 8, "base": 8, "levels": 3})
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    torch.manual_seed(0)
-    made = create(SPEC).eval().requires_grad_(False)
-    for module in made.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.mul_(1.6)
-    return made
+    return strong(SPEC, seed=0)
 
 
 def batch(height: int, width: int) -> np.ndarray:
@@ -56,7 +53,7 @@ def test_backends_of_the_cpu(name: str, network: nn.Module) -> None:
 
 @pytest.mark.slow
 def test_onnx_and_what_tensorrt_makes_of_it_in_fp16(network: nn.Module) -> None:
-    """The recurrence is unrolled, and the graph that TensorRT gets is within the bounds of fp16."""
+    """Unrolling leaves no recurrence, and the graph that TensorRT gets is within the bounds of fp16."""
     model = export_onnx(network, SPEC)
     assert check_onnx(model, network, SPEC) <= 1e-5
     kinds = [node.op_type for node in model.graph.node]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from derain_engine.engine.frames import pad_frame, padded_side, quantise
+from derain_engine.base.sizes import padded_side
+from derain_engine.engine.frames import pad_frame, quantise
 
 # For the sake of the build, 10 s on one core.
 pytestmark = pytest.mark.slow

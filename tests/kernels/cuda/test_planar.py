@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from derain_engine.engine.frames import pad_frame, quantise, to_float
+from derain_engine.engine.frames import pad_to, quantise, to_float
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCE = ROOT / "kernels" / "cuda" / "planar.cu"
@@ -117,7 +117,7 @@ def test_pictures_become_padded_planes(
     planes = np.full((3, *padded), np.nan, np.float32)
     call(host.planar_in, source, planes, *padded, *frame, planar, dtype is np.uint8)
     batch = (source.transpose(1, 2, 0) if planar else source)[None]
-    expected, _ = pad_frame(to_float(batch), 1, 1, padded)
+    expected = pad_to(to_float(batch), padded)
     np.testing.assert_array_equal(planes.transpose(1, 2, 0), expected[0])
 
 

@@ -24,12 +24,13 @@ from derain_engine.plan import Plan
 
 from ....device.conftest import StandIn
 from ....device.test_interop import WithDLPack, WithInterface
-from ...sessions import FakeSession, a_manifest
+from ....helpers import a_fake_manifest
+from ...sessions import FakeSession
 
 
 @pytest.fixture
 def engine(fused_session: GpuSession) -> Iterator[Engine]:
-    engine = Engine(fused_session, a_manifest(backend="fused"), tile=0)
+    engine = Engine(fused_session, a_fake_manifest(backend="fused"), tile=0)
     yield engine
     vars(engine).clear()
 
@@ -98,7 +99,7 @@ def test_a_result_is_finished_when_it_is_given(cuda: StandIn, engine: Engine) ->
 
 
 def test_a_result_outlives_its_engine(cuda: StandIn, fused_artefact: Artefact) -> None:
-    with Engine(backend.open(fused_artefact, RunOptions()), a_manifest(), tile=0) as engine:
+    with Engine(backend.open(fused_artefact, RunOptions()), a_fake_manifest(), tile=0) as engine:
         array = frame(7, 13, 3)
         clean: Any = engine(WithInterface(cuda, array))
         expected = engine(array)
@@ -159,14 +160,14 @@ def test_arrays_of_another_gpu_are_refused(cuda: StandIn, engine: Engine) -> Non
 
 
 def test_an_engine_on_the_cpu_refuses_them(cuda: StandIn) -> None:
-    engine = Engine(FakeSession(), a_manifest(), tile=0)
+    engine = Engine(FakeSession(), a_fake_manifest(), tile=0)
     with pytest.raises(InputError, match="WithInterface is on a GPU and this engine runs on the CPU"):
         engine(WithInterface(cuda, frame(8, 8, 3)))
 
 
 def test_the_gpus_memory_decides_what_is_tiled(cuda: StandIn, fused_artefact: Artefact) -> None:
     session = backend.open(fused_artefact, RunOptions())
-    engine = Engine(session, a_manifest(bytes_per_pixel=cuda.total // (128 * 128)), tile="auto")
+    engine = Engine(session, a_fake_manifest(bytes_per_pixel=cuda.total // (128 * 128)), tile="auto")
     sizes = []
     run = session.run
     session.run = lambda batch, out=None: sizes.append(batch.shape) or run(batch, out)  # type: ignore[method-assign]

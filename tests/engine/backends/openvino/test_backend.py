@@ -19,31 +19,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from derain_engine.base.errors import BackendUnavailable, BundleError, InputError
+from derain_engine.base.sizes import FrameSizes
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
 from derain_engine.engine.backends.openvino import backend as module
 from derain_engine.engine.backends.openvino.backend import OpenVINOSession, backend
 from derain_engine.export.onnx import export_onnx
-from derain_engine.models.registry import create, spec_of
+from derain_engine.models.registry import spec_of
 from derain_engine.models.spec import ModelSpec
-from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
+from derain_engine.models.ssid_kd import PRESETS
 
-SPEC = spec_of("ssid-kd", SSIDKDConfig((4, 4, 4), (1, 1, 1)))
+from ....helpers import strong
+
 XML, BIN = "openvino.xml", "openvino.bin"
 # One thread: on a busy machine a second one mostly waits for the first.
 ONE = RunOptions(threads=1)
 
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16 instructions")
-
-
-def strong(spec: ModelSpec) -> nn.Module:
-    """Random weights scaled so that the network changes its input visibly."""
-    torch.manual_seed(0)
-    network = create(spec)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.weight.data.mul_(1.6)
-    return network.eval()
 
 
 class Tiny(nn.Module):
@@ -85,7 +77,7 @@ def reference(network: nn.Module, batch: np.ndarray, name: str = "clean") -> np.
 
 
 def assert_close(result: np.ndarray, expected: np.ndarray, precision: str) -> None:
-    """The numbers that are promised for engines of this precision, on the reference's own range."""
+    """Check the numbers that are promised for engines of this precision, on the reference's own range."""
     error = np.abs(result - expected)
     extent = max(1.0, float(np.abs(expected).max()))
     if precision == "fp32":
@@ -94,16 +86,6 @@ def assert_close(result: np.ndarray, expected: np.ndarray, precision: str) -> No
         assert error.max() <= 2e-2 * extent
         assert 10 * np.log10(extent**2 / np.mean(error**2)) >= 50
         assert error.max() > 1e-4, "as exact as fp32: bf16 was not in effect"
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    return strong(SPEC)
-
-
-@pytest.fixture(scope="module")
-def artefact(network: nn.Module) -> Artefact:
-    return backend.compile(network, SPEC, CompileOptions("fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +143,9 @@ def test_weights_are_stored_once_in_fp32(network: nn.Module, artefact: Artefact)
 
 
 def test_an_engine_built_for_one_size_refuses_others(tiny: nn.Module) -> None:
-    session = backend.open(backend.compile(tiny, TINY, CompileOptions("fp32", (32, 64))), ONE)
+    session = backend.open(
+        backend.compile(tiny, TINY, CompileOptions("fp32", FrameSizes.only((32, 64)))), ONE
+    )
     batch = picture(2, 32, 64)
     assert_close(session.run(batch), reference(tiny, batch), "fp32")
     with pytest.raises(InputError, match=r"32x64 pixels: it was built for \[\?,3,32,64\]"):
@@ -335,9 +319,9 @@ def test_opens_and_runs_without_torch_and_onnx(tiny_artefact: Artefact, tmp_path
 
 @pytest.mark.slow
 def test_inner_map_of_the_shipped_network() -> None:
-    """The innermost map, where errors have not yet been diluted by the picture they are taken from."""
+    """Errors show in the innermost map, where errors have not yet been diluted by the picture they are taken from."""
     spec = spec_of("ssid-kd", PRESETS["sid-lite"])
-    network = strong(spec)
+    network = strong(spec, seed=0)
     core = openvino.Core()
     model = core.read_model(export_onnx(network, spec, outputs=("clean", "code")).SerializeToString())
     batch = picture(1, 64, 96)

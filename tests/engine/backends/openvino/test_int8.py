@@ -20,7 +20,7 @@ from derain_engine.engine.backends.base import Artefact, Calibration, CompileOpt
 from derain_engine.engine.backends.openvino import int8 as module
 from derain_engine.engine.backends.openvino.backend import backend
 from derain_engine.engine.build import build, verify_engine
-from derain_engine.engine.options import calibration
+from derain_engine.engine.examination import Examination, calibration, examining
 from derain_engine.models.spec import ModelSpec
 
 pytest.importorskip("nncf", reason="NNCF is not installed (extra int8)")
@@ -140,7 +140,9 @@ def test_an_output_that_is_not_finite_has_no_margin(network: nn.Module) -> None:
     pairs = calibration(SPEC)
     little = Calibration(pairs.frames[:1], pairs.rainy[:1], pairs.clean[:1])
     model = openvino.Core().read_model(bytes(_plain(network)["openvino.xml"]), _weights(network))
-    search = module._Search(model, little, pairs.rainy[:1], lambda *_: np.full((1, 3, 96, 96), np.nan))
+    search = module._QuantiserSearch(
+        model, little, pairs.rainy[:1], lambda *_: np.full((1, 3, 96, 96), np.nan)
+    )
     assert search.margin(()) == -math.inf
 
 
@@ -155,11 +157,13 @@ def _weights(network: nn.Module) -> openvino.Tensor:
 @pytest.mark.slow
 def test_shipped_weights_lose_a_little_that_has_to_be_accepted(tmp_path: Path) -> None:
     """Above the allowance on one picture, so that a build without ``accept`` is refused."""
-    report = build("sid-lite", tmp_path / "lite.derain", precision="int8", accept=("quality",))
+    with examining(Examination()):
+        report = build("sid-lite", tmp_path / "lite.derain", precision="int8", accept=("quality",))
     cost = report.verification.cost
     assert cost is not None and cost.derains and cost.ssim_loss <= 1e-3 and cost.mean_psnr_loss <= 0.1
     assert report.manifest.verification["psnr_loss_db"] <= 0.25
-    again = verify_engine(tmp_path / "lite.derain")
+    with examining(Examination()):
+        again = verify_engine(tmp_path / "lite.derain")
     assert again.cost is not None and again.missed() == report.verification.missed() != []
 
 

@@ -17,7 +17,7 @@ from derain_engine.base.errors import BackendUnavailable, BuildError, BundleErro
 from derain_engine.base.sizes import FrameSizes
 from derain_engine.device import driver
 from derain_engine.engine import backends
-from derain_engine.engine.backends.base import Artefact, CompileOptions, Repair, RunOptions
+from derain_engine.engine.backends.base import Artefact, CompileOptions, RepairGoal, RunOptions
 from derain_engine.engine.backends.gpu_session import GpuSession
 from derain_engine.engine.backends.tensorrt.backend import TensorRTBackend
 from derain_engine.export import nvinfer, onnx
@@ -33,7 +33,7 @@ ONLY = FrameSizes.only((16, 24))
 
 
 class Tiny(nn.Module):
-    """gain: by how much the maps are larger between the convolutions."""
+    """A network of three convolutions; gain: by how much the maps are larger between them."""
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def exported_once() -> Iterator[None]:
-    """A gain's graph is what all tests build from."""
+    """Build from one graph for every gain in all tests."""
     export, known = onnx.export_onnx, dict[float, ModelProto]()
 
     def export_once(network: Tiny, spec: ModelSpec, progress: object) -> ModelProto:
@@ -70,7 +70,7 @@ def exported_once() -> Iterator[None]:
 def trt(
     request: pytest.FixtureRequest, cuda: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[StandInTensorRT]:
-    """The library of one of the flavours, on a GPU that both can build for."""
+    """Put a stand-in into the place of the library of one of the flavours, on a GPU that both can build for."""
     cuda.capability = (8, 9)
     monkeypatch.setattr(files, "cache_dir", lambda *parts: _folder(tmp_path.joinpath("cache", *parts)))
     trt = install(monkeypatch, cuda, FLAVOURS[request.param])
@@ -123,7 +123,7 @@ def frames(height: int, width: int, dtype: str = "uint8", count: int = 1) -> np.
 
 
 def head(artefact: Artefact) -> dict:
-    """What the stand-in's builder was told."""
+    """Return what the stand-in's builder was told."""
     plan = bytes(artefact.payloads["tensorrt/plan.engine"])
     return json.loads(plan[4 : 4 + int.from_bytes(plan[:4], "little")])
 
@@ -280,7 +280,7 @@ def test_notes_tell_how_the_graph_was_typed(compile_: Compile) -> None:
 
 
 def test_overflow_is_repaired_where_that_is_asked(backend: TensorRTBackend, compile_: Compile) -> None:
-    judged = Repair(frames(16, 16, "float32", 2).transpose(0, 3, 1, 2).copy(), 50.0, 2e-2)
+    judged = RepairGoal(frames(16, 16, "float32", 2).transpose(0, 3, 1, 2).copy(), 50.0, 2e-2)
     batch = frames(16, 16, "float32")
     broken = backend.emulate(compile_(gain=1e6))
     assert broken is not None and not np.isfinite(broken.run(batch)).all()

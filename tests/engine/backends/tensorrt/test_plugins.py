@@ -1,4 +1,4 @@
-"""``--plugins``: what TensorRT is given to build, with stand-ins for it and for the driver."""
+"""The option ``--plugins``: what TensorRT is given to build, with stand-ins for it and for the driver."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 
 from derain_engine.base.errors import InputError
 from derain_engine.base.sizes import FrameSizes
-from derain_engine.engine import backends
 from derain_engine.engine.backends.base import CompileOptions
 from derain_engine.engine.backends.tensorrt.backend import TensorRTBackend
-from derain_engine.engine.options import require_taken
+from derain_engine.engine.options import BuildOptions
 from derain_engine.export import onnx as exporter
 from derain_engine.export.half import to_half
 from derain_engine.export.nvinfer import Flavour
@@ -30,7 +29,7 @@ SIZES = FrameSizes((32, 32), ((64, 64),), (96, 96))
 
 @pytest.fixture
 def asked(cuda: StandIn, trt: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The graphs that plans were built of."""
+    """Collect the graphs that plans were built of."""
     found: list[Any] = []
 
     def build_plan(model: onnx.ModelProto, *rest: Any) -> tensorrt.BuiltPlan:
@@ -86,4 +85,4 @@ def test_gpus_and_backends_without_plugins_are_refused(asked: list[Any], cuda: S
     with pytest.raises(InputError, match=r"plugins for sm_80.*not for sm_75; leave --plugins out"):
         build(plugins=True)
     with pytest.raises(InputError, match="tensorrt-rtx backend does not take --plugins"):
-        require_taken(backends.get("tensorrt-rtx"), plugins=True)
+        BuildOptions(backend="tensorrt-rtx", plugins=True)

@@ -1,4 +1,4 @@
-"""From a model file to the same network in a format for other tools."""
+"""Exports of a model file to ONNX, for other tools."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .build import find_model
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """path, size (bytes): the file. parameters: distinct numbers in the network's weights, those that no output
+    """A network that was written as ONNX.
+
+    path, size (bytes): the file. parameters: distinct numbers in the network's weights, those that no output
     depends on included. opset: of ONNX. input, outputs: names. max_abs: largest absolute error of ONNX Runtime
     against the fp32 reference network. granularity, smallest_side: the sides that the model takes are multiples of
     the former and at least the latter, in pixels."""
