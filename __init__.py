@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .engine.options import BuildOptions
     from .engine.runtime import Engine, load
     from .evaluation.evaluate import evaluate
+    from .evaluation.options import EvaluateOptions
     from .media.pictures.clean import clean_pictures
     from .media.video.clean import clean_video
     from .media.video.options import VideoOptions
@@ -32,6 +33,7 @@ else:
         "BuildOptions": "engine.options",
         "DerainError": "base.errors",
         "Engine": "engine.runtime",
+        "EvaluateOptions": "evaluation.options",
         "VideoOptions": "media.video.options",
         "__version__": "base.version",
         "build": "engine.build",
@@ -62,6 +64,7 @@ __all__ = [
     "BuildOptions",
     "DerainError",
     "Engine",
+    "EvaluateOptions",
     "VideoOptions",
     "__version__",
     "build",
