@@ -1,4 +1,4 @@
-"""Who may import whom: downwards only, no circles, nothing heavy before it is needed."""
+"""The rules of imports: downwards only, no circles, nothing heavy before it is needed."""
 
 from __future__ import annotations
 
@@ -29,27 +29,13 @@ ROWS = (
 #: Folders that may import anything at module level; the others stay light until a function is called.
 HEAVY_FOLDERS = {"export", "kernels", "models", "plan", "training"}
 #: Of those the modules that have to be light: an engine is opened and run through them.
-LIGHT_MODULES = {
-    *(
-        "export",
-        "export.nvinfer",
-        "export.tensorrt",
-        "kernels",
-        "kernels.aot",
-        "kernels.aot.pool",
-    ),
-    *(
-        "kernels.launch",
-        "kernels.record",
-        "models",
-        "models.model_file",
-        "models.loading",
-        "models.spec",
-        "models.weights",
-        "plan",
-    ),
-    *("plan.arena", "plan.program", "plan.stored", "training", "training.options"),
-}
+LIGHT_MODULES = set(
+    (
+        "export export.nvinfer export.tensorrt kernels kernels.aot kernels.aot.pool kernels.launch "
+        "kernels.record models models.loading models.model_file models.spec models.weights plan "
+        "plan.arena plan.program plan.stored training training.options"
+    ).split()
+)
 #: Third-party packages that light modules may import at module level.
 LIGHT = {"numpy"}
 LIGHT_IN = {"cli": {"rich", "typer"}}
@@ -71,7 +57,7 @@ class Import:
 
 
 def find_modules(root: Path) -> dict[str, Path]:
-    """Dotted name below the package (``""`` for its facade) -> file, for everything that is not a test."""
+    """Map dotted names below the package (``""`` for its facade) to files, for everything that is not a test."""
     folders = sorted(file.parent for file in root.glob("*/__init__.py"))
     files = [root / "__init__.py", *(file for folder in folders for file in sorted(folder.rglob("*.py")))]
     modules = {}
@@ -83,12 +69,12 @@ def find_modules(root: Path) -> dict[str, Path]:
 
 
 def folder_of(module: str) -> str:
-    """The folder of ROWS that a module lies in; ``""`` for the facade."""
+    """Return the folder of ROWS that a module lies in; ``""`` for the facade."""
     return module.partition(".")[0]
 
 
 def _statements(body: list[ast.stmt], at_import: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Every import statement, with whether it runs when the file is imported."""
+    """Yield every import statement, with whether it runs when the file is imported."""
     for statement in body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             yield statement, at_import
@@ -103,7 +89,7 @@ def _statements(body: list[ast.stmt], at_import: bool) -> Iterator[tuple[ast.Imp
 
 
 def imports_of(module: str, modules: dict[str, Path]) -> list[Import]:
-    """What one module imports, lazily and for type checkers included."""
+    """List the imports of one module, those in functions and for type checkers included."""
     file = modules[module]
     package = module.split(".") if module else []
     if file.name != "__init__.py":
@@ -142,7 +128,7 @@ def circles(edges: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
 
 
 def broken_rules(root: Path) -> list[str]:
-    """One line for every import that breaks a rule, with its place and what would be right."""
+    """Return one line for every import that breaks a rule, with its place and what would be right."""
     modules = find_modules(root)
     row_of = {folder: row for row, folders in enumerate(ROWS) for folder in folders} | {"": -1}
     problems, edges = [], []

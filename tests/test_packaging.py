@@ -1,4 +1,4 @@
-"""What is built from the checkout: the wheel, the source distribution, and life without the checkout and PyTorch."""
+"""Tests of what is built from the checkout: wheel, source distribution, and life without the checkout and PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stated_packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_folder_of_modules_is_a_stated_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is not works in the checkout and is missing from the wheel."""
+    """Check for folders that work in the checkout and would be missing from the wheel."""
     tops = {
         Path(top).parts[0]
         for top in subprocess.check_output(["git", "ls-files", "*/*.py"], cwd=ROOT, text=True).split()
@@ -71,7 +71,7 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source distribution, and the wheel that was built from it."""
+    """Make a folder with the source distribution, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("distributions")
     leftovers = shutil.ignore_patterns(
         ".*", "*.egg-info", "__pycache__", "build", "dist", "demo-out", "runs", "site"
@@ -129,13 +129,13 @@ def test_the_source_distribution_can_be_developed(distributions: Path) -> None:
 
 @pytest.fixture(scope="module")
 def developer(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The environment that runs the tests, which can build engine files."""
+    """Return the environment that runs the tests, which can build engine files."""
     return Installation(Path(sys.executable).parent, tmp_path_factory.mktemp("developer"))
 
 
 @pytest.fixture(scope="module")
 def lean(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """A fresh environment with the wheel and what it requires: no PyTorch, no ONNX."""
+    """Make a fresh environment with the wheel and what it requires: no PyTorch, no ONNX."""
     work = tmp_path_factory.mktemp("lean")
     venv.create(work / "venv", with_pip=True)
     installation = Installation(work / "venv" / ("Scripts" if os.name == "nt" else "bin"), work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +109,8 @@ def test_python_compiles(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_readme_s_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examine_little: Callable[[pytest.MonkeyPatch], None]
-) -> None:
+def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    examine_little(monkeypatch)
     names: dict[str, Any] = {"rainy": np.random.default_rng(0).integers(0, 256, (33, 65, 3), np.uint8)}
     (code,) = blocks(README, "python")
     exec(compile(code, README.name, "exec"), names)
