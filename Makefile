@@ -77,7 +77,7 @@ ptx:
 
 # torch goes first and alone, at the pinned version: whatever depends on it would otherwise bring the newest one.
 # The link lets pyright find `derain_engine`, which no folder is named.
-.venv/ready: setup.py pyproject.toml constraints.txt
+.venv/ready: setup.py pyproject.toml constraints.txt base/version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "derain-engine needs Python 3.10 or newer, and '$(PYTHON)' is not: make PYTHON=/path/to/python3.12 ..." >&2; \
 		exit 1; }
