@@ -36,7 +36,7 @@ class BuildOptions:
     shape: rounded up to what the network takes. Smaller frames are padded to it, larger ones run in tiles, but by
     backends whose engines take all sizes: of these it is made fastest for this one.
     colour_order, network_options, arch: as ``colour_order``, ``options`` and ``arch`` of
-    ``models.checkpoint.load_checkpoint``. value_range, granularity: of an ONNX model, as for ``models.loading.load_model``.
+    ``models.checkpoint.load_checkpoint``. value_range, granularity: of an ONNX model, as for ``load_model``.
     gpu: ``current``, ``all`` or names such as ``sm_80,sm_90``. The machine need not have one: then what the engine
     computes is compared on the CPU (``verification.emulated``).
     min_shape, opt_shapes, max_shape: for backends whose engines take a range of sizes: the least frames, those to be
