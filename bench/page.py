@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import InputError
 from ..base.files import atomic_write
 from . import builds, published, video
 from .plots import plot_all
-from .results import Benchmark, as_columns, as_markdown, markdown_table, without_empty
+from .results import Benchmark, Measurement, as_columns, as_markdown, markdown_table
 
 _HEAD = """# Benchmarks
 
@@ -99,9 +100,8 @@ def _published() -> str:
 
 def _of_video(found: video.VideoBenchmark) -> str:
     """Write frames a second, and where the time goes."""
-    heads, rows = without_empty(video.HEADS, video.cells(found))
     return (
-        f"{markdown_table(heads, rows)}\n"
+        f"{markdown_table(*as_columns(video.cells(found)))}\n"
         "- Frames/s: median of the runs, of the whole video. Cores: CPU seconds in a second. The stages: milliseconds "
         "of work for a frame; they overlap, and waiting at a pipe counts as work.\n"
         f"- Runs: {found.rows[0].runs}, of {', '.join(str(row.frames) for row in found.rows)} frames\n"
@@ -133,7 +133,7 @@ def _of_builds(found: builds.Builds) -> str:
     )
 
 
-def _run(found: builds.Builds | video.VideoBenchmark) -> str:
+def _run(found: Measurement[Any]) -> str:
     cpu = found.environment["cpu"]
     return (
         f"- Device: {cpu['model']}, {cpu['threads']} threads\n"

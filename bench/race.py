@@ -6,7 +6,6 @@ Every one's output is compared with the fp32 reference in the run that times it.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from ..engine.runtime import Engine
 from ..samples import photographs
 from .contestants import Contestant, Mode
 from .gpu import gpu_status
-from .results import Benchmark, EngineTiming
+from .results import Benchmark, EngineTiming, now
 from .roofs import Roofs, measure_roofs
 from .starts import Starts, measure_starts
 
@@ -124,7 +123,7 @@ def time_in_turns(
 ) -> Benchmark:
     """Time them all at each size, in turns. Arguments as for :func:`.engine.bench_engines`; without ``leave_out`` one
     that fails ends it for all."""
-    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    date = now()
     roofs = measure_roofs(contestants, threads, progress)
     rows = [
         row
@@ -135,7 +134,7 @@ def time_in_turns(
             roofs=roofs,
         )
     ]
-    return Benchmark(tuple(rows), environment.of_measurement(), command, date)
+    return Benchmark.here(rows, command, date)
 
 
 def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:

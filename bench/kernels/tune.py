@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,6 +25,7 @@ from ...kernels import tuned
 from ...kernels.aot.pool import compile_each
 from ...kernels.record import find
 from ...plan import Dtype
+from ..results import now
 from .alike import Alike, Check, alike, frame_milliseconds
 from .candidates import candidates
 from .networks import find_networks
@@ -355,7 +355,7 @@ def tune_here(
             triton=facts["triton"],
             height=request.shape[0],
             width=request.shape[1],
-            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            date=now(),
             command=request.command,
         )
         results: list[Tuned] = []
