@@ -53,16 +53,16 @@ def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     folder = page.with_suffix("")
     for stem, result in zip(stems, read, strict=True):
         if isinstance(result, video.VideoBenchmark):
-            sections.append(f"## {stem}\n\n{_of_video(result)}")
-            continue
-        if isinstance(result, builds.Builds):
-            sections.append(f"## {stem}\n\n{_of_builds(result)}")
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        plots = plot_all(result, folder, f"{stem}-")
-        images = "\n".join(f"![{title}]({folder.name}/{plot.name})" for title, plot in plots.items())
-        sections.append(f"## {stem}\n\n{as_markdown(result)}\n{images}\n")
-        written += plots.values()
+            text = _of_video(result)
+        elif isinstance(result, builds.Builds):
+            text = _of_builds(result)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            plots = plot_all(result, folder, f"{stem}-")
+            images = "\n".join(f"![{title}]({folder.name}/{plot.name})" for title, plot in plots.items())
+            text = f"{as_markdown(result)}\n{images}\n"
+            written += plots.values()
+        sections.append(f"## {stem}\n\n{text}")
     if not any(isinstance(result, Benchmark) for result in read):
         sections.append(_NOTHING)
     with atomic_write(page) as temporary:

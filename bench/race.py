@@ -64,7 +64,14 @@ class _Racer:
         self.engine = self.contestant.open(mode)
         opened = time.perf_counter() - began
         self.precision = self.engine.precision
-        return opened, _seconds(self.engine, image)
+        return opened, self.clean(image)
+
+    def clean(self, image: np.ndarray) -> float:
+        """Clean a frame; return the seconds of that."""
+        assert self.engine is not None
+        began = time.perf_counter()
+        self.engine(image)
+        return time.perf_counter() - began
 
     def close(self) -> None:
         if self.engine is not None:
@@ -155,11 +162,10 @@ def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:
         racer.verified = _verify(racer.contestant, racer.engine, race.size, references)
 
     def warm(racer: _Racer) -> None:
-        assert racer.engine is not None
-        began = time.perf_counter()
+        spent = 0.0
         for image in images[:_WARM_UP]:
-            if time.perf_counter() - began < _ENOUGH:
-                racer.engine(image)
+            if spent < _ENOUGH:
+                spent += racer.clean(image)
 
     if starts:
         race.each(start)
@@ -175,9 +181,8 @@ def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:
 
 
 def _time(racer: _Racer, image: np.ndarray) -> None:
-    assert racer.engine is not None
     time.sleep(_PAUSE)
-    racer.seconds.append(_seconds(racer.engine, image))
+    racer.seconds.append(racer.clean(image))
 
 
 def _rows(race: _Race, roofs: Roofs) -> list[EngineTiming]:
@@ -232,12 +237,6 @@ def _noise(seconds: np.ndarray) -> float | None:
         return None
     first, second = (float(np.median(half)) for half in np.array_split(seconds, 2))
     return abs(first - second) / min(first, second)
-
-
-def _seconds(engine: Engine, image: np.ndarray) -> float:
-    began = time.perf_counter()
-    engine(image)
-    return time.perf_counter() - began
 
 
 def _stream(race: _Race, images: np.ndarray) -> None:

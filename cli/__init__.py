@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """The console script ``derain-engine``."""
+    """Run the console script ``derain-engine``."""
     from .app import run
 
     sys.exit(run(sys.argv[1:]))

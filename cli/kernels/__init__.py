@@ -58,7 +58,7 @@ def _compile(
     without the GPU's matrix units.
     """
     from ...base.errors import BuildError
-    from ...bench.kernels.networks import find_networks
+    from ...bench.contestants import find_networks
     from ...device import driver
     from ...kernels.aot import make_folder, parse_targets, picture_calls, video_calls, write_cubins
     from ...kernels.aot.pool import compile_calls, require_compiler
