@@ -99,7 +99,7 @@ def plot_roofline(benchmark: Benchmark, path: Path) -> bool:
         axes.plot([row.flop_per_byte], [row.tflop_s], "o", label=f"{label(row)}, {row.height}x{row.width}")
     axes.set(xscale="log", yscale="log", ylabel="TFLOP/s")
     axes.set_xlabel("FLOP a byte, with every map of the fused plan and every weight moved once")
-    _save(figure, axes, benchmark, path, legend="xx-small")
+    _save(figure, axes, benchmark, path, "xx-small")
     return True
 
 
