@@ -5,7 +5,6 @@ Every build is a process of its own, so that its peak of memory is its own.
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import InputError
 from ..base.progress import Progress, no_progress
 from ..base.sizes import FrameSizes, words
-from ..engine import environment
 from ..export.nvinfer import FLAVOURS
 from .contestants import find_checkpoint
+from .results import Measurement
 from .starts import in_new_process, peak_bytes
 
 if TYPE_CHECKING:
@@ -60,18 +59,8 @@ class EngineBuild:
         return words(sizes.least) if sizes.fixed else f"{words(sizes.least)} to {words(sizes.largest)}"
 
 
-@dataclass(frozen=True)
-class Builds:
-    """The outcome of a run of builds.
-
-    rows: by network, first for one size of frame, then for a range. environment: facts of ``engine.environment``.
-    command, date (UTC, ISO 8601): of the run.
-    """
-
-    rows: tuple[EngineBuild, ...]
-    environment: dict[str, Any]
-    command: str
-    date: str
+class Builds(Measurement[EngineBuild]):
+    """The outcome of a run of builds: by network, first for one size of frame, then for a range."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,8 +98,7 @@ def bench_builds(
                 f"{name}, {words(_STATIC) if fixed else 'a range of sizes'}", len(rows) / (2 * len(names))
             )
             rows.append(in_new_process("a build", _build, name, backend, precision, fixed))
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return Builds(tuple(rows), environment.of_measurement(), command, now)
+    return Builds.here(rows, command)
 
 
 def _build(name: str, backend: str, precision: str, fixed: bool) -> EngineBuild:

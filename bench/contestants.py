@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..base import files
 from ..base.errors import BackendUnavailable
@@ -16,6 +16,9 @@ from ..engine.manifest import Manifest
 from ..engine.runtime import Engine, load
 from ..models.checkpoint import Checkpoint
 from ..models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Mode = Literal["latency", "throughput"]
 
@@ -90,16 +93,12 @@ def find_checkpoint(model: str) -> Checkpoint:
 
         from ..models.checkpoint import load_checkpoint, weights_sha256
         from ..models.loading import find_model
-        from ..models.registry import architectures, create, spec_of
+        from ..models.registry import create
     except ImportError as error:
         raise BackendUnavailable(
             f"This needs {error.name}, which is not installed: pip install 'derain-engine[build]'"
         ) from error
-    presets = {
-        name: spec_of(architecture.name, config)
-        for architecture in architectures().values()
-        for name, config in architecture.presets.items()
-    }
+    presets = _presets()
     if model not in presets or Path(model).exists():
         return load_checkpoint(find_model(model)[0])
     with torch.random.fork_rng(devices=()):
@@ -114,6 +113,22 @@ def find_checkpoint(model: str) -> Checkpoint:
         metadata={},
         format="torch",
     )
+
+
+def find_networks(names: Sequence[str] = ()) -> list[nn.Module]:
+    """Find the network of every name as :func:`find_checkpoint` does; with no names, of every preset of SSID-KD."""
+    names = names or [name for name, spec in _presets().items() if spec.architecture == "ssid-kd"]
+    return [find_checkpoint(name).network for name in names]
+
+
+def _presets() -> dict[str, ModelSpec]:
+    from ..models.registry import architectures, spec_of
+
+    return {
+        name: spec_of(architecture.name, config)
+        for architecture in architectures().values()
+        for name, config in architecture.presets.items()
+    }
 
 
 def manifest_of(

@@ -75,6 +75,9 @@ def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress)
         about = {"backend": "openvino", "version": openvino.__version__, "precision": precision}
         return manifest_of(checkpoint.spec, checkpoint.weights_sha256, source=model, **about)
 
+    def step(label: str, opener: _FromGraph | FromArtefact) -> Contestant:
+        return Contestant(f"{label}, {opener.manifest.precision}", opener.manifest, checkpoint, opener)
+
     backend, spec = backends.get("openvino"), checkpoint.spec
     fastest = "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
     graph = export_onnx(checkpoint.network, spec, progress=progress).SerializeToString()
@@ -83,8 +86,7 @@ def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress)
         ("+ compiled for the size", "fp32", False),
         (f"+ {fastest}", fastest, False),
     ):
-        opener = _FromGraph(graph, manifest(precision), threads, precision, any_size)
-        yield Contestant(f"{label}, {precision}", opener.manifest, checkpoint, opener)
+        yield step(label, _FromGraph(graph, manifest(precision), threads, any_size))
     plain = Artefact("openvino", openvino.__version__, fastest, serialise(openvino.Core().read_model(graph)))
     rewritten = backend.compile(checkpoint.network, spec, CompileOptions(fastest), progress)
     int8 = backend.compile(
@@ -95,15 +97,13 @@ def _steps(checkpoint: Checkpoint, model: str, threads: int, progress: Progress)
         ("+ rewrites (the engine)", rewritten),
         ("+ quantised (the engine)", int8),
     ):
-        made = FromArtefact(artefact, manifest(artefact.precision), threads)
-        yield Contestant(f"{label}, {artefact.precision}", made.manifest, checkpoint, made)
+        yield step(label, FromArtefact(artefact, manifest(artefact.precision), threads))
     if threads > 1:
         for artefact in (rewritten, int8):
-            one = FromArtefact(artefact, manifest(artefact.precision), 1)
-            yield Contestant(f"the engine on one thread, {artefact.precision}", one.manifest, checkpoint, one)
-            many = FromArtefact(artefact, manifest(artefact.precision), threads, streams=threads)
-            name = f"the engine, a frame for each thread in streams, {artefact.precision}"
-            yield Contestant(name, many.manifest, checkpoint, many)
+            about = manifest(artefact.precision)
+            yield step("the engine on one thread", FromArtefact(artefact, about, 1))
+            many = FromArtefact(artefact, about, threads, streams=threads)
+            yield step("the engine, a frame for each thread in streams", many)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,6 @@ class _FromGraph:
     graph: bytes = field(repr=False)
     manifest: Manifest
     threads: int
-    precision: str
     any_size: bool
     on_gpu: bool = False
 
@@ -121,10 +120,10 @@ class _FromGraph:
         import openvino
 
         core = openvino.Core()
-        session = _PlainSession(
-            core, core.read_model(self.graph), self.precision, self.threads, self.any_size
+        model, precision = core.read_model(self.graph), self.manifest.precision
+        return Engine(
+            _PlainSession(core, model, precision, self.threads, self.any_size), self.manifest, tile=0
         )
-        return Engine(session, self.manifest, tile=0)
 
 
 class _PlainSession(FloatSession):

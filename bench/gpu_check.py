@@ -24,9 +24,10 @@ from ..engine import frames, verify
 from ..engine.backends import get
 from ..engine.backends.base import CompileOptions, RunOptions
 from ..engine.runtime import Engine
+from ..kernels.aot import specialisation
 from ..kernels.aot.pool import compile_calls
 from ..plan import Dtype
-from .contestants import Mode
+from .contestants import Mode, find_checkpoint, manifest_of
 from .kernels.alike import Check, alike
 from .kernels.rig import Rig, open_rig
 
@@ -67,10 +68,8 @@ def check_kernels(
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
     """
-    from ..kernels.aot import specialisation
     from ..plan import lower
     from ..plan.memory import Memory
-    from .contestants import find_checkpoint
 
     network = find_checkpoint(model).network
     with rig() as here:
@@ -101,8 +100,6 @@ def check_network(
     Raises:
         BackendUnavailable: there is no GPU, or no compiler.
     """
-    from .contestants import find_checkpoint, manifest_of
-
     checkpoint = find_checkpoint(model)
     spec, backend = checkpoint.spec, get("fused")
     artefact = backend.compile(checkpoint.network, spec, CompileOptions(precision, gpu="current"))
@@ -127,7 +124,7 @@ def check_network(
     finally:
         session.close()
     about = {"backend": "fused", "version": artefact.backend_version, "precision": precision}
-    manifest = manifest_of(checkpoint.spec, checkpoint.weights_sha256, source=model, **about)
+    manifest = manifest_of(spec, checkpoint.weights_sha256, source=model, **about)
 
     def open_engine(mode: Mode) -> Engine:
         return Engine(backend.open(artefact, RunOptions(mode=mode)), manifest, tile=0)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import InputError
 from ..base.files import atomic_write
 from . import builds, published, video
 from .plots import plot_all
-from .results import Benchmark, as_columns, as_markdown, markdown_table, without_empty
+from .results import Benchmark, Measurement, as_columns, as_markdown, markdown_table
 
 _HEAD = """# Benchmarks
 
@@ -52,16 +53,16 @@ def make_page(results: Sequence[Path], page: Path) -> list[Path]:
     folder = page.with_suffix("")
     for stem, result in zip(stems, read, strict=True):
         if isinstance(result, video.VideoBenchmark):
-            sections.append(f"## {stem}\n\n{_of_video(result)}")
-            continue
-        if isinstance(result, builds.Builds):
-            sections.append(f"## {stem}\n\n{_of_builds(result)}")
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        plots = plot_all(result, folder, f"{stem}-")
-        images = "\n".join(f"![{title}]({folder.name}/{plot.name})" for title, plot in plots.items())
-        sections.append(f"## {stem}\n\n{as_markdown(result)}\n{images}\n")
-        written += plots.values()
+            text = _of_video(result)
+        elif isinstance(result, builds.Builds):
+            text = _of_builds(result)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            plots = plot_all(result, folder, f"{stem}-")
+            images = "\n".join(f"![{title}]({folder.name}/{plot.name})" for title, plot in plots.items())
+            text = f"{as_markdown(result)}\n{images}\n"
+            written += plots.values()
+        sections.append(f"## {stem}\n\n{text}")
     if not any(isinstance(result, Benchmark) for result in read):
         sections.append(_NOTHING)
     with atomic_write(page) as temporary:
@@ -99,9 +100,8 @@ def _published() -> str:
 
 def _of_video(found: video.VideoBenchmark) -> str:
     """Write frames a second, and where the time goes."""
-    heads, rows = without_empty(video.HEADS, video.cells(found))
     return (
-        f"{markdown_table(heads, rows)}\n"
+        f"{markdown_table(*as_columns(video.cells(found)))}\n"
         "- Frames/s: median of the runs, of the whole video. Cores: CPU seconds in a second. The stages: milliseconds "
         "of work for a frame; they overlap, and waiting at a pipe counts as work.\n"
         f"- Runs: {found.rows[0].runs}, of {', '.join(str(row.frames) for row in found.rows)} frames\n"
@@ -133,7 +133,7 @@ def _of_builds(found: builds.Builds) -> str:
     )
 
 
-def _run(found: builds.Builds | video.VideoBenchmark) -> str:
+def _run(found: Measurement[Any]) -> str:
     cpu = found.environment["cpu"]
     return (
         f"- Device: {cpu['model']}, {cpu['threads']} threads\n"

@@ -54,9 +54,7 @@ def plot_latency(benchmark: Benchmark, path: Path) -> None:
             label=name,
         )
     axes.set(xscale="log", yscale="log", xlabel="Megapixels", ylabel="Median ms a frame")
-    axes.set_title(_where(benchmark), fontsize="small")
-    axes.legend(fontsize="small")
-    _save(figure, path)
+    _save(figure, axes, benchmark, path)
 
 
 def plot_speed_up(benchmark: Benchmark, path: Path) -> None:
@@ -79,9 +77,7 @@ def plot_speed_up(benchmark: Benchmark, path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="Times the speed of the baseline, by medians of one run")
-    axes.set_title(_where(benchmark), fontsize="small")
-    axes.legend(fontsize="small")
-    _save(figure, path)
+    _save(figure, axes, benchmark, path)
 
 
 def plot_roofline(benchmark: Benchmark, path: Path) -> bool:
@@ -103,20 +99,13 @@ def plot_roofline(benchmark: Benchmark, path: Path) -> bool:
         axes.plot([row.flop_per_byte], [row.tflop_s], "o", label=f"{label(row)}, {row.height}x{row.width}")
     axes.set(xscale="log", yscale="log", ylabel="TFLOP/s")
     axes.set_xlabel("FLOP a byte, with every map of the fused plan and every weight moved once")
-    axes.set_title(_where(benchmark), fontsize="small")
-    axes.legend(fontsize="xx-small")
-    _save(figure, path)
+    _save(figure, axes, benchmark, path, "xx-small")
     return True
 
 
 def label(row: EngineTiming) -> str:
     """Name the contestant and what it computes in, once."""
     return row.name if row.name.endswith(row.precision) else f"{row.name}, {row.precision}"
-
-
-def _where(benchmark: Benchmark) -> str:
-    row = benchmark.rows[0]
-    return f"{row.device}, {row.threads} threads, {benchmark.date[:10]}"
 
 
 def _figure() -> tuple[Any, Any]:
@@ -130,6 +119,10 @@ def _figure() -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, axes: Any, benchmark: Benchmark, path: Path, legend: str = "small") -> None:
+    """Say where and when it was measured, and write the file."""
+    row = benchmark.rows[0]
+    axes.set_title(f"{row.device}, {row.threads} threads, {benchmark.date[:10]}", fontsize="small")
+    axes.legend(fontsize=legend)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata=_METADATA)

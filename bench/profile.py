@@ -40,7 +40,7 @@ class ProfiledStep:
     mb: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """The steps of a frame.
 
@@ -54,10 +54,13 @@ class Profile:
     device: str
     height: int
     width: int
-    runs: int | None
-    threads: int | None
-    ms: float | None
+    runs: int | None = None
+    threads: int | None = None
+    ms: float | None = None
     steps: tuple[ProfiledStep, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(sorted(self.steps, key=lambda step: -step.share)))
 
 
 def profile_engine(
@@ -94,7 +97,6 @@ def profile_engine(
     counters = _counters(payloads, manifest.precision, (height, width), runs, count, progress)
     times = {key: statistics.median(found) for key, found in counters.items()}
     total = sum(times.values())
-    steps = [ProfiledStep(name, kind, ms, ms / total) for (name, kind), ms in times.items()]
     return Profile(
         subject=engine.name,
         backend=f"openvino {manifest.backend_version}",
@@ -105,7 +107,7 @@ def profile_engine(
         runs=runs,
         threads=count,
         ms=total,
-        steps=tuple(sorted(steps, key=lambda step: -step.share)),
+        steps=tuple(ProfiledStep(name, kind, ms, ms / total) for (name, kind), ms in times.items()),
     )
 
 
@@ -133,10 +135,7 @@ def profile_plan(plan: Plan, subject: str, height: int, width: int) -> Profile:
         device="none: operations and bytes of the plan",
         height=height,
         width=width,
-        runs=None,
-        threads=None,
-        ms=None,
-        steps=tuple(sorted(steps, key=lambda step: -step.share)),
+        steps=tuple(steps),
     )
 
 

@@ -6,7 +6,6 @@ Every one's output is compared with the fp32 reference in the run that times it.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from ..engine.runtime import Engine
 from ..samples import photographs
 from .contestants import Contestant, Mode
 from .gpu import gpu_status
-from .results import Benchmark, EngineTiming
+from .results import Benchmark, EngineTiming, now
 from .roofs import Roofs, measure_roofs
 from .starts import Starts, measure_starts
 
@@ -65,7 +64,14 @@ class _Racer:
         self.engine = self.contestant.open(mode)
         opened = time.perf_counter() - began
         self.precision = self.engine.precision
-        return opened, _seconds(self.engine, image)
+        return opened, self.clean(image)
+
+    def clean(self, image: np.ndarray) -> float:
+        """Clean a frame; return the seconds of that."""
+        assert self.engine is not None
+        began = time.perf_counter()
+        self.engine(image)
+        return time.perf_counter() - began
 
     def close(self) -> None:
         if self.engine is not None:
@@ -124,7 +130,7 @@ def time_in_turns(
 ) -> Benchmark:
     """Time them all at each size, in turns. Arguments as for :func:`.engine.bench_engines`; without ``leave_out`` one
     that fails ends it for all."""
-    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    date = now()
     roofs = measure_roofs(contestants, threads, progress)
     rows = [
         row
@@ -135,7 +141,7 @@ def time_in_turns(
             roofs=roofs,
         )
     ]
-    return Benchmark(tuple(rows), environment.of_measurement(), command, date)
+    return Benchmark.here(rows, command, date)
 
 
 def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:
@@ -156,11 +162,10 @@ def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:
         racer.verified = _verify(racer.contestant, racer.engine, race.size, references)
 
     def warm(racer: _Racer) -> None:
-        assert racer.engine is not None
-        began = time.perf_counter()
+        spent = 0.0
         for image in images[:_WARM_UP]:
-            if time.perf_counter() - began < _ENOUGH:
-                racer.engine(image)
+            if spent < _ENOUGH:
+                spent += racer.clean(image)
 
     if starts:
         race.each(start)
@@ -176,9 +181,8 @@ def _run(race: _Race, *, starts: bool, roofs: Roofs) -> list[EngineTiming]:
 
 
 def _time(racer: _Racer, image: np.ndarray) -> None:
-    assert racer.engine is not None
     time.sleep(_PAUSE)
-    racer.seconds.append(_seconds(racer.engine, image))
+    racer.seconds.append(racer.clean(image))
 
 
 def _rows(race: _Race, roofs: Roofs) -> list[EngineTiming]:
@@ -233,12 +237,6 @@ def _noise(seconds: np.ndarray) -> float | None:
         return None
     first, second = (float(np.median(half)) for half in np.array_split(seconds, 2))
     return abs(first - second) / min(first, second)
-
-
-def _seconds(engine: Engine, image: np.ndarray) -> float:
-    began = time.perf_counter()
-    engine(image)
-    return time.perf_counter() - began
 
 
 def _stream(race: _Race, images: np.ndarray) -> None:

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..base.errors import InputError
+from ..engine import environment
 
+Row = TypeVar("Row")
+Run = TypeVar("Run", bound="Measurement[Any]")
 #: Relative difference between the medians of a row's two halves from which on it is marked as noisy.
 NOISY = 0.1
+
+
+def now() -> str:
+    """Return the date of a run: UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[Row]):
+    """The outcome of a run.
+
+    rows: what was measured. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the run.
+    """
+
+    rows: tuple[Row, ...]
+    environment: dict[str, Any]
+    command: str
+    date: str
+
+    @classmethod
+    def here(cls: type[Run], rows: Iterable[Any], command: str, date: str | None = None) -> Run:
+        """Make one of this machine; of this moment without a ``date``."""
+        return cls(tuple(rows), environment.of_measurement(), command, date or now())
 
 
 @dataclass(frozen=True)
@@ -80,18 +107,8 @@ class EngineTiming:
         return 2 * self.macs_per_pixel * self.height * self.width / self.median_ms / 1e9
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """The outcome of a run.
-
-    rows: by size, then contestant. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the
-    run.
-    """
-
-    rows: tuple[EngineTiming, ...]
-    environment: dict[str, Any]
-    command: str
-    date: str
+class Benchmark(Measurement[EngineTiming]):
+    """The outcome of a run, its rows by size, then contestant."""
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return rows that can be quoted one by one: each repeats where, when and how it was measured."""
@@ -221,13 +238,8 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def as_columns(rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
     """Split rows into heads and cells, without columns in which nothing stands."""
-    return without_empty(list(rows[0]), [list(row.values()) for row in rows])
-
-
-def without_empty(heads: Sequence[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Keep the columns in which something stands."""
-    kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    return [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    heads = [head for head in rows[0] if any(row[head] for row in rows)]
+    return heads, [[row[head] for head in heads] for row in rows]
 
 
 def _number(value: float | None, digits: int) -> str:

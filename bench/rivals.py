@@ -26,6 +26,14 @@ TorchPrecision = Literal["fp32", "bf16", "fp16"]
 _MOST_COMPILED = 64
 
 
+def given(result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """Return ``out`` with the result in it; the result itself where there is none."""
+    if out is None:
+        return result
+    np.copyto(out, result)
+    return out
+
+
 class FloatSession:
     """A session (``engine.backends.base.Session``) that takes and gives N x 3 x H x W floats; NumPy converts frames."""
 
@@ -40,12 +48,7 @@ class FloatSession:
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         image = np.ascontiguousarray(to_float(batch).transpose(0, 3, 1, 2))
         clean = np.ascontiguousarray(self.infer(image).transpose(0, 2, 3, 1))
-        if batch.dtype == np.uint8:
-            clean = quantise(clean, np.uint8)
-        if out is None:
-            return clean
-        np.copyto(out, clean)
-        return out
+        return given(quantise(clean, np.uint8) if batch.dtype == np.uint8 else clean, out)
 
 
 class OnnxRuntimeSession(FloatSession):
@@ -120,11 +123,7 @@ class TorchSession:
             clean = clean_image(self._run(image.to(self._kind))).permute(0, 2, 3, 1).float()
             if batch.dtype == np.uint8:
                 clean = clean.clamp(0, 1).mul(255).add(0.5).floor().byte()
-            result = clean.cpu().contiguous().numpy()
-        if out is None:
-            return result
-        np.copyto(out, result)
-        return out
+            return given(clean.cpu().contiguous().numpy(), out)
 
     def close(self) -> None:
         self._run = None

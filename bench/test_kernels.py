@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from derain_engine.bench.contestants import find_networks
 from derain_engine.bench.kernels import rig as gpu
 from derain_engine.bench.kernels.alike import Check, alike
-from derain_engine.bench.kernels.networks import find_networks
 from derain_engine.kernels import dark_channel
 from derain_engine.kernels.aot import pool
 from derain_engine.kernels.dark_channel import by_torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from ..media.video.stages import STAGES, Cleaned
 from ..models.spec import ModelSpec
 from ..samples.rain import Streaks, render_streaks
 from . import pipe_ends
+from .results import Measurement
 
 #: What is asked of the way around an engine: height, width, milliseconds that the engine takes, frames a second.
 _PLUMBING = (("plumbing alone", 720, 1280, 0.0, 120.0), ("engine of 5 ms", 360, 640, 5.0, 180.0))
@@ -67,17 +67,8 @@ class VideoRow:
     busy_ms: dict[str, float]
 
 
-@dataclass(frozen=True)
-class VideoBenchmark:
-    """The result of ``bench video``.
-
-    rows: first the plumbing. environment: facts of ``engine.environment``. command, date (UTC, ISO 8601): of the run.
-    """
-
-    rows: tuple[VideoRow, ...]
-    environment: dict[str, Any]
-    command: str
-    date: str
+class VideoBenchmark(Measurement[VideoRow]):
+    """The result of ``bench video``, first the plumbing."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON takes it, with what tells it from other results."""
@@ -90,22 +81,20 @@ class VideoBenchmark:
         return cls(rows, record["environment"], record["command"], record["date"])
 
 
-HEADS = ("Engine", "Runs in", "Through", "Frame", "Frames/s", "Slowest", "Wanted", "Cores", *STAGES)
-
-
-def cells(result: VideoBenchmark) -> list[list[str]]:
-    """Return the rows in words, under HEADS; stages in milliseconds a frame."""
+def cells(result: VideoBenchmark) -> list[dict[str, str]]:
+    """Return the rows in words, by the columns' heads; stages in milliseconds a frame."""
     return [
-        [
-            row.name,
-            f"{row.backend or ''} {row.precision or ''}".strip(),
-            row.through,
-            f"{row.height}x{row.width}",
-            *(f"{each:.1f}" for each in (row.frames_per_second, row.slowest)),
-            "" if row.wanted is None else f"{row.wanted:g}",
-            f"{row.cores:.2f}",
-            *(f"{row.busy_ms[stage]:.2f}" for stage in STAGES),
-        ]
+        {
+            "Engine": row.name,
+            "Runs in": f"{row.backend or ''} {row.precision or ''}".strip(),
+            "Through": row.through,
+            "Frame": f"{row.height}x{row.width}",
+            "Frames/s": f"{row.frames_per_second:.1f}",
+            "Slowest": f"{row.slowest:.1f}",
+            "Wanted": "" if row.wanted is None else f"{row.wanted:g}",
+            "Cores": f"{row.cores:.2f}",
+            **{stage: f"{row.busy_ms[stage]:.2f}" for stage in STAGES},
+        }
         for row in result.rows
     ]
 
@@ -181,10 +170,9 @@ def bench_video(
             count = threads or environment.cores()["threads"]
             with load(engine, mode="throughput", threads=threads) as loaded:
                 loaded.warmup(*size)
-                found = [_through_files(loaded, clip, progress) for _ in range(runs)]
+                found = [_clean(loaded, clip, clip.with_name("clean.mp4"), progress) for _ in range(runs)]
                 rows.append(_row(found, name or engine.name, "files", size, engine=loaded, threads=count))
-    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return VideoBenchmark(tuple(rows), environment.of_measurement(), command, date)
+    return VideoBenchmark.here(rows, command)
 
 
 def make_rainy_clip(path: Path, size: tuple[int, int], frames: int) -> Path:
@@ -240,28 +228,24 @@ def _through_pipes(engine: Engine, height: int, width: int) -> _Run:
     assert feeding.stdout is not None and draining.stdin is not None
     try:
         with feeding.stdout, draining.stdin:
-            used = time.process_time()
-            done = clean_video(engine, cast(Any, feeding.stdout), cast(Any, draining.stdin))
-            run = _Run(done, (time.process_time() - used) / done.seconds)
+            run = _clean(engine, feeding.stdout, draining.stdin)
     finally:
         for process in (feeding, draining):
             process.wait()
-    _require_whole(done, _PLUMBING_FRAMES)
+    if run.done.frames != _PLUMBING_FRAMES:
+        raise DerainError(
+            f"The run did not come to its end: {run.done.frames} of {_PLUMBING_FRAMES} frames came out."
+        )
     return run
 
 
-def _through_files(engine: Engine, clip: Path, progress: Progress) -> _Run:
+def _clean(engine: Engine, source: Any, target: Any, progress: Progress = no_progress) -> _Run:
     used = time.process_time()
-    done = clean_video(engine, clip, clip.with_name("clean.mp4"), progress=progress)
-    run = _Run(done, (time.process_time() - used) / done.seconds)
-    _require_whole(done, done.frames)
-    return run
-
-
-def _require_whole(done: Cleaned, frames: int) -> None:
-    if done.failures or done.frames != frames:
-        why = done.failures[0].message if done.failures else f"{done.frames} of {frames} frames came out."
-        raise DerainError(f"The run did not come to its end: {why}")
+    done = clean_video(engine, source, target, progress=progress)
+    cores = (time.process_time() - used) / done.seconds
+    if done.failures:
+        raise DerainError(f"The run did not come to its end: {done.failures[0].message}")
+    return _Run(done, cores)
 
 
 def _row(

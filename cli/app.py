@@ -19,6 +19,7 @@ from ..base.version import __version__
 from . import bench, build, environment, evaluate, export, kernels, train, video
 from . import run as run_verb
 from .terminal import LogToTerminal, note, say
+from .verbs import add_verb
 
 _PROGRAM = "derain-engine"
 _INTERRUPTED = 130
@@ -70,8 +71,14 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(epilog=_EXAMPLES)(_top)
-    for module in (build, run_verb, video, evaluate, export, train, bench, kernels, environment):
-        module.register(app)
+    build.register(app)
+    add_verb(app, "run", run_verb.run, run_verb.EXAMPLES)
+    add_verb(app, "video", video.video, video.EXAMPLES)
+    add_verb(app, "eval", evaluate.evaluate, evaluate.EXAMPLES)
+    add_verb(app, "export", export.export, export.EXAMPLES)
+    for group in (train, bench, kernels):
+        group.register(app)
+    add_verb(app, "collect-env", environment.collect_env, environment.EXAMPLES)
     return app
 
 

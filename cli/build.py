@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,17 +13,16 @@ from ..base.sizes import words
 from ..engine.options import BuildOptions
 from .options import with_options
 from .progress import progress_bar
-from .terminal import file_size, say, show_table
-from .values import Sides, Trust, frame_size
+from .terminal import file_size, say, say_json, say_lines, show_table
+from .values import Sides, Trust, sized
+from .verbs import add_verb
 
 if TYPE_CHECKING:
     from ..engine.build import BuildReport
     from ..engine.manifest import Manifest
     from ..engine.verify import Report
 
-_BUILD_EXAMPLES = """Examples:
-
-\b
+_BUILD_EXAMPLES = """
 derain-engine build -o sid-lite.derain
 derain-engine build model.pt -o model.derain --precision fp32
 derain-engine build model.pt -o model.derain --option pyramid=maxpool
@@ -34,22 +32,16 @@ derain-engine build model.pt -o vga.derain --shape 480x640
 derain-engine build model.pt -o gpu.derain --backend fused --gpu sm_80,sm_90
 derain-engine build model.pt -o rtx.derain --backend tensorrt-rtx --opt 720x1280 --max 1088x1920
 """
-_INSPECT_EXAMPLES = """Examples:
-
-\b
+_INSPECT_EXAMPLES = """
 derain-engine inspect model.derain
 derain-engine inspect model.pt --json
 derain-engine inspect sid-lite --steps --size 1080x1920
 """
-_VERIFY_EXAMPLES = """Examples:
-
-\b
+_VERIFY_EXAMPLES = """
 derain-engine verify sid-lite.derain
 derain-engine verify model.derain model.pt
 """
-_UNPACK_EXAMPLES = """Examples:
-
-\b
+_UNPACK_EXAMPLES = """
 derain-engine unpack model.derain -o model-files
 """
 
@@ -61,10 +53,10 @@ _MODEL = "A model file, or the name of shipped weights; a file of that name goes
 
 
 def register(app: typer.Typer) -> None:
-    app.command("build", epilog=_BUILD_EXAMPLES)(_build)
-    app.command("inspect", epilog=_INSPECT_EXAMPLES)(_inspect)
-    app.command("verify", epilog=_VERIFY_EXAMPLES)(_verify)
-    app.command("unpack", epilog=_UNPACK_EXAMPLES)(_unpack)
+    add_verb(app, "build", _build, _BUILD_EXAMPLES)
+    add_verb(app, "inspect", _inspect, _INSPECT_EXAMPLES)
+    add_verb(app, "verify", _verify, _VERIFY_EXAMPLES)
+    add_verb(app, "unpack", _unpack, _UNPACK_EXAMPLES)
 
 
 @with_options(options=BuildOptions)
@@ -97,12 +89,7 @@ def _inspect(
             "--steps", help="Show the launches of the fused backend instead: work, traffic, programs, tiles."
         ),
     ] = False,
-    size: Annotated[
-        Sides | None,
-        typer.Option(
-            parser=frame_size, metavar="HxW", help="Of the picture that --steps is for; 512x512 unless given."
-        ),
-    ] = None,
+    size: Annotated[Sides | None, sized("Of the picture that --steps is for; 512x512 unless given.")] = None,
 ) -> None:
     """Show what is in an engine file or a model file."""
     from ..engine.inspect import describe, describe_steps
@@ -112,12 +99,11 @@ def _inspect(
     if size is not None and not steps:
         raise typer.BadParameter("--size belongs to --steps.")
     if steps:
-        for line in describe_steps(file, *(size or _STEPS_SIZE)).splitlines():
-            say(line)
+        say_lines(describe_steps(file, *(size or _STEPS_SIZE)))
         return
     facts = describe(file)
     if as_json:
-        say(json.dumps(facts, allow_nan=False))
+        say_json(facts)
     else:
         show_table(_flat(facts))
 

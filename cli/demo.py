@@ -14,16 +14,16 @@ from .app import answer
 from .progress import progress_bar
 from .terminal import say
 
+_MODEL = "sid-lite"
 _SEED = 3
 
 
-def demonstrate(folder: Path, model: str = "sid-lite") -> None:
-    """Build an engine of ``model`` into ``folder``, make a rainy picture, clean it, and tell what happened.
-
-    Raises:
-        BackendUnavailable: scikit-image, whose photograph is used, is not installed.
-        DerainError: as :func:`build`.
-    """
+def _demo(
+    out: Annotated[Path, typer.Option(help="Folder for the files; made where it is missing.")] = Path(
+        "demo-out"
+    ),
+) -> None:
+    """Build the shipped engine, and take synthetic rain out of a photograph with it."""
     from ..engine.build import build
     from ..engine.metrics import psnr
     from ..engine.runtime import load
@@ -32,17 +32,17 @@ def demonstrate(folder: Path, model: str = "sid-lite") -> None:
     from ..media.pictures.jobs import Job
 
     started = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    engine_file = folder / f"{Path(model).stem}.derain"
+    out.mkdir(parents=True, exist_ok=True)
+    engine_file = out / f"{_MODEL}.derain"
     with progress_bar() as progress:
-        built = build(model, engine_file, progress=progress)
+        built = build(_MODEL, engine_file, progress=progress)
     say(
         f"{engine_file}: {built.parameters:,} parameters for {built.manifest.backend} in "
         f"{built.manifest.precision}, built and compared with its reference in {built.seconds:.1f} s"
     )
 
     photo, rainy = _photograph_in_rain()
-    rainy_file, clean_file = folder / "rainy.png", folder / "clean.png"
+    rainy_file, clean_file = out / "rainy.png", out / "clean.png"
     write_picture(rainy_file, Picture(rainy))
     say(f"{rainy_file}: a photograph (CC0, from scikit-image) under synthetic rain")
 
@@ -58,7 +58,7 @@ def demonstrate(folder: Path, model: str = "sid-lite") -> None:
         f"{clean_file}: the rain taken out, {1000 * warm:.0f} ms for {rainy.shape[1]}x{rainy.shape[0]} pixels; "
         f"PSNR {before:.1f} dB before, {after:.1f} dB after"
     )
-    both = folder / "before-after.png"
+    both = out / "before-after.png"
     write_picture(both, side_by_side(Picture(rainy), clean))
     say(f"{both}: the two side by side")
     say(f"Done in {time.monotonic() - started:.1f} s.")
@@ -80,15 +80,6 @@ def _photograph_in_rain():
     rng = np.random.default_rng(_SEED)
     rainy, photo = add_rain(data.chelsea().astype(np.float32) / 255, sample_rain("heavy", rng), rng)
     return quantise(photo, np.uint8), quantise(rainy, np.uint8)
-
-
-def _demo(
-    out: Annotated[Path, typer.Option(help="Folder for the files; made where it is missing.")] = Path(
-        "demo-out"
-    ),
-) -> None:
-    """Build the shipped engine, and take synthetic rain out of a photograph with it."""
-    demonstrate(out)
 
 
 def _main() -> int:

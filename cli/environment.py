@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
-from .terminal import file_size, say, show_table
+from .terminal import file_size, say_json, show_table
 
-_EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine collect-env
 derain-engine collect-env --json > environment.json
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("collect-env", epilog=_EXAMPLES)(_collect_env)
-
-
-def _collect_env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def collect_env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what this machine has.
 
     Versions, processor, memory, GPUs and backends, to put into a report of a fault.
@@ -31,7 +24,7 @@ def _collect_env(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 
     facts = collect()
     if as_json:
-        say(json.dumps(facts, allow_nan=False))
+        say_json(facts)
     else:
         show_table(_rows(facts))
 

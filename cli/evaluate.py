@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,17 +11,14 @@ import typer
 from ..evaluation.options import EvaluateOptions
 from .options import with_options
 from .progress import progress_bar
-from .tables import show_columns
-from .terminal import note, say
+from .terminal import note, note_building, say, say_json, say_lines, show_columns
 from .values import ArchitectureName, NetworkOptions, Trust, network_options
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Evaluation, Scores, SetResult
     from ..evaluation.figures import Values
 
-_EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine eval sid-lite --rainy test/rainy --clean test/clean
 derain-engine eval sid-lite --rainy photos/ --sheet sheet.png
 derain-engine eval model.derain --rainy test/rainy --clean test/clean --json > scores.json
@@ -34,11 +30,8 @@ derain-engine eval opening --rainy test/rainy --clean test/clean
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("eval", epilog=_EXAMPLES)(with_options(options=EvaluateOptions)(_evaluate))
-
-
-def _evaluate(
+@with_options(options=EvaluateOptions)
+def evaluate(
     model: Annotated[
         str,
         typer.Argument(
@@ -85,7 +78,7 @@ def _evaluate(
     measured are named at the end (exit code 5).
     """
     from ..evaluation.csv import as_csv as write_csv
-    from ..evaluation.evaluate import evaluate
+    from ..evaluation.evaluate import evaluate as measure
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
@@ -96,7 +89,7 @@ def _evaluate(
             "--csv is of pictures or of videos; --rainy and --video exclude each other there."
         )
     with progress_bar() as progress:
-        result = evaluate(
+        result = measure(
             model,
             rainy or (),
             clean,
@@ -104,14 +97,13 @@ def _evaluate(
             against=against,
             options=replace(options, network_options=network_options(option or []), arch=arch),
             trust=trust or (),
-            building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
+            building=note_building,
             progress=progress,
         )
     if as_json:
-        say(json.dumps(result.to_json(), allow_nan=False))
+        say_json(result.to_json())
     elif as_csv:
-        for line in write_csv(result).splitlines():
-            say(line)
+        say_lines(write_csv(result))
     else:
         _show(result)
     broken = [b for flickers in result.clips.values() for b in flickers[0].broken]

@@ -11,9 +11,7 @@ from .progress import progress_bar
 from .terminal import file_size, show_table
 from .values import ArchitectureName, NetworkOptions, network_options
 
-_EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine export model.pt -o model.onnx
 derain-engine export sid-lite -o sid-lite.onnx --output clean --output rain
 derain-engine export sid-lite -o sid-lite-vs.onnx --for vapoursynth
@@ -21,11 +19,7 @@ derain-engine export net_latest.pth -o prenet7.onnx --option stages=7
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("export", epilog=_EXAMPLES)(_export)
-
-
-def _export(
+def export(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model file, or the name of shipped weights.")
     ],

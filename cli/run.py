@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from .progress import progress_bar
-from .terminal import note
-from .values import Trust, tile_side
+from .terminal import note, note_building
+from .values import EngineName, Trust, tile_side
 
-_EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine run rain.jpg -o clean.jpg
 derain-engine run photos/ -o clean/ -e model.derain
 derain-engine run 'photos/*.tif' -o clean/ --tile 1024
@@ -21,11 +19,7 @@ derain-engine run rain.png -o clean.png -e gpu.derain --trust SHA256
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("run", epilog=_EXAMPLES)(_run)
-
-
-def _run(
+def run(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, or patterns.")
     ],
@@ -38,14 +32,7 @@ def _run(
             help="A file for one picture, else a folder; existing files are replaced.",
         ),
     ],
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            "-e",
-            help="An engine file, or the name of shipped weights, whose engine is built at the first use and kept.",
-        ),
-    ] = "sid-lite",
+    engine: EngineName = "sid-lite",
     tile: Annotated[
         str,
         typer.Option(
@@ -86,11 +73,7 @@ def _run(
     side = tile_side(tile)
     jobs = find_pictures(inputs, output)
     with progress_bar() as progress:
-        path = find_engine(
-            engine,
-            progress=progress,
-            building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
-        )
+        path = find_engine(engine, progress=progress, building=note_building)
         with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
             failures = clean_pictures(loaded, jobs, show=show, quality=quality, progress=progress)
     if not failures:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,9 +38,25 @@ def note(message: object) -> None:
     ERR.print(f"derain-engine: {printable(str(message).strip())}")
 
 
+def note_building(name: str, kept: Path) -> None:
+    """Tell that the engine of shipped weights is built."""
+    note(f"Building the {name} engine for this machine, once: {kept}")
+
+
 def say(text: object = "") -> None:
     """Print one line on stdout."""
     print(printable(text))
+
+
+def say_lines(text: str) -> None:
+    """Print a text of several lines on stdout."""
+    for line in text.splitlines():
+        say(line)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as one line of JSON on stdout."""
+    say(json.dumps(value, allow_nan=False))
 
 
 def show_table(rows: Iterable[tuple[str, Any]]) -> None:
@@ -46,9 +66,41 @@ def show_table(rows: Iterable[tuple[str, Any]]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(printable(name), printable(value))
+    _print(table)
+
+
+def show_columns(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, summary: Iterable[Sequence[str]] = ()
+) -> None:
+    """Print a table: text on the left in the first column, figures in the others.
+
+    Args:
+        summary: rows set off below.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+    for row in rows:
+        table.add_row(*map(printable, row))
+    table.add_section()
+    for row in summary:
+        table.add_row(*map(printable, row))
+    _print(table)
+
+
+def show_rows(rows: Sequence[Mapping[str, str]], *, summary: Iterable[Sequence[str]] = ()) -> None:
+    """Print a table as :func:`show_columns` does, of one row or more by the columns' heads."""
+    show_columns(list(rows[0]), [list(row.values()) for row in rows], summary=summary)
+
+
+def _print(table: Table) -> None:
     width = None if sys.stdout.isatty() else _ENDLESS
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
-    console.print(table)
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+
+
+def command_line() -> str:
+    """Return what the user typed."""
+    return shlex.join(["derain-engine", *sys.argv[1:]])
 
 
 def file_size(count: int) -> str:

@@ -23,6 +23,29 @@ Trust = Annotated[
     ),
 ]
 
+#: Of verbs that use an engine, which is ``sid-lite`` by default.
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        "-e",
+        help="An engine file, or the name of shipped weights, whose engine is built at the first use and kept.",
+    ),
+]
+
+#: Of verbs that prepare kernels.
+KernelModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="A model file, or the name of shipped weights or of a preset; may be repeated.",
+        show_default="the presets of SSID-KD",
+    ),
+]
+KernelPrecision = Annotated[
+    Literal["fp16", "bf16"], typer.Option(help="Of maps and weights; sums are in fp32.")
+]
+
 #: Of verbs that read model files.
 NetworkOptions = Annotated[
     list[str] | None,
@@ -55,6 +78,11 @@ def frame_size(text: str) -> Sides:
         return Sides(*parse_size(text))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def sized(help: str, default: str | bool = True, *flags: str) -> Any:
+    """Return an option whose value is a frame's size; ``default`` is shown for it."""
+    return typer.Option(*flags, parser=frame_size, metavar="HxW", help=help, show_default=default)
 
 
 def width_and_height(text: str) -> Sides:

@@ -17,8 +17,8 @@ import typer
 from ..media.video.options import LiveOptions, RawFrames, VideoOptions
 from .options import with_options
 from .progress import progress_bar
-from .terminal import ERR, note, printable
-from .values import Sides, Trust, rate, tile_side, width_and_height
+from .terminal import ERR, note, note_building, printable
+from .values import EngineName, Sides, Trust, rate, tile_side, width_and_height
 
 if TYPE_CHECKING:
     from ..engine.runtime import Engine
@@ -29,9 +29,7 @@ _NAMED = 10
 #: Seconds between two status lines, on a terminal and where they go into a log.
 _REFRESH, _LOGGED = 0.5, 10.0
 
-_EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine video rain.mp4 -o clean.mp4
 derain-engine video rain.mkv -o clean.mkv -e model.derain --mode throughput
 derain-engine video rain.mp4 -o clean.mkv --codec ffv1
@@ -46,13 +44,8 @@ derain-engine video - -o - --size 1280x720 --fps 25 --pix-fmt nv12 --format rawv
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("video", epilog=_EXAMPLES)(
-        with_options(options=VideoOptions, live_options=LiveOptions)(_video)
-    )
-
-
-def _video(
+@with_options(options=VideoOptions, live_options=LiveOptions)
+def video(
     *,
     source: Annotated[
         str,
@@ -72,14 +65,7 @@ def _video(
             "for standard output, which takes the frames alone.",
         ),
     ],
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            "-e",
-            help="An engine file, or the name of shipped weights, whose engine is built at the first use and kept.",
-        ),
-    ] = "sid-lite",
+    engine: EngineName = "sid-lite",
     options: VideoOptions,
     size: Annotated[
         Sides | None,
@@ -154,11 +140,7 @@ def _video(
     outgoing = _piped(sys.stdout, "OUT") if output == "-" else output
     written = "standard output" if output == "-" else output
     with progress_bar() as progress:
-        path = find_engine(
-            engine,
-            progress=progress,
-            building=lambda name, kept: note(f"Building the {name} engine for this machine, once: {kept}"),
-        )
+        path = find_engine(engine, progress=progress, building=note_building)
     with load(path, mode=mode, threads=threads, tile=side, trust=trust or ()) as loaded:
         if live:
             _clean_live(loaded, source, outgoing, live_options, written)

@@ -6,10 +6,11 @@ noise that its maps hold, by the plan's PyTorch executor on the same memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...kernels.aot import specialisation
+from ...kernels.record import find
 from ...plan.program import View
 from .rig import TimedWork
 
@@ -32,7 +33,7 @@ class Alike:
     memory: Memory
     step: Step
     sizes: list[int]
-    launches: int = field(default=1)
+    launches: int = 1
 
     @property
     def key(self) -> Key:
@@ -41,8 +42,6 @@ class Alike:
 
     def pointers(self, call: Call) -> list[Tensor]:
         """Return the step's memory for ``call``: its own, or with other scratch memory for itself in another cut."""
-        from ...kernels.record import find
-
         kernel = find(call.kernel)
         found = [self.memory.flat(pointer) for pointer in self.step.pointers]
         if kernel.scratch_elements is not None and call != self.step.call:
@@ -53,8 +52,6 @@ class Alike:
 
 def alike(memory: Memory) -> list[Alike]:
     """Return the launches of a plan, in the order of first use."""
-    from ...kernels.aot import specialisation
-
     found: dict[tuple, Alike] = {}
     for step in memory.plan.steps:
         sizes = memory.sizes(step)
@@ -79,7 +76,7 @@ class Check:
         from ...kernels.plain import run_plain
 
         step, memory = launches.step, launches.memory
-        generator = torch.Generator(launches.memory.flat(step.pointers[0]).device).manual_seed(0)
+        generator = torch.Generator(memory.flat(step.pointers[0]).device).manual_seed(0)
         for buffer in sorted(step.touched()):
             memory.flat(View(buffer)).normal_(generator=generator)
         pointers = launches.pointers(step.call)
@@ -88,15 +85,15 @@ class Check:
         with torch.no_grad():
             run_plain(step.call, whole, launches.sizes)
             run_plain(step.call, half, launches.sizes)
-        self._outputs = [pointers[write] for write in step.writes if not _is_scratch(memory, step, write)]
+        writes = [write for write in step.writes if not _is_scratch(memory, step, write)]
+        self._outputs = [pointers[write] for write in writes]
         self._before = [output.clone() for output in self._outputs]
-        self._exact, self._allowed = [], []
-        for write in step.writes:
-            if not _is_scratch(memory, step, write):
-                exact, plain = whole[write], half[write]
-                rounding = torch.finfo(plain.dtype).eps / 2 * exact.abs()
-                self._exact.append(exact)
-                self._allowed.append(2 * (plain.float() - exact).abs().max() + rounding)
+        self._exact = [whole[write] for write in writes]
+        self._allowed = [
+            2 * (half[write].float() - exact).abs().max()
+            + torch.finfo(half[write].dtype).eps / 2 * exact.abs()
+            for write, exact in zip(writes, self._exact, strict=True)
+        ]
 
     def passes(self, work: TimedWork) -> bool:
         """Return whether ``work``, which launches it once, gives that. The memory is left as it was found."""
@@ -114,8 +111,3 @@ class Check:
 def _is_scratch(memory: Memory, step: Step, write: int) -> bool:
     pointer = step.pointers[write]
     return isinstance(pointer, View) and memory.plan.buffers[pointer.buffer].tile is not None
-
-
-def frame_milliseconds(launches: Sequence[Alike], medians: Sequence[float]) -> float:
-    """Return the milliseconds of all of them in a frame."""
-    return sum(each.launches * median for each, median in zip(launches, medians, strict=True))

@@ -131,20 +131,19 @@ def _measure(window: int, size: tuple[int, int], runs: int, threads: int, progre
     rows = []
     for name, seconds in times.items():
         p5, median, p95 = (float(value) for value in np.percentile(seconds, (5, 50, 95)))
-        rows.append(
-            Timing(
-                name=name,
-                height=size[0],
-                width=size[1],
-                window=window,
-                padding=padding,
-                threads=threads,
-                runs=runs,
-                median_ms=1000 * median,
-                p5_ms=1000 * p5,
-                p95_ms=1000 * p95,
-                speedup=rival / median,
-                verified=verified if name == "separable" else None,
-            )
+        row = Timing(
+            name=name,
+            height=size[0],
+            width=size[1],
+            window=window,
+            padding=padding,
+            threads=threads,
+            runs=runs,
+            median_ms=1000 * median,
+            p5_ms=1000 * p5,
+            p95_ms=1000 * p95,
+            speedup=rival / median,
+            verified=verified if name == "separable" else None,
         )
+        rows.append(row)
     return rows

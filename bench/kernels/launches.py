@@ -15,12 +15,13 @@ import numpy as np
 
 from ...base.errors import InputError
 from ...base.progress import Progress, no_progress
+from ...kernels.aot import specialisation
 from ...kernels.aot.pool import compile_calls, require_compiler
 from ...kernels.tuned import configure_for
 from ...plan.program import GRANULARITY, Dtype
+from ..contestants import find_networks
 from .alike import Alike, Check, alike
 from .ceilings import Ceilings, measure_ceilings
-from .networks import find_networks
 from .rig import Rig, TimedWork, open_rig
 
 if TYPE_CHECKING:
@@ -117,8 +118,6 @@ def measure_launches(
     Raises:
         InputError: the plan has none of the kernels.
     """
-    from ...kernels.aot import specialisation
-
     plan = memory.plan
     found = [each for each in alike(memory) if not kernels or each.step.call.kernel in kernels]
     if not found:
@@ -165,6 +164,7 @@ def _measure(
     area = memory.height * memory.width / GRANULARITY**2
     flops, moved = step.flops * area, step.map_bytes * area + step.weight_bytes
     seconds = times[0].median_ms / 1000
+    tflop_s, gb_s = flops / seconds / 1e12, moved / seconds / 1e9
     name, channels, level = each.key
     row = LaunchRow(
         kernel=name,
@@ -181,10 +181,10 @@ def _measure(
         kernel_ms=times[0],
         eager_ms=times[1],
         compiled_ms=times[2] if len(times) > 2 else None,
-        tflop_s=flops / seconds / 1e12,
-        gb_s=moved / seconds / 1e9,
-        of_matmul=flops / seconds / 1e12 / ceilings.matmul_tflop_s,
-        of_copy=moved / seconds / 1e9 / ceilings.copy_gb_s,
+        tflop_s=tflop_s,
+        gb_s=gb_s,
+        of_matmul=tflop_s / ceilings.matmul_tflop_s,
+        of_copy=gb_s / ceilings.copy_gb_s,
         verified=verified,
     )
     return row, reason
@@ -216,8 +216,6 @@ def captured(function: Callable[..., object], arguments: Sequence[Tensor]) -> Ti
 def _frame(rig: Rig, memory: Memory, by_name: dict[str, Compiled]) -> TimedWork:
     """Capture the whole plan, launch after launch, in a CUDA graph, for a random picture."""
     import torch
-
-    from ...kernels.aot import specialisation
 
     device = memory.map(memory.plan.image).device
     memory.fill(torch.rand(memory.height, memory.width, 3, device=device))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,12 +22,14 @@ from ...base import files
 from ...base.errors import DerainError, InputError, VerificationError
 from ...base.progress import Progress, no_progress
 from ...kernels import tuned
+from ...kernels.aot import distinct, specialisation
 from ...kernels.aot.pool import compile_each
 from ...kernels.record import find
 from ...plan import Dtype
-from .alike import Alike, Check, alike, frame_milliseconds
+from ..contestants import find_networks
+from ..results import now
+from .alike import Alike, Check, alike
 from .candidates import candidates
-from .networks import find_networks
 from .rig import Rig, TimedWork, open_rig
 
 if TYPE_CHECKING:
@@ -148,9 +149,7 @@ class _Bench:
         self._asked: set[str] = set()
 
     def weigh(self, tasks: Sequence[_Task]) -> None:
-        """CompileEach and check what is in use, and note what every task costs a frame."""
-        from ...kernels.aot import specialisation
-
+        """Compile and check what is in use, and note what every task costs a frame."""
         calls = [each.step.call for task in tasks for each in task.launches]
         for answer in self._compile(calls, "compiling what is in use"):
             if isinstance(answer, DerainError):
@@ -165,14 +164,11 @@ class _Bench:
                     raise VerificationError(
                         f"{specialisation(each.step.call)}, which is in use, differs from PyTorch on this GPU."
                     )
-            medians = np.median(self.rig.time(works, RUNS), axis=1)
-            task.weight = frame_milliseconds(task.launches, list(medians))
+            task.weight = float(self._milliseconds(task, [works], RUNS)[0, 0])
 
     def compile_candidates(
         self, order: Sequence[_Task], configs: dict[Key, list[LaunchConfig]], deadline: float
     ) -> None:
-        from ...kernels.aot import specialisation
-
         calls = [
             find(each.step.call.kernel).recut(each.step.call, config)
             for task in order
@@ -219,16 +215,9 @@ class _Bench:
                 found = int(np.where(gains, means[1:], np.inf).argmin())
                 best, then = finalists[found], float(means[1 + found])
         count = task.count
-        return Tuned(
-            task.key,
-            count,
-            best,
-            float(now) / count,
-            float(then) / count,
-            1 + len(right),
-            failed,
-            tuple(dict.fromkeys(wrong)),
-        )
+        before_ms, after_ms = float(now) / count, float(then) / count
+        wrong_ones = tuple(dict.fromkeys(wrong))
+        return Tuned(task.key, count, best, before_ms, after_ms, 1 + len(right), failed, wrong_ones)
 
     def _milliseconds(
         self, task: _Task, contestants: Sequence[Sequence[TimedWork]], runs: int, parts: int = 1
@@ -243,8 +232,6 @@ class _Bench:
         self, calls: Sequence[Call], stage: str, deadline: float = float("inf")
     ) -> Generator[Compiled | DerainError, None, None]:
         """Yield what became of every specialisation that is not compiled yet, until the deadline."""
-        from ...kernels.aot import distinct, specialisation
-
         target, began = self.rig.context.gpu.target, time.monotonic()
         wanted = [call for call in distinct(calls) if specialisation(call) not in self._compiled]
         self.progress(stage, 0.0)
@@ -260,16 +247,12 @@ class _Bench:
 
     def _state(self, calls: Sequence[Call]) -> bool | None:
         """Return True where all are compiled, False where one of them cannot be used, None where there was no time."""
-        from ...kernels.aot import specialisation
-
         names = [specialisation(call) for call in calls]
         if any(name in self._asked and name not in self._compiled for name in names):
             return False
         return True if all(name in self._compiled for name in names) else None
 
     def _kernel(self, call: Call) -> Compiled:
-        from ...kernels.aot import specialisation
-
         # A specialisation is compiled once for all its grids.
         return replace(self._compiled[specialisation(call)], call=call)
 
@@ -355,7 +338,7 @@ def tune_here(
             triton=facts["triton"],
             height=request.shape[0],
             width=request.shape[1],
-            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            date=now(),
             command=request.command,
         )
         results: list[Tuned] = []

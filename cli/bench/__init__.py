@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import typer
 
+from ..verbs import add_group, add_verb
 from . import builds, cpu, engine, kernels, page, profile, table3, video
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Measure speed.", no_args_is_help=True, rich_markup_mode=None)
-    group.callback()(lambda: None)
-    group.command("engine", epilog=engine.EXAMPLES)(engine.bench_engine)
-    group.command("kernels", epilog=kernels.EXAMPLES)(kernels.bench_kernels)
-    group.command("builds", epilog=builds.EXAMPLES)(builds.bench_builds)
-    group.command("table3", epilog=table3.EXAMPLES)(table3.bench_table3)
-    group.command("cpu", epilog=cpu.EXAMPLES)(cpu.bench_cpu)
-    group.command("profile", epilog=profile.EXAMPLES)(profile.bench_profile)
-    group.command("video", epilog=video.EXAMPLES)(video.bench_video)
-    group.command("page", epilog=page.EXAMPLES)(page.bench_page)
-    app.add_typer(group, name="bench")
+    group = add_group(app, "bench", "Measure speed.")
+    add_verb(group, "engine", engine.bench_engine, engine.EXAMPLES)
+    add_verb(group, "kernels", kernels.bench_kernels, kernels.EXAMPLES)
+    add_verb(group, "builds", builds.bench_builds, builds.EXAMPLES)
+    add_verb(group, "table3", table3.bench_table3, table3.EXAMPLES)
+    add_verb(group, "cpu", cpu.bench_cpu, cpu.EXAMPLES)
+    add_verb(group, "profile", profile.bench_profile, profile.EXAMPLES)
+    add_verb(group, "video", video.bench_video, video.EXAMPLES)
+    add_verb(group, "page", page.bench_page, page.EXAMPLES)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import file_size, say, show_table
-from .output import command_line
+from ..terminal import command_line, file_size, say_json, show_rows, show_table
 
 if TYPE_CHECKING:
     from ...bench.builds import Builds
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench builds
 derain-engine bench builds sid sid-lite --json > builds.json
 derain-engine bench builds model.pt --precision fp32
@@ -54,28 +49,27 @@ def bench_builds(
             progress=progress,
         )
     if as_json:
-        say(json.dumps(builds.to_json(), allow_nan=False))
+        say_json(builds.to_json())
     else:
         _show(builds)
 
 
 def _show(builds: Builds) -> None:
-    heads = ["Network", "Frames", "Parameters", "Nodes", "Export s", "Plan s", "Graph", "Plan", "Peak memory"]
     rows = [
-        [
-            row.name,
-            row.takes,
-            f"{row.parameters:,}",
-            str(row.nodes),
-            f"{row.export_s:.1f}",
-            f"{row.plan_s:.1f}",
-            file_size(row.graph_bytes),
-            file_size(row.plan_bytes),
-            "" if row.peak_bytes is None else file_size(row.peak_bytes),
-        ]
+        {
+            "Network": row.name,
+            "Frames": row.takes,
+            "Parameters": f"{row.parameters:,}",
+            "Nodes": str(row.nodes),
+            "Export s": f"{row.export_s:.1f}",
+            "Plan s": f"{row.plan_s:.1f}",
+            "Graph": file_size(row.graph_bytes),
+            "Plan": file_size(row.plan_bytes),
+            "Peak memory": "" if row.peak_bytes is None else file_size(row.peak_bytes),
+        }
         for row in builds.rows
     ]
-    show_columns(heads, rows)
+    show_rows(rows)
     facts, first = builds.environment, builds.rows[0]
     show_table(
         [

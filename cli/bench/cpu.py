@@ -8,11 +8,10 @@ import typer
 
 from ..options import with_options
 from ..progress import progress_bar
-from .output import BenchmarkOutput, SizesOption, ThreadsOption, command_line
+from ..terminal import command_line
+from .output import BenchmarkOutput, SizesOption, ThreadsOption
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench cpu
 derain-engine bench cpu --model sid-lite.safetensors --size 512x512 --json > cpu.json
 """

@@ -8,12 +8,11 @@ import typer
 
 from ..options import with_options
 from ..progress import progress_bar
+from ..terminal import command_line
 from ..values import Trust
-from .output import BenchmarkOutput, OnnxOption, SizesOption, ThreadsOption, command_line, onnx_files
+from .output import BenchmarkOutput, OnnxOption, SizesOption, ThreadsOption, onnx_files
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench engine sid-lite --compare
 derain-engine bench engine a.derain b.derain --size 512x512 --size 1080x1920 --runs 50
 derain-engine bench engine model.derain --model model.pt --json > speed.json

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import note, say, show_table
-from ..values import Sides, frame_size
+from ..terminal import command_line, note, say_json, show_rows, show_table
+from ..values import Sides, sized
+from .output import AsJson
 
 if TYPE_CHECKING:
-    from ...bench.kernels.launches import LaunchRow, LaunchTimes, Times
+    from ...bench.kernels.launches import LaunchRow, LaunchTimes
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench kernels
 derain-engine bench kernels --model sid --shape 1024x1024 --json > kernels.json
 derain-engine bench kernels --kernel mffb.stage2 --runs 100
@@ -37,15 +31,7 @@ def bench_kernels(
     model: Annotated[
         str | None, typer.Option(help="GPU: a model file, shipped weights or a preset.", show_default="sid")
     ] = None,
-    shape: Annotated[
-        Sides | None,
-        typer.Option(
-            parser=frame_size,
-            metavar="HxW",
-            help="GPU: of the picture, multiples of 32.",
-            show_default="512x512",
-        ),
-    ] = None,
+    shape: Annotated[Sides | None, sized("GPU: of the picture, multiples of 32.", "512x512")] = None,
     precision: Annotated[
         Literal["fp16", "bf16"] | None,
         typer.Option(help="GPU: of maps and weights; sums are in fp32.", show_default="fp16"),
@@ -61,7 +47,7 @@ def bench_kernels(
         int | None, typer.Option(min=1, help="CPU: threads.", show_default="all cores")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 30,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a row.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time the kernels of a network on the GPU against PyTorch and torch.compile; without a GPU, the separable dark
     channel against nn.MaxPool3d on the CPU, forward and backward.
@@ -106,24 +92,23 @@ def _bench_cpu(runs: int, threads: int | None, as_json: bool) -> None:
         rows = measure(runs=runs, threads=threads, progress=progress)
     about = {"device": environment.cpu()["model"], "torch": torch.__version__, **_run()}
     if as_json:
-        say(json.dumps([{**asdict(row), **about} for row in rows], allow_nan=False))
+        say_json([{**asdict(row), **about} for row in rows])
     else:
-        heads = "Dark channel|Picture|P|Threads|Median ms|p5 ms|p95 ms|Speed-up|Verified"
-        show_columns(
-            heads.split("|"),
-            [
-                [
-                    row.name,
-                    f"{row.height}x{row.width}",
-                    str(row.window),
-                    str(row.threads),
-                    *(f"{ms:.2f}" for ms in (row.median_ms, row.p5_ms, row.p95_ms)),
-                    f"{row.speedup:.1f}x",
-                    {None: "", True: "equal", False: "NO"}[row.verified],
-                ]
-                for row in rows
-            ],
-        )
+        cells = [
+            {
+                "Dark channel": row.name,
+                "Picture": f"{row.height}x{row.width}",
+                "P": str(row.window),
+                "Threads": str(row.threads),
+                "Median ms": f"{row.median_ms:.2f}",
+                "p5 ms": f"{row.p5_ms:.2f}",
+                "p95 ms": f"{row.p95_ms:.2f}",
+                "Speed-up": f"{row.speedup:.1f}x",
+                "Verified": {None: "", True: "equal", False: "NO"}[row.verified],
+            }
+            for row in rows
+        ]
+        show_rows(cells)
         show_table(
             [
                 ("Device", about["device"]),
@@ -168,7 +153,7 @@ def _bench_gpu(
             "frame_ms": result.frame_ms and asdict(result.frame_ms),
             "compile_failed": result.failed,
         }
-        say(json.dumps([{**asdict(row), **frame, **about} for row in result.rows], allow_nan=False))
+        say_json([{**asdict(row), **frame, **about} for row in result.rows])
     else:
         _show(result, about)
     if result.failed:
@@ -179,15 +164,13 @@ def _bench_gpu(
 
 
 def _run() -> dict[str, str]:
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["derain-engine", *sys.argv[1:]]),
-    }
+    from ...bench.results import now
+
+    return {"date": now(), "command": command_line()}
 
 
 def _show(result: LaunchTimes, about: dict[str, Any]) -> None:
-    heads = "Kernel|C|Map|A frame|Median ms|p5 ms|p95 ms|Eager ms|Compiled ms|TFLOP/s|of matmul|GB/s|of copy|Verified"
-    show_columns(heads.split("|"), [_cells(row) for row in result.rows])
+    show_rows([_cells(row) for row in result.rows])
     ceilings = result.ceilings
     sums = [(name, result.sum_ms(field)) for name, field in _SUMS]
     facts = [(f"{name}, launches of a frame", f"{total:.3f} ms") for name, total in sums if total is not None]
@@ -203,23 +186,20 @@ def _show(result: LaunchTimes, about: dict[str, Any]) -> None:
 _SUMS = (("derain-engine", "kernel_ms"), ("PyTorch eager", "eager_ms"), ("torch.compile", "compiled_ms"))
 
 
-def _cells(row: LaunchRow) -> list[str]:
-    def median(times: Times | None) -> str:
-        return "" if times is None else f"{times.median_ms:.4f}"
-
-    return [
-        row.kernel,
-        str(row.channels),
-        f"{row.height}x{row.width}",
-        str(row.launches),
-        median(row.kernel_ms),
-        f"{row.kernel_ms.p5_ms:.4f}",
-        f"{row.kernel_ms.p95_ms:.4f}",
-        median(row.eager_ms),
-        median(row.compiled_ms),
-        f"{row.tflop_s:.1f}",
-        f"{row.of_matmul:.1%}",
-        f"{row.gb_s:.0f}",
-        f"{row.of_copy:.1%}",
-        "yes" if row.verified else "NO",
-    ]
+def _cells(row: LaunchRow) -> dict[str, str]:
+    return {
+        "Kernel": row.kernel,
+        "C": str(row.channels),
+        "Map": f"{row.height}x{row.width}",
+        "A frame": str(row.launches),
+        "Median ms": f"{row.kernel_ms.median_ms:.4f}",
+        "p5 ms": f"{row.kernel_ms.p5_ms:.4f}",
+        "p95 ms": f"{row.kernel_ms.p95_ms:.4f}",
+        "Eager ms": f"{row.eager_ms.median_ms:.4f}",
+        "Compiled ms": "" if row.compiled_ms is None else f"{row.compiled_ms.median_ms:.4f}",
+        "TFLOP/s": f"{row.tflop_s:.1f}",
+        "of matmul": f"{row.of_matmul:.1%}",
+        "GB/s": f"{row.gb_s:.0f}",
+        "of copy": f"{row.of_copy:.1%}",
+        "Verified": "yes" if row.verified else "NO",
+    }

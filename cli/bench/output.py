@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,21 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...base.options import option
-from ..tables import show_columns
-from ..terminal import note, say, show_table
-from ..values import Sides, frame_size
+from ..terminal import note, say_json, say_lines, show_columns, show_table
+from ..values import Sides, sized
 
 if TYPE_CHECKING:
     from ...bench.results import Benchmark
 
 SizesOption = Annotated[
-    list[Sides] | None,
-    typer.Option(
-        "--size",
-        parser=frame_size,
-        metavar="HxW",
-        help="Height and width of the frames in pixels; may be repeated.",
-    ),
+    list[Sides] | None, sized("Height and width of the frames in pixels; may be repeated.", True, "--size")
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads for everything measured.", show_default="all")
@@ -83,14 +73,12 @@ class BenchmarkOutput:
         from ...bench import results
 
         if self.as_json:
-            say(json.dumps(result.to_json(), allow_nan=False))
+            say_json(result.to_json())
         elif self.is_table:
             show_columns(*results.as_columns(results.cells(result)))
             show_table(results.facts(result))
         else:
-            text = results.as_csv(result) if self.as_csv else results.as_markdown(result)
-            for line in text.splitlines():
-                say(line)
+            say_lines(results.as_csv(result) if self.as_csv else results.as_markdown(result))
         if self.plots is not None:
             from ...bench.plots import plot_all
 
@@ -101,11 +89,6 @@ class BenchmarkOutput:
         missed = [f"{row.name} at {row.height}x{row.width}" for row in result.rows if row.verified is False]
         if missed:
             raise VerificationError(f"Too far from the fp32 reference: {', '.join(missed)}.")
-
-
-def command_line() -> str:
-    """Return what the user typed."""
-    return shlex.join(["derain-engine", *sys.argv[1:]])
 
 
 def onnx_files(pairs: list[str] | None) -> list[tuple[str, Path]]:

@@ -9,9 +9,7 @@ import typer
 
 from ..terminal import say
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench page bench/results/*.json -o docs/benchmarks.md
 derain-engine bench page -o tables.md
 """

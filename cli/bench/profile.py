@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,17 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import say, show_table
-from ..values import Sides, frame_size
-from .output import AsJson, command_line
+from ..terminal import command_line, say_json, show_columns, show_rows, show_table
+from ..values import Sides, sized
+from .output import AsJson
 
 if TYPE_CHECKING:
     from ...bench.profile import Profile, ProfiledStep
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench profile sid-lite
 derain-engine bench profile model.derain --size 1080x1920 --top 20
 derain-engine bench profile sid --plan
@@ -42,12 +38,7 @@ def bench_profile(
             help="ENGINE is a model file, shipped weights or a preset: the fused plan it becomes in fp16.",
         ),
     ] = False,
-    size: Annotated[
-        Sides | None,
-        typer.Option(
-            parser=frame_size, metavar="HxW", help="Of the frame in pixels.", show_default="512x512"
-        ),
-    ] = None,
+    size: Annotated[Sides | None, sized("Of the frame in pixels.", "512x512")] = None,
     top: Annotated[int, typer.Option(min=1, help="Steps to show.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="Frames; times are their medians.")] = 10,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
@@ -70,24 +61,17 @@ def bench_profile(
     if as_json:
         about = {key: value for key, value in asdict(found).items() if key not in ("steps", "ms")}
         about |= {"frame_ms": found.ms, "command": command_line()}
-        say(json.dumps([{**asdict(step), **about} for step in found.steps[:top]], allow_nan=False))
+        say_json([{**asdict(step), **about} for step in found.steps[:top]])
     else:
         _show(found, top, profile.by_kind(found.steps))
 
 
 def _show(found: Profile, top: int, kinds: dict[str, float]) -> None:
     shown = found.steps[:top]
-    show_columns(
-        ["Step", "Kind", "ms", "Share", "GFLOP", "MB", "FLOP/B"],
+    share = f"{sum(step.share for step in shown):.1%}"
+    show_rows(
         [_cells(step) for step in shown],
-        summary=[
-            [
-                f"these {len(shown)} of {len(found.steps)}",
-                *[""] * 2,
-                f"{sum(s.share for s in shown):.1%}",
-                *[""] * 3,
-            ]
-        ],
+        summary=[[f"these {len(shown)} of {len(found.steps)}", "", "", share, "", "", ""]],
     )
     show_columns(["All of a kind", "Share"], [[kind, f"{share:.1%}"] for kind, share in kinds.items()])
     facts = [
@@ -103,14 +87,13 @@ def _show(found: Profile, top: int, kinds: dict[str, float]) -> None:
     show_table([(name, value) for name, value in facts if value is not None])
 
 
-def _cells(step: ProfiledStep) -> list[str]:
-    intensity = "" if not step.gflop or not step.mb else f"{1000 * step.gflop / step.mb:.0f}"
-    return [
-        step.name,
-        step.kind,
-        "" if step.ms is None else f"{step.ms:.3f}",
-        f"{step.share:.1%}",
-        "" if step.gflop is None else f"{step.gflop:.2f}",
-        "" if step.mb is None else f"{step.mb:.1f}",
-        intensity,
-    ]
+def _cells(step: ProfiledStep) -> dict[str, str]:
+    return {
+        "Step": step.name,
+        "Kind": step.kind,
+        "ms": "" if step.ms is None else f"{step.ms:.3f}",
+        "Share": f"{step.share:.1%}",
+        "GFLOP": "" if step.gflop is None else f"{step.gflop:.2f}",
+        "MB": "" if step.mb is None else f"{step.mb:.1f}",
+        "FLOP/B": "" if not step.gflop or not step.mb else f"{1000 * step.gflop / step.mb:.0f}",
+    }

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from ..options import with_options
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import note, say
-from .output import BenchmarkOutput, OnnxOption, SizesOption, ThreadsOption, command_line, onnx_files
+from ..terminal import command_line, note, say, say_json, show_columns
+from .output import BenchmarkOutput, OnnxOption, SizesOption, ThreadsOption, onnx_files
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench table3 --quick --plots plots/
 derain-engine bench table3 --model model.pt --size 512x512 --runs 20
 derain-engine bench table3 --onnx PReNet=prenet.onnx --json > table3.json
@@ -97,16 +94,15 @@ def bench_table3(
 
 
 def _show_published(as_json: bool) -> None:
-    from dataclasses import asdict
-
     from ...bench import published, results
 
     if as_json:
-        rows = [
-            {**asdict(each), "macs_per_pixel": each.macs_per_pixel, "source": published.SOURCE}
-            for each in published.TABLE
-        ]
-        say(json.dumps(rows, allow_nan=False))
+        say_json(
+            [
+                {**asdict(each), "macs_per_pixel": each.macs_per_pixel, "source": published.SOURCE}
+                for each in published.TABLE
+            ]
+        )
         return
     show_columns(*results.as_columns(published.cells()))
     for line in published.notes():

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import note, say, show_table
-from ..values import Sides, frame_size
-from .output import AsJson, command_line
+from ..terminal import command_line, note, say_json, show_columns, show_table
+from ..values import Sides, sized
+from .output import AsJson
 
 if TYPE_CHECKING:
     from ...bench.video import VideoBenchmark
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine bench video
 derain-engine bench video sid-lite
 derain-engine bench video model.derain --size 720x1280 --seconds 4 --json > video.json
@@ -35,12 +31,7 @@ def bench_video(
             show_default="the plumbing alone",
         ),
     ] = None,
-    size: Annotated[
-        Sides | None,
-        typer.Option(
-            parser=frame_size, metavar="HxW", help="Of the engine's clip, in pixels.", show_default="360x640"
-        ),
-    ] = None,
+    size: Annotated[Sides | None, sized("Of the engine's clip, in pixels.", "360x640")] = None,
     seconds: Annotated[
         float, typer.Option(min=0.04, help="Length of the engine's clip, at 25 frames a second.")
     ] = 10,
@@ -72,7 +63,7 @@ def bench_video(
             progress=progress,
         )
     if as_json:
-        say(json.dumps(result.to_json(), allow_nan=False))
+        say_json(result.to_json())
     else:
         _show(result)
     for row in result.rows:
@@ -81,10 +72,10 @@ def bench_video(
 
 
 def _show(result: VideoBenchmark) -> None:
-    from ...bench.results import without_empty
-    from ...bench.video import HEADS, cells
+    from ...bench.results import as_columns
+    from ...bench.video import cells
 
-    show_columns(*without_empty(HEADS, cells(result)))
+    show_columns(*as_columns(cells(result)))
     facts = result.environment
     show_table(
         [

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import file_size, say, show_table
+from ..terminal import file_size, say_json, show_rows, show_table
+from ..values import KernelModels, KernelPrecision
+from ..verbs import add_group, add_verb
 from .tune import EXAMPLES, kernels_tune
 
 if TYPE_CHECKING:
     from ...kernels.aot import Compiled
     from ...kernels.launch import Call, Configure
 
-_EXAMPLES = """Examples:
-
-\b
+_EXAMPLES = """
 derain-engine kernels compile --gpu all
 derain-engine kernels compile --model model.pt --gpu sm_80,sm_90 -o cubins
 derain-engine kernels compile --gpu sm_89 --precision bf16 --json > kernels.json
@@ -33,28 +31,17 @@ _NAMED = 3
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Prepare the GPU kernels.", no_args_is_help=True, rich_markup_mode=None)
-    group.callback()(lambda: None)
-    group.command("compile", epilog=_EXAMPLES)(_compile)
-    group.command("tune", epilog=EXAMPLES)(kernels_tune)
-    app.add_typer(group, name="kernels")
+    group = add_group(app, "kernels", "Prepare the GPU kernels.")
+    add_verb(group, "compile", _compile, _EXAMPLES)
+    add_verb(group, "tune", kernels_tune, EXAMPLES)
 
 
 def _compile(
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            help="A model file, or the name of shipped weights or of a preset; may be repeated.",
-            show_default="the presets of SSID-KD",
-        ),
-    ] = None,
+    models: KernelModels = None,
     gpu: Annotated[
         str, typer.Option(metavar="all|current|LIST", help="The GPUs, such as sm_80,sm_90.")
     ] = "all",
-    precision: Annotated[
-        Literal["fp16", "bf16"], typer.Option(help="Of maps and weights; sums are in fp32.")
-    ] = "fp16",
+    precision: KernelPrecision = "fp16",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Compilers at a time.", show_default="one for every CPU")
     ] = None,
@@ -71,7 +58,7 @@ def _compile(
     without the GPU's matrix units.
     """
     from ...base.errors import BuildError
-    from ...bench.kernels.networks import find_networks
+    from ...bench.contestants import find_networks
     from ...device import driver
     from ...kernels.aot import make_folder, parse_targets, picture_calls, video_calls, write_cubins
     from ...kernels.aot.pool import compile_calls, require_compiler
@@ -97,7 +84,7 @@ def _compile(
     if output is not None:
         write_cubins(kernels, output)
     if as_json:
-        say(json.dumps([kernel.to_json() for kernel in kernels], allow_nan=False))
+        say_json([kernel.to_json() for kernel in kernels])
     else:
         _show(kernels, precision)
     faults = [
@@ -111,27 +98,28 @@ def _compile(
 
 
 def _show(kernels: Sequence[Compiled], precision: str) -> None:
-    heads = ["Kernel", "GPU", "Warps", "Registers", "Shared bytes", "Spilled bytes", "Matrix instructions"]
     rows = [
-        [
-            _described(kernel.call),
-            kernel.target,
-            str(kernel.warps),
-            str(kernel.registers),
-            str(kernel.shared),
-            str(kernel.spilled),
-            ", ".join(f"{count} {name}" for name, count in kernel.matrix.items()) or "none",
-        ]
+        {
+            "Kernel": _described(kernel.call),
+            "GPU": kernel.target,
+            "Warps": str(kernel.warps),
+            "Registers": str(kernel.registers),
+            "Shared bytes": str(kernel.shared),
+            "Spilled bytes": str(kernel.spilled),
+            "Matrix instructions": ", ".join(f"{count} {name}" for name, count in kernel.matrix.items())
+            or "none",
+        }
         for kernel in kernels
     ]
-    show_columns(heads, rows)
-    facts: list[tuple[str, Any]] = [
-        ("Kernels", len(kernels)),
-        ("Precision", precision),
-        ("Cubins", file_size(sum(len(kernel.cubin) for kernel in kernels))),
-        ("Triton", kernels[0].triton),
-    ]
-    show_table(facts)
+    show_rows(rows)
+    show_table(
+        [
+            ("Kernels", len(kernels)),
+            ("Precision", precision),
+            ("Cubins", file_size(sum(len(kernel.cubin) for kernel in kernels))),
+            ("Triton", kernels[0].triton),
+        ]
+    )
 
 
 def _described(call: Call) -> str:

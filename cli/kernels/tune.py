@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..progress import progress_bar
-from ..tables import show_columns
-from ..terminal import note, show_table
-from ..values import Sides, frame_size
+from ..terminal import command_line, note, show_rows, show_table
+from ..values import KernelModels, KernelPrecision, Sides, sized
 
 if TYPE_CHECKING:
     from ...bench.kernels.tune import Tuned
 
-EXAMPLES = """Examples:
-
-\b
+EXAMPLES = """
 derain-engine kernels tune
 derain-engine kernels tune --model sid --kernel mffb.stage2 --budget 300
 derain-engine kernels tune --model model.pt --shape 1088x1920 --precision bf16 -o tuned.json
@@ -28,25 +23,10 @@ derain-engine kernels tune --model model.pt --shape 1088x1920 --precision bf16 -
 
 
 def kernels_tune(
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            help="A model file, or the name of shipped weights or of a preset; may be repeated.",
-            show_default="the presets of SSID-KD",
-        ),
-    ] = None,
-    precision: Annotated[
-        Literal["fp16", "bf16"], typer.Option(help="Of maps and weights; sums are in fp32.")
-    ] = "fp16",
+    models: KernelModels = None,
+    precision: KernelPrecision = "fp16",
     shape: Annotated[
-        Sides | None,
-        typer.Option(
-            parser=frame_size,
-            metavar="HxW",
-            help="Of the picture that is tuned for; multiples of 32.",
-            show_default="512x512",
-        ),
+        Sides | None, sized("Of the picture that is tuned for; multiples of 32.", "512x512")
     ] = None,
     kernels: Annotated[
         list[str] | None,
@@ -87,7 +67,7 @@ def kernels_tune(
             kernels=tuple(kernels or ()),
             budget=budget,
             output=output,
-            command=shlex.join(["derain-engine", *sys.argv[1:]]),
+            command=command_line(),
         )
         found = tune_here(request, progress)
     _show(found.results)
@@ -113,32 +93,21 @@ def kernels_tune(
 
 
 def _show(results: Sequence[Tuned]) -> None:
-    heads = [
-        "Kernel",
-        "C",
-        "Level",
-        "A frame",
-        "Heuristic ms",
-        "Tuned ms",
-        "Tried",
-        "Failed",
-        "Configuration",
-    ]
     rows = [
-        [
-            each.key[0],
-            str(each.key[1]),
-            str(each.key[2]),
-            str(each.launches),
-            f"{each.heuristic_ms:.4f}",
-            f"{each.tuned_ms:.4f}",
-            str(each.tried),
-            str(each.failed),
-            _described(each),
-        ]
+        {
+            "Kernel": each.key[0],
+            "C": str(each.key[1]),
+            "Level": str(each.key[2]),
+            "A frame": str(each.launches),
+            "Heuristic ms": f"{each.heuristic_ms:.4f}",
+            "Tuned ms": f"{each.tuned_ms:.4f}",
+            "Tried": str(each.tried),
+            "Failed": str(each.failed),
+            "Configuration": _described(each),
+        }
         for each in results
     ]
-    show_columns(heads, rows)
+    show_rows(rows)
 
 
 def _described(result: Tuned) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 import typer
 
 from ...training.options import SemiDerainGanRun, SidRun, SsidKdRun
+from ..verbs import add_group, add_verb
 from .run import training_verb
 
-_SID_EXAMPLES = """Examples:
-
-\b
+_SID_EXAMPLES = """
 derain-engine train sid --photos photos/ -o runs/lite
 derain-engine train sid --photos photos/ -o runs/lite --resume
 derain-engine train sid --photos photos/ -o runs/finer --from sid-lite \\
@@ -23,9 +22,7 @@ derain-engine train sid --photos bsds500/ --exclude overlap.csv -o runs/sid --pr
 torchrun --nproc-per-node 2 --no-python derain-engine train sid --photos photos/ -o runs/two
 """
 
-_SSID_KD_EXAMPLES = """Examples:
-
-\b
+_SSID_KD_EXAMPLES = """
 derain-engine train ssid-kd --pairs Rain200H/train -o runs/teacher
 derain-engine train ssid-kd --stage 2 --pairs Rain200H/train --real real/ \\
     --from runs/teacher/final.safetensors -o runs/student
@@ -34,9 +31,7 @@ derain-engine train ssid-kd --config run.toml --kl-reduction pixel --kl-weight 1
 derain-engine train ssid-kd --config runs/rescaled/run.toml --resume
 """
 
-_SEMI_DERAIN_GAN_EXAMPLES = """Examples:
-
-\b
+_SEMI_DERAIN_GAN_EXAMPLES = """
 derain-engine train semi-derain-gan --pairs Rain100L/train --real real/ -o runs/gan
 derain-engine train semi-derain-gan --pairs Rain100L/train --real real/ -o runs/gan --vgg16 vgg16.pth
 derain-engine train semi-derain-gan --config run.toml
@@ -46,14 +41,10 @@ derain-engine build runs/gan/best.safetensors -o gan.derain --option domain=synt
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Train a network by one of the recipes.", no_args_is_help=True, rich_markup_mode=None
-    )
-    group.callback()(lambda: None)
-    group.command("sid", epilog=_SID_EXAMPLES)(_sid)
-    group.command("ssid-kd", epilog=_SSID_KD_EXAMPLES)(_ssid_kd)
-    group.command("semi-derain-gan", epilog=_SEMI_DERAIN_GAN_EXAMPLES)(_semi_derain_gan)
-    app.add_typer(group, name="train")
+    group = add_group(app, "train", "Train a network by one of the recipes.")
+    add_verb(group, "sid", _sid, _SID_EXAMPLES)
+    add_verb(group, "ssid-kd", _ssid_kd, _SSID_KD_EXAMPLES)
+    add_verb(group, "semi-derain-gan", _semi_derain_gan, _SEMI_DERAIN_GAN_EXAMPLES)
 
 
 @training_verb(SidRun)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from derain_engine.base.errors import BackendUnavailable, VerificationError
-from derain_engine.bench import contestants, gpu_check
+from derain_engine.bench import gpu_check
 from derain_engine.engine.backends import get
 from derain_engine.models.registry import spec_of
 from derain_engine.plan import memory as memory_module
@@ -24,7 +24,7 @@ from .conftest import SMALL
 def small(monkeypatch):
     network = strong(SMALL)
     checkpoint = SimpleNamespace(network=network, spec=spec_of("ssid-kd", SMALL), weights_sha256="0" * 64)
-    monkeypatch.setattr(contestants, "find_checkpoint", lambda model: checkpoint)
+    monkeypatch.setattr(gpu_check, "find_checkpoint", lambda model: checkpoint)
     return checkpoint
 
 

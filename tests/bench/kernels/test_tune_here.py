@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from derain_engine.base.errors import CheckpointError, DerainError, InputError
-from derain_engine.bench.kernels import candidates, networks, tune
+from derain_engine.bench.contestants import find_networks
+from derain_engine.bench.kernels import candidates, tune
 from derain_engine.bench.kernels.tune import TuningRequest
 from derain_engine.kernels import tuned
 from derain_engine.kernels.launch import LaunchConfig
@@ -148,9 +149,9 @@ def test_the_packages_file_is_the_default(run, request_, tmp_path, monkeypatch):
 
 def test_networks_have_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    everything = networks.find_networks()
-    both = networks.find_networks(["sid", "sid-lite"])
+    everything = find_networks()
+    both = find_networks(["sid", "sid-lite"])
     assert [n.config for n in everything] == [n.config for n in both]  # pyright: ignore[reportAttributeAccessIssue]
     assert all(isinstance(network, SSIDKD) for network in both)
     with pytest.raises((CheckpointError, InputError), match="nothing"):
-        networks.find_networks(["nothing"])
+        find_networks(["nothing"])
