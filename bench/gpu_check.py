@@ -107,7 +107,7 @@ def check_network(
     try:
         for height, width in sizes:
             levels = _picture(height, width)
-            padded, _ = frames.pad_frame(levels[None], spec.granularity, spec.smallest_side)
+            padded = frames.pad_to(levels[None], spec.sizes.padded(height, width))
             batch = frames.to_float(padded)
             reference = _reference(checkpoint, batch, reference_on)
             name = f"{model} {precision}: {height}x{width}"

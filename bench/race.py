@@ -276,9 +276,8 @@ def _verify(
     image, truth = (np.pad(each, [*missing, (0, 0)], mode="symmetric")[: size[0], : size[1]] for each in pair)
     levels = frames.quantise(image, np.uint8)
     spec = contestant.reference.spec
-    padded, (height, width) = frames.pad_frame(
-        frames.to_float(levels)[None], spec.granularity, spec.smallest_side
-    )
+    height, width = size
+    padded = frames.pad_to(frames.to_float(levels)[None], spec.sizes.padded(height, width))
     key = contestant.reference.weights_sha256
     if key not in references:
         references[key] = verify.reference_output(contestant.reference.network, padded)

@@ -16,7 +16,7 @@ from ..base.errors import BackendUnavailable, DerainError, InputError
 from ..base.progress import Progress, no_progress
 from ..engine import environment
 from ..engine.backends.base import Artefact
-from ..engine.bundle import Manifest
+from ..engine.manifest import Manifest
 from ..engine.runtime import Engine, load
 from ..media.video.clean import clean_video
 from ..media.video.ffmpeg import require_av

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -20,11 +21,13 @@ from ..models import onnx_file, weights
 from ..models.checkpoint import Checkpoint, load_checkpoint
 from ..models.loading import find_model, load_model
 from ..models.model_file import is_onnx
+from ..models.spec import ColourChoice
 from . import backends, verify
 from . import examination as examinations
 from .backends.base import Artefact, CompileOptions, RepairGoal, RunOptions
-from .bundle import Manifest, open_bundle, write_bundle
+from .bundle import open_bundle, write_bundle
 from .examination import calibration, repair_goals
+from .manifest import Manifest
 from .options import BuildOptions
 from .trust import record as record_trust
 from .trust import require as require_trust
@@ -111,15 +114,13 @@ def build(
     goals = repair_goals(spec) if options.repair == "auto" and "repair" in backend.takes else iter([None])
     accept, passed_over = options.accept, None
     try:
-        made = _make(backend, checkpoint, compile_options, goals, accept, progress)
-        verify.check(made.report, name, accept)
+        made = _make(backend, checkpoint, compile_options, goals, name, accept, progress)
     except VerificationError as error:
         if options.precision is not None or "fp32" not in backend.precisions:
             raise
         passed_over, exact = str(error), replace(compile_options, precision="fp32")
         try:
-            made = _make(backend, checkpoint, exact, iter([None]), accept, progress)
-            verify.check(made.report, name, accept)
+            made = _make(backend, checkpoint, exact, iter([None]), name, accept, progress)
         except VerificationError as both:
             raise VerificationError(f"{passed_over.partition('. ')[0]}. {both}") from None
 
@@ -179,10 +180,8 @@ def verify_engine(
         if backend.on_gpu:
             require_trust(bundle, trust)
         session, emulated = _open(backend, artefact)
-        try:
+        with contextlib.closing(session):
             return _verified(session, checkpoint, artefact, emulated, progress)
-        finally:
-            session.close()
 
 
 def _open(backend: Backend, artefact: Artefact) -> tuple[Session, bool]:
@@ -224,10 +223,12 @@ def _make(
     checkpoint: Checkpoint,
     options: CompileOptions,
     goals: Iterator[RepairGoal | None],
+    name: str,
     accept: Sequence[str],
     progress: Progress,
 ) -> _Made:
-    """Compile and examine an artefact, once for every goal of repair until one passes."""
+    """Compile and examine an artefact, once for every goal of repair until one passes. Raises VerificationError where
+    none does."""
     goal = next(goals)
     while True:
         artefact = backend.compile(
@@ -236,18 +237,17 @@ def _make(
         following = next(goals, None) if artefact.precision != "fp32" else None
         try:
             made = _examine(backend, artefact, checkpoint, progress)
+            verify.check(made.report, name, accept)
+            return made
         except VerificationError:
             if following is None:
                 raise
-        else:
-            if following is None or not verify.refused(made.report, accept):
-                return made
         goal = following
 
 
 def _examine(backend: Backend, artefact: Artefact, checkpoint: Checkpoint, progress: Progress) -> _Made:
     session, emulated = _open(backend, artefact)
-    try:
+    with contextlib.closing(session):
         report = _verified(session, checkpoint, artefact, emulated, progress)
         size = examinations.current().timed_size(artefact.sizes)
         if emulated:
@@ -262,8 +262,6 @@ def _examine(backend: Backend, artefact: Artefact, checkpoint: Checkpoint, progr
             times.append(time.perf_counter() - start)
         progress("Timing", 1.0)
         return _Made(artefact, report, 1000 * statistics.median(times), size)
-    finally:
-        session.close()
 
 
 def matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint | None:
@@ -274,8 +272,7 @@ def matching_checkpoint(path: Path, manifest: Manifest) -> Checkpoint | None:
         told = onnx_file.OnnxFacts(config.get("colour_order"), config.get("range"), config.get("granularity"))
         checkpoint = onnx_file.read_onnx(path, told)
         return checkpoint if checkpoint.weights_sha256 == manifest.weights_sha256 else None
-    orders: tuple[Literal["auto", "rgb", "bgr"], ...] = ("auto", "rgb", "bgr")
-    for order in orders:
+    for order in get_args(ColourChoice):
         checkpoint = load_checkpoint(
             path, colour_order=order, options=manifest.config, arch=manifest.architecture
         )

@@ -33,18 +33,7 @@ from typing import IO, final
 from ..base.errors import BundleError, InputError
 from ..base.files import atomic_write
 from .backends.base import Artefact
-from .manifest import FORMAT, LARGEST_MANIFEST, Manifest
-
-__all__ = [
-    "ALIGNMENT",
-    "FORMAT",
-    "MANIFEST",
-    "Bundle",
-    "Manifest",
-    "open_bundle",
-    "unpack_bundle",
-    "write_bundle",
-]
+from .manifest import LARGEST_MANIFEST, Manifest
 
 MANIFEST = "manifest.json"
 #: In bytes: a cache line, and the widest vector load of the CPUs that payloads are used on.

@@ -15,21 +15,17 @@ from ..models import weights
 from . import backends
 
 #: Distributions that are used, in whichever extra.
-_PACKAGES = tuple(
-    (
-        "numpy openvino opencv-python-headless pillow torch onnx onnxruntime safetensors scikit-image "
-        "triton cuda-python av nncf"
-    ).split()
-)
+_PACKAGES = (
+    "numpy openvino opencv-python-headless pillow torch onnx onnxruntime safetensors scikit-image triton cuda-python "
+    "av nncf"
+).split()
 #: Of the facts, those that belong with a measurement; where a user's folders lie does not.
 _OF_MEASUREMENTS = ("derain_engine", "python", "platform", "packages", "cpu", "memory", "gpus")
 #: Of a CPU's instructions, those that networks run faster with (x86-64 and ARM names of /proc/cpuinfo).
-_FEATURES = tuple(
-    (
-        "avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8 "
-        "amx_fp16 asimd asimdhp bf16 i8mm sve sve2"
-    ).split()
-)
+_FEATURES = (
+    "avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8 amx_fp16 asimd "
+    "asimdhp bf16 i8mm sve sve2"
+).split()
 _CPU_TABLE = Path("/proc/cpuinfo")
 _NVIDIA_TABLE = Path("/proc/driver/nvidia/gpus")
 
@@ -42,7 +38,7 @@ def collect() -> dict[str, Any]:
         "derain_engine": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES}
+        "packages": {name: installed_version(name) for name in _PACKAGES}
         | {name: flavour.installed() for name, flavour in FLAVOURS.items()},
         "cpu": cpu() | cores(),
         "memory": {
@@ -105,7 +101,8 @@ def _field(table: str, name: str) -> str:
     return match[1].strip() if match else ""
 
 
-def _version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """Return the version of a distribution; None where it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,17 +56,6 @@ _current = Examination()
 def current() -> Examination:
     """Return what builds and :func:`verify_engine` examine by now."""
     return _current
-
-
-@contextlib.contextmanager
-def examining(examination: Examination) -> Iterator[None]:
-    """Examine by something else in the whole process, until the block ends."""
-    global _current
-    before, _current = _current, examination
-    try:
-        yield
-    finally:
-        _current = before
 
 
 def repair_goals(spec: ModelSpec) -> Iterator[RepairGoal]:

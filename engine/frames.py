@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..base.errors import InputError
-from ..base.sizes import FrameSizes, Size
+from ..base.sizes import Size
 
 #: Floats further outside [0, 1] than this are taken for another range (0 to 255, -1 to 1), not overshoot.
 _LOWEST, _HIGHEST = -0.5, 1.5
@@ -100,21 +100,6 @@ def quantise(values: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     scaled *= np.iinfo(dtype).max
     scaled += 0.5
     return scaled.astype(dtype)  # truncation is floor here: nothing is negative
-
-
-def pad_frame(
-    batch: np.ndarray, granularity: int, smallest_side: int = 1
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Pad to multiples of ``granularity`` that are at least ``smallest_side``, as :func:`pad_to` does.
-
-    Returns:
-        The padded batch, and (H, W) to crop to.
-    """
-    height, width = batch.shape[1:3]
-    return pad_to(batch, FrameSizes.all_from(smallest_side, granularity).padded(height, width)), (
-        height,
-        width,
-    )
 
 
 def pad_to(batch: np.ndarray, size: Size) -> np.ndarray:

@@ -10,10 +10,11 @@ from typing import Any
 from ..base.errors import InputError
 from ..base.sizes import padded_side
 from ..models.checkpoint import load_checkpoint
+from ..models.loading import find_model
 from . import backends
 from .backends.base import Artefact
-from .build import find_model
-from .bundle import MANIFEST, Manifest, open_bundle
+from .bundle import MANIFEST, open_bundle
+from .manifest import Manifest
 
 # A zip member's name stands this many bytes behind the start of its header.
 _NAME_AT = 30

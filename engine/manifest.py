@@ -20,6 +20,8 @@ from .backends.base import Artefact
 FORMAT = 1
 #: In bytes of JSON.
 LARGEST_MANIFEST = 2**20
+#: A test of a field and its words.
+_Rule = tuple[Callable[[Any], bool], str]
 # In pixels; a network asking for more padding than this would exhaust memory on a one-pixel picture.
 _LARGEST_SIDE = 4096
 
@@ -207,12 +209,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_edge(value: Any) -> bool:
-    if not _is_object(value):
+    if not isinstance(value, dict):
         return False
     try:
         if value.get("sizes") is not None:
@@ -225,16 +223,11 @@ def _is_edge(value: Any) -> bool:
 
 
 def _is_count(value: Any, least: int, most: int | None = None) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= least and (most is None or value <= most)
+    return type(value) is int and value >= least and (most is None or value <= most)
 
 
-def _is_side(value: Any) -> bool:
-    return _is_count(value, 1, _LARGEST_SIDE)
-
-
-def _is_overlap(value: Any) -> bool:
-    return _is_count(value, 0, _LARGEST_SIDE)
+def _whole(least: int, most: int) -> _Rule:
+    return lambda value: _is_count(value, least, most), f"a whole number from {least} to {most}"
 
 
 def _is_sha256(value: Any) -> bool:
@@ -246,20 +239,19 @@ def _is_payload(value: Any) -> bool:
 
 
 _TEXT = (_is_text, "a text")
-_OBJECT = (_is_object, "an object")
+_OBJECT = (lambda value: isinstance(value, dict), "an object")
 _EDGE = (_is_edge, "an object of what a frame is")
-_SIDE = (_is_side, f"a whole number from 1 to {_LARGEST_SIDE}")
-_OVERLAP = (_is_overlap, f"a whole number from 0 to {_LARGEST_SIDE}")
+_SIDE, _OVERLAP = _whole(1, _LARGEST_SIDE), _whole(0, _LARGEST_SIDE)
 _SHA256 = (_is_sha256, "a SHA-256 in lower-case hexadecimal")
 
-#: What every field must be: a test and its words.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "format": (lambda value: _is_count(value, 1, FORMAT), f"a whole number from 1 to {FORMAT}"),
+#: What every field must be.
+_RULES: dict[str, _Rule] = {
+    "format": _whole(1, FORMAT),
     "architecture": _TEXT,
     "config": _OBJECT,
     "granularity": _SIDE,
     "smallest_side": _SIDE,
-    "exact_tiling_halo": (lambda value: value is None or _is_overlap(value), f"null or {_OVERLAP[1]}"),
+    "exact_tiling_halo": (lambda value: value is None or _OVERLAP[0](value), f"null or {_OVERLAP[1]}"),
     "tile_overlap": _OVERLAP,
     "bytes_per_pixel": (lambda value: _is_count(value, 0), "a whole number from 0"),
     "source": _TEXT,

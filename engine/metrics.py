@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from ..base.errors import BackendUnavailable, InputError
+from ..base.errors import InputError
+from ..base.extras import importing
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
@@ -43,10 +44,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
         InputError: shapes differ, no floats, NaN or infinity, or a side shorter than the window.
         BackendUnavailable: scikit-image is not installed.
     """
-    try:
+    with importing("SSIM needs scikit-image; install derain-engine[build]."):
         from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise BackendUnavailable("SSIM needs scikit-image; install derain-engine[build].") from error
 
     a, b = _pair(a, b)
     if min(a.shape[:2]) < _SSIM_WINDOW:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..base.errors import BackendUnavailable, InputError
+from ..base.errors import InputError
+from ..base.extras import importing
 from ..base.files import atomic_write
 from ..base.progress import Progress, no_progress
 from ..models.checkpoint import load_checkpoint
-from .build import find_model
+from ..models.loading import find_model
+from ..models.spec import ColourChoice
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def export_model(
     output: str | os.PathLike[str],
     *,
     outputs: Sequence[str] = ("clean",),
-    colour_order: Literal["auto", "rgb", "bgr"] = "auto",
+    colour_order: ColourChoice = "auto",
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
     purpose: Literal["vapoursynth"] | None = None,
@@ -67,17 +69,12 @@ def export_model(
     output = Path(output)
     if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the model itself; choose another name for the ONNX file.")
-    with atomic_write(
-        output
-    ) as temporary:  # opened first, so that a place that cannot be written costs no work
+    # Opened first, so that a place that cannot be written costs no work.
+    with atomic_write(output) as temporary:
         progress("loading the model", 0.0)
         checkpoint = load_checkpoint(path, colour_order=colour_order, options=options, arch=arch)
-        try:
+        with importing("Exporting needs {}, which is not installed: pip install 'derain-engine[build]'."):
             from ..export.onnx import OPSET, check_onnx, export_onnx
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"Exporting needs {error.name}, which is not installed: pip install 'derain-engine[build]'."
-            ) from error
         exported = export_onnx(checkpoint.network, checkpoint.spec, outputs=outputs, progress=progress)
         progress("comparing ONNX Runtime with the network", 0.0)
         max_abs = check_onnx(exported, checkpoint.network, checkpoint.spec)

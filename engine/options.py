@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..base.errors import InputError
 from ..base.options import option
 from ..base.sizes import LARGEST_SIDE, FrameSizes, Size, parse_size, words
+from ..models.spec import ColourChoice, ModelSpec
 
 if TYPE_CHECKING:
-    from ..models.spec import ModelSpec
     from .backends.base import Backend
 
-HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
+_HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 #: Names under which a user may accept a missed check.
 CHECKS = ("psnr", "max-abs", "uint8", "quality")
 #: Frames that engines of a range of sizes are fastest for and take at most, unless told otherwise: up to full HD.
 _USUAL, _MOST = (512, 512), (1088, 1920)
+
+
+def _sizes(default: Any, **meaning: Any) -> Any:
+    return option(default, parse=parse_size, metavar="HxW", **meaning)
 
 
 def _mebibytes(text: str) -> int:
@@ -52,13 +56,8 @@ class BuildOptions:
     precision: str | None = option(
         None, help="fp32, bf16, ...; by default the fastest of this machine that is close enough."
     )
-    shape: tuple[int, int] | None = option(
-        None,
-        help="Height and width in pixels, for an engine of this one size.",
-        parse=parse_size,
-        metavar="HxW",
-    )
-    colour_order: Literal["auto", "rgb", "bgr"] = option(
+    shape: Size | None = _sizes(None, help="Height and width in pixels, for an engine of this one size.")
+    colour_order: ColourChoice = option(
         "auto", help="Channel order of the images that the model was trained on."
     )
     network_options: Mapping[str, Any] | None = option(
@@ -88,28 +87,22 @@ class BuildOptions:
         metavar="current|all|LIST",
         shown="this machine's",
     )
-    min_shape: tuple[int, int] | None = option(
+    min_shape: Size | None = _sizes(
         None,
         help="Of the least frames, for TensorRT; smaller ones are padded.",
         flags=("--min",),
-        parse=parse_size,
-        metavar="HxW",
         shown="the network's least",
     )
-    opt_shapes: tuple[tuple[int, int], ...] = option(
+    opt_shapes: tuple[Size, ...] = _sizes(
         (),
         help="Of the frames to be fastest for, for TensorRT; may be repeated.",
         flags=("--opt",),
-        parse=parse_size,
-        metavar="HxW",
         shown=words(_USUAL),
     )
-    max_shape: tuple[int, int] | None = option(
+    max_shape: Size | None = _sizes(
         None,
         help="Of the largest frames, for TensorRT; larger ones are cleaned in tiles.",
         flags=("--max",),
-        parse=parse_size,
-        metavar="HxW",
         shown=words(_MOST),
     )
     repair: Literal["auto", "off"] = option(
@@ -121,7 +114,7 @@ class BuildOptions:
         parse=_mebibytes,
         metavar="MIB",
     )
-    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] | None = option(
+    hardware_compatibility: _HardwareCompatibility | None = option(
         None, help="Other GPUs that the engine has to run on, for TensorRT."
     )
     version_compatible: bool = option(
@@ -161,10 +154,9 @@ class BuildOptions:
                 raise InputError(
                     f"The {chosen.name} backend does not take {flags}; leave that out, or choose another --backend."
                 )
-        if self.hardware_compatibility not in (None, *HARDWARE_COMPATIBILITIES):
+        if self.hardware_compatibility not in (None, *(known := get_args(_HardwareCompatibility))):
             raise InputError(
-                f"There is no hardware compatibility {self.hardware_compatibility!r}; there is "
-                f"{', '.join(HARDWARE_COMPATIBILITIES)}."
+                f"There is no hardware compatibility {self.hardware_compatibility!r}; there is {', '.join(known)}."
             )
         if self.shape and ranged:
             raise InputError("An engine of one --shape has no --min, --opt or --max; leave these out.")

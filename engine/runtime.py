@@ -22,8 +22,9 @@ from ..device import interop, libraries
 from . import backends
 from . import trust as trusted
 from .backends.base import RunOptions, RunsOnGpu, Session
-from .bundle import Manifest, open_bundle
+from .bundle import open_bundle
 from .frames import accept, pad_to
+from .manifest import Manifest
 from .tiling import plan_tiles, run_tiled
 
 #: What a frame takes in a session, in bytes a pixel, where the engine file does not say. The largest network
@@ -76,9 +77,12 @@ class Engine:
         self._least_tile = padded_side(2 * self._overlap + 1, manifest.granularity, manifest.smallest_side)
         #: Side of tiles in pixels; None where each frame decides, 0 for never.
         self.tile = self._tile_side(tile)
-        if memory_limit_bytes is not None and memory_limit_bytes < 1:
-            raise InputError(f"A memory limit of {memory_limit_bytes} bytes leaves nothing to work in.")
-        limit = _half_of_available_memory(session) if memory_limit_bytes is None else memory_limit_bytes
+        limit = memory_limit_bytes
+        if limit is None:
+            on_device = session.available_memory
+            limit = (available_memory() if on_device is None else on_device) // 2
+        elif limit < 1:
+            raise InputError(f"A memory limit of {limit} bytes leaves nothing to work in.")
         bytes_per_pixel = manifest.bytes_per_pixel or _UNKNOWN_BYTES_PER_PIXEL
         self._pixels_at_once = limit // (bytes_per_pixel * session.parallelism)
         self._slots = threading.BoundedSemaphore(session.parallelism)
@@ -337,8 +341,3 @@ def _cache_dir(backend: str, manifest: Manifest) -> Path | None:
     with contextlib.suppress(OSError):
         return files.cache_dir(backend, key.hexdigest()[:32])
     return None
-
-
-def _half_of_available_memory(session: Session) -> int:
-    on_device = session.available_memory
-    return (available_memory() if on_device is None else on_device) // 2

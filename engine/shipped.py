@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -65,16 +64,13 @@ def _key(model: Path) -> str:
     """Return a hash of everything that decides what a build gives, without importing what is slow to import; the
     precision follows from backend and CPU."""
     backend = backends.default_name()
-    version = ""
-    # Backends are called as the distributions that they are made with.
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version(backend)
     cpu = environment.cpu()
     facts = (
         hashlib.sha256(model.read_bytes()).hexdigest(),
         __version__,
         backend,
-        version,
+        # Backends are called as the distributions that they are made with.
+        environment.installed_version(backend) or "",
         cpu["machine"],
         " ".join(cpu["features"]),
     )
@@ -83,10 +79,6 @@ def _key(model: Path) -> str:
 
 def _is_sound(path: Path) -> bool:
     """Tell whether there is an undamaged engine file; a damaged one in a cache is made anew."""
-    if not path.exists():
-        return False
-    try:
-        open_bundle(path).close()
-    except BundleError:
-        return False
-    return True
+    with contextlib.suppress(BundleError), open_bundle(path):
+        return True
+    return False

@@ -38,9 +38,6 @@ class TileGrid:
     rows: Axis
     columns: Axis
 
-    def __len__(self) -> int:
-        return len(self.rows.origins) * len(self.columns.origins)
-
 
 def plan_tiles(
     height: int, width: int, sides: tuple[int, int], *, granularity: int, overlap: int, discard: int = 0

@@ -194,14 +194,9 @@ def verify(
     return Report(precision, tuple(comparisons), picks_maxima=spec.picks_maxima)
 
 
-def refused(report: Report, accept: Sequence[str] = ()) -> list[str]:
-    """Return, of what the report missed, what is not accepted by name."""
-    return [m for m in report.missed() if m.split(":")[0] not in accept]
-
-
 def check(report: Report, subject: str, accept: Sequence[str] = ()) -> None:
     """Raise VerificationError naming every missed check that is not accepted by name."""
-    if missed := refused(report, accept):
+    if missed := [each for each in report.missed() if each.split(":")[0] not in accept]:
         other = "" if report.precision == "fp32" else "Try --precision fp32, or "
         raise VerificationError(
             f"{subject} in {report.precision} is not close enough to its fp32 reference: {'; '.join(missed)}. "

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ..base.errors import InputError
 from ..base.options import option
+from ..models.spec import ColourChoice
 
 #: What becomes of an output before it is measured.
 EvaluationProtocol = Literal["float", "rounded", "truncated"]
@@ -31,7 +32,7 @@ class EvaluateOptions:
         flags=("--native",),
         help="Run models without padding, as papers do; not for engine files.",
     )
-    colour_order: Literal["auto", "rgb", "bgr"] = option(
+    colour_order: ColourChoice = option(
         "auto", help="Channel order of the images that a model file was trained on."
     )
     network_options: Mapping[str, Any] | None = None

@@ -13,12 +13,12 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.progress import Progress, no_progress
 from ..engine import frames, verify
-from ..engine.build import find_model
 from ..engine.inspect import is_engine
 from ..engine.runtime import load
 from ..engine.shipped import find_engine
 from ..models import weights
 from ..models.checkpoint import Checkpoint, load_checkpoint
+from ..models.loading import find_model
 from .options import EvaluateOptions
 from .sets import Pair, pictures_by_stem, read_like
 
@@ -81,7 +81,7 @@ def open_subject(
     shipped = weights.meant(model) is not None
     exists = path.exists() and not shipped
     folder = exists and path.is_dir()
-    video = exists and _is_video(path)
+    video = exists and path.suffix.lower() in VIDEO_SUFFIXES
     baseline = not exists and name == BASELINE
     engine_file = exists and not folder and not video and is_engine(model)
     if native and (folder or video or baseline):
@@ -119,17 +119,13 @@ def open_subject(
         yield _reference(name, checkpoint, native)
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
 def _reference(name: str, checkpoint: Checkpoint, native: bool) -> Subject:
     spec = checkpoint.spec
 
     def run(image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
         if not native:
-            batch, _ = frames.pad_frame(image[None], spec.granularity, spec.smallest_side)
+            batch = frames.pad_to(image[None], spec.sizes.padded(height, width))
         elif min(height, width) >= spec.smallest_side:
             batch = image[None]
         else:

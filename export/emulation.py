@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..base.errors import BackendUnavailable, BuildError
+from ..base.errors import BuildError
+from ..base.extras import importing
+from ..models.onnx_network import open_model
 from .half import ALWAYS_FLOAT, edge_arithmetic, halved
 from .onnx import INPUT
 
@@ -45,28 +47,22 @@ def fp32_emulation(typed: ModelProto) -> ModelProto:
             copy.output[0] = node.output[0] + "/half"
             nodes.append(helper.make_node("Cast", [copy.output[0]], [node.output[0]], to=_FLOAT))
         elif node.op_type == "Constant":
-            _widen(copy)
+            for each in copy.attribute:
+                if each.t.data_type == _HALF:
+                    each.t.CopyFrom(_widened(each.t))
         elif node.op_type not in _EXACT:
             for i, name in enumerate(node.output):
                 if name in halves:
                     copy.output[i] = name + "/exact"
                     nodes.append(helper.make_node("Cast", [name + "/exact"], [name + "/half"], to=_HALF))
                     nodes.append(helper.make_node("Cast", [name + "/half"], [name], to=_FLOAT))
-    weights = [
-        numpy_helper.from_array(numpy_helper.to_array(each).astype(np.float32), each.name)
-        if each.data_type == _HALF
-        else each
-        for each in graph.initializer
-    ]
+    weights = [_widened(each) if each.data_type == _HALF else each for each in graph.initializer]
     rounded = helper.make_graph(nodes, graph.name, graph.input, graph.output, weights)
     return helper.make_model(rounded, opset_imports=typed.opset_import, ir_version=typed.ir_version)
 
 
-def _widen(constant: NodeProto) -> None:
-    for each in constant.attribute:
-        if each.t.data_type == _HALF:
-            values = numpy_helper.to_array(each.t).astype(np.float32)
-            each.t.CopyFrom(numpy_helper.from_array(values, each.t.name))
+def _widened(tensor: TensorProto) -> TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
 class CpuGraph:
@@ -78,23 +74,19 @@ class CpuGraph:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        try:
+        with importing(
+            'Comparing fp16 with fp32 needs ONNX Runtime; install it with: pip install "derain-engine[build]"'
+        ):
             import onnxruntime
-        except ImportError as error:
-            raise BackendUnavailable(
-                'Comparing fp16 with fp32 needs ONNX Runtime; install it with: pip install "derain-engine[build]"'
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        # Optimised, casts to fp16 and back are taken for nothing.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Planning which map takes over whose memory takes a minute for 8000 nodes; freed they are without it, too.
-        options.enable_mem_reuse = False
-        # Threads that wait by spinning take from those that compute.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            self._session: Any = open_model(
+                model,
+                # Threads that wait by spinning take from those that compute.
+                {"session.intra_op.allow_spinning": "0"},
+                # Optimised, casts to fp16 and back are taken for nothing.
+                graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+                # Planning which map takes over whose memory takes a minute for 8000 nodes; freed they are without it.
+                enable_mem_reuse=False,
             )
         # Its exceptions have no common base but this.
         except Exception as error:

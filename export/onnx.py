@@ -20,9 +20,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..base.errors import BackendUnavailable, BuildError, DerainError, InputError
+from ..base.errors import BuildError, DerainError, InputError
+from ..base.extras import importing
 from ..base.progress import Progress, no_progress
-from ..models.onnx_network import OnnxNetwork
+from ..base.sizes import padded_side
+from ..models.onnx_network import OnnxNetwork, open_model
 from ..models.spec import ModelSpec
 from .exportable import exportable
 from .free_sizes import free_sizes
@@ -128,24 +130,17 @@ def check_onnx(model: onnx.ModelProto, network: nn.Module, spec: ModelSpec) -> f
         BuildError: an error above ``1e-5 * max(1, max|reference|)``, or ONNX Runtime cannot run the model.
         BackendUnavailable: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailable(
-            'Checking an ONNX model needs ONNX Runtime; install it with: pip install "derain-engine[build]"'
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Its idle threads spin, which on a busy machine costs more than these small frames.
-    options.intra_op_num_threads = 1
+    with importing(
+        'Checking an ONNX model needs ONNX Runtime; install it with: pip install "derain-engine[build]"'
+    ):
+        import onnxruntime  # noqa: F401
     names = [output.name for output in model.graph.output]
     step, side = spec.granularity, _traced_side(spec)
     random = np.random.default_rng(0)
     worst = 0.0
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        # Its idle threads spin, which on a busy machine costs more than these small frames.
+        session = open_model(model, log_severity_level=3, intra_op_num_threads=1)
         for batch, height, width in ((1, side, side), (3, side + 2 * step, side)):
             image = random.random((batch, 3, height, width), dtype=np.float32)
             with torch.inference_mode():
@@ -195,7 +190,7 @@ def _keep_whole(program: torch.export.ExportedProgram) -> None:
 
 def _traced_side(spec: ModelSpec) -> int:
     """Return the smallest side in pixels that needs no padding and is no number of a batch or of colours."""
-    return -(-max(_LEAST_TRACED, spec.smallest_side) // spec.granularity) * spec.granularity
+    return padded_side(_LEAST_TRACED, spec.granularity, spec.smallest_side)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from ..base.errors import BuildError
 from ..base.progress import Progress, no_progress
@@ -164,7 +164,10 @@ def _out_of_range(model: ModelProto, batch: np.ndarray) -> Iterator[str]:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     ]
     for name in floats:
-        watched.graph.node.extend(_largest(name))
+        watched.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
+        watched.graph.node.append(
+            helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/largest"], keepdims=0)
+        )
         watched.graph.output.append(helper.make_tensor_value_info(f"{name}/largest", TensorProto.FLOAT, []))
     largest = CpuGraph(watched).run(batch)[len(model.graph.output) :]
     # Negated, so that NaN counts.
@@ -172,10 +175,3 @@ def _out_of_range(model: ModelProto, batch: np.ndarray) -> Iterator[str]:
     for node in model.graph.node:
         if beyond & {*node.input, *node.output}:
             yield node.name
-
-
-def _largest(name: str) -> list[NodeProto]:
-    return [
-        helper.make_node("Abs", [name], [f"{name}/abs"]),
-        helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/largest"], keepdims=0),
-    ]

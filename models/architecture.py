@@ -18,20 +18,6 @@ StateDict = Mapping[str, Tensor]
 ConfigValues = Mapping[str, Any]
 
 
-def from_hints(state: StateDict, hints: ConfigValues) -> ConfigValues:
-    """Return the hints: ``deduce`` of networks whose configuration leaves no trace in the weights."""
-    return hints
-
-
-def unchanged(state: StateDict, config: ConfigValues) -> dict[str, Tensor]:
-    """Return the state: ``compact`` and ``expand`` of networks that use no tensor under two names."""
-    return dict(state)
-
-
-def global_reach(config: ConfigValues) -> None:
-    """Return None: ``exact_tiling_halo`` of networks that look at the whole picture."""
-
-
 @dataclass(frozen=True)
 class PublishedProtocol:
     """The way in which the authors' own code runs their networks, where figures of papers come from.
@@ -53,15 +39,16 @@ class Architecture:
     """One kind of network. A network that :attr:`make` makes keeps its configuration object as ``network.config``.
 
     name, granularity, smallest_side, tile_overlap, picks_maxima: as in :class:`ModelSpec`.
-    exact_tiling_halo: as there, of a normalised configuration.
+    exact_tiling_halo: as there, of a normalised configuration; None for networks that look at the whole picture.
     presets: configuration objects by name.
     protocol: of the authors' own code.
     normalise: a configuration object or a mapping of some of its fields to all fields as JSON values
         (:func:`normalised`).
     make: a normalised configuration to a network with fresh weights, for RGB images.
     matches: whether a state dict is this architecture's, by its keys, even where a few of them are missing.
-    deduce: the fields of a state's configuration, from its shapes and from hints for what these do not tell.
-    compact, expand: drop and restore the keys that are aliases of one tensor under a configuration.
+    deduce: the fields of a state's configuration, from its shapes and from hints for what these do not tell; the hints
+        alone for a configuration that leaves no trace in the weights.
+    compact, expand: drop and restore the keys that are aliases of one tensor under a configuration, if there are any.
     swap_colours: the state of the network for images of the opposite channel order (:func:`colour_swap`).
     bytes_per_pixel: memory that a frame's activations take in fp32, estimated from a normalised configuration.
     probe: how far a network of trained weights is from what it should do, for architectures whose keys another one
@@ -81,11 +68,11 @@ class Architecture:
     bytes_per_pixel: Callable[[ConfigValues], int]
     granularity: int = 1
     smallest_side: int = 1
-    exact_tiling_halo: Callable[[ConfigValues], int | None] = global_reach
+    exact_tiling_halo: Callable[[ConfigValues], int | None] = lambda config: None
     tile_overlap: int = 0
-    deduce: Callable[[StateDict, ConfigValues], ConfigValues] = from_hints
-    compact: Callable[[StateDict, ConfigValues], dict[str, Tensor]] = unchanged
-    expand: Callable[[StateDict, ConfigValues], dict[str, Tensor]] = unchanged
+    deduce: Callable[[StateDict, ConfigValues], ConfigValues] = lambda state, hints: hints
+    compact: Callable[[StateDict, ConfigValues], dict[str, Tensor]] = lambda state, config: dict(state)
+    expand: Callable[[StateDict, ConfigValues], dict[str, Tensor]] = lambda state, config: dict(state)
     probe: Callable[[nn.Module], float] | None = None
     trained: bool = True
     picks_maxima: bool = False

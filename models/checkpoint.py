@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..base.errors import BackendUnavailable, CheckpointError, InputError
+from ..base.errors import CheckpointError, InputError
+from ..base.extras import importing
 from ..base.files import atomic_write
 from .model_file import ModelFile, read_model_file
 from .spec import ColourChoice, ColourOrder, ModelSpec
@@ -166,14 +167,11 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def _require_torch() -> None:
-    try:
+    with importing(
+        "Reading and writing weights needs {}, which is not installed: pip install 'derain-engine[build]'."
+    ):
         import safetensors  # noqa: F401
         import torch  # noqa: F401
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"Reading and writing weights needs {error.name}, which is not installed: "
-            "pip install 'derain-engine[build]'."
-        ) from error
 
 
 def _own_header(path: Path, file: ModelFile) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..base.sizes import padded_side
 from .spec import ModelSpec
 
 
@@ -23,7 +24,7 @@ def macs_per_pixel(network: nn.Module, spec: ModelSpec) -> float:
             macs += inputs[0][0, 0].numel() * layer.weight.numel()
 
     # Whole at every scale, so that the count is proportional to the frame.
-    side = -(-spec.smallest_side // spec.granularity) * spec.granularity
+    side = padded_side(spec.smallest_side, spec.granularity)
     hooks = [layer.register_forward_hook(count) for layer in network.modules()]
     try:
         with torch.inference_mode():

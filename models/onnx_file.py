@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base.errors import BackendUnavailable, CheckpointError, InputError
+from ..base.errors import CheckpointError, InputError
+from ..base.extras import importing
 from ..base.progress import Progress, no_progress
+from ..base.sizes import padded_side
 from .checkpoint import Checkpoint
 from .spec import ONNX, ColourOrder, ModelSpec
 
@@ -69,18 +71,18 @@ def read_onnx(path: Path, facts: OnnxFacts, progress: Progress = no_progress) ->
         )
     if facts.granularity is not None and not 1 <= facts.granularity <= 1024:
         raise InputError(f"A granularity is 1 to 1024 pixels, not {facts.granularity}.")
-    try:
+    with importing("ONNX models need {}, which is not installed: pip install 'derain-engine[build]'."):
         import onnx
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"ONNX models need {error.name}, which is not installed: pip install 'derain-engine[build]'."
-        ) from error
     data = path.read_bytes()
     progress("Reading the ONNX model", 0.0)
     try:
         model = onnx.load_model_from_string(data)
-        _require_inside(path, model)
+        outside = [w.name for w in model.graph.initializer if w.data_location == onnx.TensorProto.EXTERNAL]
+        if outside:
+            raise CheckpointError(
+                f"{path} keeps weights in other files ({outside[0]}), which are not read; save it as one file."
+            )
         onnx.checker.check_model(model, full_check=True)
     except CheckpointError:
         raise
@@ -91,23 +93,16 @@ def read_onnx(path: Path, facts: OnnxFacts, progress: Progress = no_progress) ->
     model = _named(model)
     tried = _Trial(path, model, image, facts, progress)
     granularity, colour_order, value_range = tried.best()
-    found = {"colour_order": colour_order, "granularity": granularity, "range": value_range}
-    given = {
-        "colour_order": facts.colour_order,
-        "granularity": facts.granularity or image.size,
-        "range": facts.value_range,
-    }
-    config: dict[str, Any] = {
-        **found,
-        "guessed": [name for name, value in given.items() if value is None],
-        "size": None if image.size is None else list(image.size),
-    }
+    given = (facts.colour_order, facts.granularity or image.size, facts.value_range)
+    config: dict[str, Any] = {"colour_order": colour_order, "granularity": granularity, "range": value_range}
+    config["guessed"] = [name for name, value in zip(config, given, strict=True) if value is None]
+    config["size"] = None if image.size is None else list(image.size)
     spec = ModelSpec(
         ONNX,
         config,
         granularity=granularity,
         smallest_side=granularity,
-        tile_overlap=-(-_OVERLAP // granularity) * granularity,
+        tile_overlap=padded_side(_OVERLAP, granularity),
     )
     return Checkpoint(
         spec=spec,
@@ -135,18 +130,6 @@ class _Image:
     last: bool
     half: bool
     size: tuple[int, int] | None
-
-
-def _require_inside(path: Path, model: onnx.ModelProto) -> None:
-    import onnx
-
-    outside = [
-        each.name for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL
-    ]
-    if outside:
-        raise CheckpointError(
-            f"{path} keeps weights in other files ({outside[0]}), which are not read; save it as one file."
-        )
 
 
 def _image(path: Path, model: onnx.ModelProto) -> _Image:
@@ -201,25 +184,17 @@ def _from_rainy_to_clean(
         "factor": np.array(factor, np.float32),
         "summand": np.array(summand, np.float32),
     }
-    steps: list[_Step] = []
-    if colour_order == "bgr":
-        steps.append(("Gather", ("order",), {"axis": 1}))
-    if factor != 1:
-        steps.append(("Mul", ("factor",), {}))
-    if summand:
-        steps.append(("Add", ("summand",), {}))
-    if image.last:
-        steps.append(("Transpose", (), {"perm": [0, 2, 3, 1]}))
-    if image.half:
-        steps.append(("Cast", (), {"to": TensorProto.FLOAT16}))
-    undone = {"Add": "Sub", "Mul": "Div"}
-    back: list[_Step] = []
-    for kind, more, attributes in reversed(steps):
-        if kind == "Cast":
-            attributes = {"to": TensorProto.FLOAT}
-        elif kind == "Transpose":
-            attributes = {"perm": [0, 3, 1, 2]}
-        back.append((undone.get(kind, kind), more, attributes))
+    swap: _Step = ("Gather", ("order",), {"axis": 1})
+    # Whether it has to be done, how, and how it is undone.
+    conversions: tuple[tuple[bool, _Step, _Step], ...] = (
+        (colour_order == "bgr", swap, swap),
+        (factor != 1, ("Mul", ("factor",), {}), ("Div", ("factor",), {})),
+        (summand != 0, ("Add", ("summand",), {}), ("Sub", ("summand",), {})),
+        (image.last, ("Transpose", (), {"perm": [0, 2, 3, 1]}), ("Transpose", (), {"perm": [0, 3, 1, 2]})),
+        (image.half, ("Cast", (), {"to": TensorProto.FLOAT16}), ("Cast", (), {"to": TensorProto.FLOAT})),
+    )
+    steps = [there for wanted, there, _ in conversions if wanted]
+    back = [undone for wanted, _, undone in reversed(conversions) if wanted]
 
     def chain(
         name: str, steps: Sequence[_Step], source: str, between: str, target: str
@@ -261,9 +236,7 @@ class _Trial:
         key = colour_order, value_range
         if key not in self.made:
             try:
-                self.made[key] = OnnxNetwork(
-                    _from_rainy_to_clean(self.model, self.image, colour_order, value_range)
-                )
+                self.made[key] = OnnxNetwork(_from_rainy_to_clean(self.model, self.image, *key))
             except RuntimeError as error:
                 raise CheckpointError(
                     f"ONNX Runtime does not take {self.path}: {str(error).strip().splitlines()[0]}"
@@ -292,7 +265,7 @@ class _Trial:
         """Return the mean absolute distance from the truth."""
         from ..samples.photographs import rainy_pairs
 
-        side = -(-_TRIED_SIDE // granularity) * granularity
+        side = padded_side(_TRIED_SIDE, granularity)
         size = self.image.size or (side, side)
         errors = []
         for rainy, truth in rainy_pairs(*size).values():
@@ -309,7 +282,7 @@ class _Trial:
             return 1
         network = self.network("rgb", "0..1")
         for granularity in _GRANULARITIES:
-            side = -(-64 // granularity) * granularity + granularity
+            side = padded_side(64, granularity) + granularity
             image = np.full((1, 3, side, side + 2 * granularity), 0.5, np.float32)
             if self._run(network, image) is not None:
                 return granularity

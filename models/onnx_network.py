@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import onnx
 import torch
 from torch import Tensor, nn
+
+
+def open_model(model: onnx.ModelProto, entries: Mapping[str, str] | None = None, **settings: Any) -> Any:
+    """Open a model in ONNX Runtime on the CPU, and return the session. Nothing but what ends the process is logged.
+
+    Args:
+        entries: of the session's configuration. settings: attributes of its SessionOptions.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    for name, value in {"log_severity_level": 4, **settings}.items():
+        setattr(options, name, value)
+    for name, value in (entries or {}).items():
+        options.add_session_config_entry(name, value)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 class OnnxNetwork(nn.Module):
@@ -20,17 +41,12 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
-        import onnxruntime
-
         self.model = model
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        # Its idle threads spin.
-        options.intra_op_num_threads = max(1, torch.get_num_threads())
         try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            # Its idle threads spin.
+            self._session = open_model(model, intra_op_num_threads=max(1, torch.get_num_threads()))
+        except ImportError:
+            raise
         except Exception as error:  # of its own many kinds
             raise RuntimeError(str(error)) from error
 

@@ -88,10 +88,6 @@ class Derained(NamedTuple):
     code: Tensor
 
 
-def _act(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, _SLOPE)
-
-
 def _conv(cin: int, cout: int, kernel: int) -> nn.Conv2d:
     return nn.Conv2d(cin, cout, kernel, padding=kernel // 2)
 
@@ -124,7 +120,7 @@ class ResidualBlock(nn.Module):
         self.conv_2 = _conv(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv_2(_act(self.conv_1(x)))
+        return x + self.conv_2(F.leaky_relu(self.conv_1(x), _SLOPE))
 
 
 class PFFB(nn.Module):
@@ -138,13 +134,9 @@ class PFFB(nn.Module):
             self.entry = nn.Sequential(ConvAct(c, c, 3), ResidualBlock(c))
         else:
             self.entry = nn.Identity()
-        self.scale8 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
-        self.scale4 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
-        self.scale2 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
-        self.scale1 = nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4)))
-        self.fusion84 = ConvAct(2 * c, c, 1)
-        self.fusion42 = ConvAct(2 * c, c, 1)
-        self.fusion21 = ConvAct(2 * c, c, 1)
+        scales = (nn.Sequential(*(ConvAct(c, c, 3) for _ in range(4))) for _ in range(4))
+        self.scale8, self.scale4, self.scale2, self.scale1 = scales
+        self.fusion84, self.fusion42, self.fusion21 = (ConvAct(2 * c, c, 1) for _ in range(3))
         self.fusion_all = ConvAct(4 * c, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:

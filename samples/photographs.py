@@ -17,21 +17,14 @@ _PICTURES: tuple[tuple[str, Kind, int, int], ...] = (
 PICTURE_SIZE = (192, 256)
 
 
-def rainy_pictures(
-    height: int = PICTURE_SIZE[0], width: int = PICTURE_SIZE[1], count: int | None = None
-) -> dict[str, np.ndarray]:
-    """Return four photographs (or the first ``count`` of them) under synthetic rain, by name: height x width x 3
-    float32 RGB in [0, 1], always the same.
-
-    The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
-    """
-    return {name: rainy for name, (rainy, _) in rainy_pairs(height, width, count).items()}
-
-
 def rainy_pairs(
     height: int = PICTURE_SIZE[0], width: int = PICTURE_SIZE[1], count: int | None = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return (rainy, truth) of :func:`rainy_pictures`."""
+    """Return four photographs (or the first ``count`` of them), by name, as (under synthetic rain, truth): height x
+    width x 3 float32 RGB in [0, 1], always the same.
+
+    The photographs are CC0 and come with scikit-image. Beyond their borders they are mirrored.
+    """
     pairs = {}
     for seed, (name, photo) in enumerate(clean_pictures(height, width, count).items()):
         rng = np.random.default_rng(seed)

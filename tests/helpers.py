@@ -1,14 +1,21 @@
-"""Helpers for tests of every folder: networks whose every block moves the output, and manifests."""
+"""Helpers for tests of every folder: networks whose every block moves the output, manifests, padding, and what builds
+look at."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from derain_engine.base.sizes import FrameSizes
+from derain_engine.engine import examination
+from derain_engine.engine.frames import pad_to
 from derain_engine.engine.manifest import Manifest
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.spec import ModelSpec
@@ -73,3 +80,26 @@ def strong(of: SSIDKDConfig | ModelSpec, seed: int = 5, gain: float = 1.6) -> An
     """Return a network with random weights, strengthened."""
     torch.manual_seed(seed)
     return strengthen(create(of if isinstance(of, ModelSpec) else spec_of("ssid-kd", of)), gain)
+
+
+def pad_frame(
+    batch: np.ndarray, granularity: int, smallest_side: int = 1
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pad to multiples of ``granularity`` that are at least ``smallest_side``, as engines do.
+
+    Returns:
+        The padded batch, and (H, W) to crop to.
+    """
+    height, width = batch.shape[1:3]
+    sizes = FrameSizes.all_from(smallest_side, granularity)
+    return pad_to(batch, sizes.padded(height, width)), (height, width)
+
+
+@contextlib.contextmanager
+def examining(by: examination.Examination) -> Iterator[None]:
+    """Examine by something else in the whole process, until the block ends."""
+    before, examination._current = examination._current, by
+    try:
+        yield
+    finally:
+        examination._current = before

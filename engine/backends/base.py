@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from ...base.errors import BackendUnavailable, InputError
+from ...base.errors import InputError
+from ...base.extras import importing
 from ...base.progress import Progress, no_progress
 from ...base.sizes import ALL_SIZES, FrameSizes
 from ...models.spec import ModelSpec
@@ -202,13 +203,9 @@ def require_precision(backend: str, precisions: Sequence[str], precision: str | 
         )
 
 
-@contextlib.contextmanager
-def build_extra() -> Iterator[None]:
+def build_extra() -> contextlib.AbstractContextManager[None]:
     """Import within the block what only builds need. Raises BackendUnavailable where it is not installed."""
-    try:
-        yield
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"Building an engine needs PyTorch and ONNX ({error.name} is missing); install them with: "
-            'pip install "derain-engine[build]"'
-        ) from error
+    return importing(
+        "Building an engine needs PyTorch and ONNX ({} is missing); install them with: "
+        'pip install "derain-engine[build]"'
+    )

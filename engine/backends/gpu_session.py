@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -104,19 +104,14 @@ class GpuSession:
     def run(self, batch: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Run a batch, as :meth:`Session.run` says."""
         out = output_for(batch, out)
-        height, width = batch.shape[1:3]
         with self._lane() as lane:
             sources, targets = lane.prepare(batch)
             with self._order:
                 self._check_open()
                 upload(lane.host[: batch.nbytes], sources, lane.stream)
                 self._stream.wait_for(lane.stream)
-                self._clean(
-                    _pictures(sources.pointer, batch.shape, batch.dtype == np.uint8),
-                    _pictures(targets.pointer, batch.shape, batch.dtype == np.uint8),
-                    height,
-                    width,
-                )
+                bytes_ = batch.dtype == np.uint8
+                self._clean(sources.pointer, targets.pointer, batch.shape, bytes_, False, batch.shape[1:3])
                 lane.stream.wait_for(self._stream)
                 download(targets, lane.host[: batch.nbytes], lane.stream)
             lane.stream.synchronise()
@@ -158,14 +153,11 @@ class GpuSession:
                 )
             memory = DeviceBuffer(self._context, source.region.nbytes)
             result = DeviceArray.over(memory, source.shape, source.dtype, theirs or self._stream)
-            count, height, width = _sizes(source.shape, planar)
-            shape, bytes_ = (count, height, width, 3), source.dtype == "uint8"
+            count = source.shape[0] if len(source.shape) == 4 else 1
+            sides = source.shape[-2:] if planar else source.shape[-3:-1]
+            size, bytes_ = padded(*sides), source.dtype == "uint8"
             try:
-                self._clean(
-                    _pictures(source.pointer, shape, bytes_, planar),
-                    _pictures(memory.pointer, shape, bytes_, planar),
-                    *padded(height, width),
-                )
+                self._clean(source.pointer, memory.pointer, (count, *sides), bytes_, planar, size)
                 if theirs is not None:
                     theirs.wait_for(self._stream)
                     read = Event(self._context)
@@ -196,9 +188,15 @@ class GpuSession:
                     self._lanes.get().close()
                 self._stream.close()
 
-    def _clean(self, sources: list[GpuPicture], targets: list[GpuPicture], height: int, width: int) -> None:
-        for source, target in zip(sources, targets, strict=True):
-            self.launches = self._network.clean(source, target, height, width)
+    def _clean(
+        self, source: int, target: int, shape: Sequence[int], bytes_: bool, planar: bool, size: Sequence[int]
+    ) -> None:
+        """Clean the pictures of a batch, which begin with ``shape``, padded to ``size``."""
+        count, height, width = shape[:3]
+        step = 3 * height * width * (1 if bytes_ else 4)
+        for at in range(0, count * step, step):
+            before, after = (GpuPicture(p + at, height, width, planar, bytes_) for p in (source, target))
+            self.launches = self._network.clean(before, after, size[0], size[1])
 
     def _check_open(self) -> None:
         if self._closed:
@@ -249,12 +247,6 @@ class _Lane:
         self.host = pinned.array((nbytes,), np.uint8)
 
 
-def _pictures(pointer: int, shape: tuple[int, ...], bytes_: bool, planar: bool = False) -> list[GpuPicture]:
-    count, height, width = shape[:3]
-    step = 3 * height * width * (1 if bytes_ else 4)
-    return [GpuPicture(pointer + i * step, height, width, planar, bytes_) for i in range(count)]
-
-
 def _is_planar(array: DeviceArray) -> bool:
     shape = array.shape
     if not math.prod(shape) or len(shape) not in (3, 4) or 3 not in (shape[-1], shape[-3]):
@@ -266,10 +258,3 @@ def _is_planar(array: DeviceArray) -> bool:
             f"The frame's channels come first in {shape}; add an axis before them for a batch of one."
         )
     return shape[-1] != 3
-
-
-def _sizes(shape: tuple[int, ...], planar: bool) -> tuple[int, int, int]:
-    """Return (number of pictures, height, width)."""
-    count = shape[0] if len(shape) == 4 else 1
-    height, width = shape[-2:] if planar else shape[-3:-1]
-    return count, height, width

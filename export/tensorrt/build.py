@@ -108,7 +108,8 @@ def build_plan(
         if plan is None:
             raise BuildError(f"{flavour.title} could not build the engine: {_advice(reason(heard))}")
         if options.timing_cache is not None:
-            _write_timing_cache(config, options.timing_cache)
+            with atomic_write(options.timing_cache) as temporary:
+                temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
         data = bytes(plan)
         if options.on_gpu:
             layers, products = inspected(trt, flavour, data) or (layers, products)
@@ -225,11 +226,6 @@ def _read_timing_cache(config: Any, path: Path) -> None:
     for data in (kept, b""):
         if config.set_timing_cache(config.create_timing_cache(data), ignore_mismatch=False):
             return
-
-
-def _write_timing_cache(config: Any, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
 
 
 def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress) -> Any:

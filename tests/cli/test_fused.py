@@ -17,13 +17,13 @@ from derain_engine.engine.backends.fused import kernels
 from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.engine.build import build
 from derain_engine.engine.bundle import open_bundle
-from derain_engine.engine.frames import pad_frame
 from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.ssid_kd import SSIDKDConfig
 from derain_engine.plan import lower
 
 from ..device.conftest import StandIn, cubin, cuda
 from ..engine.backends.fused_stand_in import StandInCompiler
+from ..helpers import pad_frame
 from ..plan.networks import strong
 
 __all__ = ["cubin", "cuda"]

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from derain_engine.base.errors import BundleError
-from derain_engine.engine.bundle import FORMAT, MANIFEST, Manifest, write_bundle
+from derain_engine.engine.bundle import MANIFEST, write_bundle
+from derain_engine.engine.manifest import FORMAT, Manifest
 
 from ..helpers import a_manifest
 from .bundles import PAYLOADS, content, manifest_record, pack, refusal

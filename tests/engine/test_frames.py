@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from derain_engine.base.errors import InputError
 from derain_engine.base.sizes import padded_side
-from derain_engine.engine.frames import accept, pad_frame, quantise, to_float
+from derain_engine.engine.frames import accept, quantise, to_float
+
+from ..helpers import pad_frame
 
 SIZES = [(1, 1), (7, 13), (33, 65), (321, 481)]
 DTYPES = ["uint8", "uint16", "float16", "float32", "float64"]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from derain_engine.base.errors import BundleError, InputError
 from derain_engine.engine import runtime
 from derain_engine.engine.bundle import write_bundle
-from derain_engine.engine.frames import pad_frame, quantise, to_float
+from derain_engine.engine.frames import quantise, to_float
 from derain_engine.engine.runtime import load
 
-from ..helpers import a_fake_manifest
+from ..helpers import a_fake_manifest, pad_frame
 from .sessions import ColumnSums, FakeSession, an_engine, cleaned, noise
 
 SIZES = [(1, 1), (7, 13), (33, 65), (321, 481)]

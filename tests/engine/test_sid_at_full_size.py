@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import derain_engine
-from derain_engine.engine import backends, bundle, frames
+from derain_engine.engine import backends, bundle
 from derain_engine.engine.backends.base import Artefact, RunOptions
 from derain_engine.engine.runtime import Engine
 from derain_engine.engine.verify import FP32_MAX_ABS, HALF_MAX_ABS, HALF_PSNR, reference_output
@@ -20,7 +20,7 @@ from derain_engine.export.onnx import check_onnx, export_onnx
 from derain_engine.models.registry import spec_of
 from derain_engine.models.ssid_kd import SSIDKD, SSIDKDConfig
 
-from ..helpers import strong
+from ..helpers import pad_frame, strong
 from ..models.checkpoints import save_as_published
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ _references: dict[tuple[int, int], np.ndarray] = {}
 def test_engine_equals_the_reference(engine: Engine, network: SSIDKD, size: tuple[int, int]) -> None:
     image = photo(*size)
     if size not in _references:
-        padded, _ = frames.pad_frame(image[None], 32, 32)
+        padded, _ = pad_frame(image[None], 32, 32)
         _references[size] = reference_output(network, padded)[0, : size[0], : size[1]]
     assert_close(engine(image), _references[size], engine._session.precision)
 

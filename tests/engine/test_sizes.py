@@ -12,8 +12,8 @@ import pytest
 from derain_engine.base.errors import BundleError, InputError
 from derain_engine.base.sizes import FrameSizes
 from derain_engine.engine.backends.base import Artefact
-from derain_engine.engine.bundle import Manifest
 from derain_engine.engine.frames import pad_to
+from derain_engine.engine.manifest import Manifest
 from derain_engine.engine.options import BuildOptions
 from derain_engine.models.spec import ModelSpec
 

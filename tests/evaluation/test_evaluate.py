@@ -99,7 +99,7 @@ def test_the_opening_baseline_is_measured_against_the_truth(folders):
 
 
 def test_a_model_file_runs_padded_or_native(folders, model):
-    from derain_engine.engine.frames import pad_frame
+    from ..helpers import pad_frame
 
     rainy, clean = folders
     network = load_checkpoint(model).network

@@ -8,9 +8,11 @@ import torch
 
 from derain_engine.base.errors import InputError
 from derain_engine.base.sizes import padded_side
-from derain_engine.engine.frames import pad_frame, quantise
+from derain_engine.engine.frames import quantise
 from derain_engine.kernels import pixels
 from derain_engine.kernels.plain import run_plain
+
+from ..helpers import pad_frame
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 

@@ -6,10 +6,11 @@ import torch
 
 from derain_engine.base.errors import InputError
 from derain_engine.base.sizes import padded_side
-from derain_engine.engine.frames import pad_frame
 from derain_engine.kernels.pixels import nv12
 from derain_engine.kernels.pixels.nv12 import Nv12
 from derain_engine.media.video.colour import add_difference, coding_of, to_rgb
+
+from ..helpers import pad_frame
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 

@@ -99,7 +99,7 @@ def test_what_is_not_told_is_found_out(options: Any, told: Any, found: Any, tmp_
     assert checkpoint.spec.granularity == checkpoint.spec.smallest_side == found[2]
     names = {"colour_order": "colour_order", "value_range": "range", "granularity": "granularity"}
     assert set(config["guessed"]) == {name for key, name in names.items() if key not in told}
-    picture = photographs.rainy_pictures(16, 24)["coffee in heavy"]
+    picture = photographs.rainy_pairs(16, 24)["coffee in heavy"][0]
     result = verify.reference_output(checkpoint.network, picture[None])[0]
     assert np.abs(result - smoothed(picture)).max() < (2e-3 if options.get("kind") == HALF else 1e-5)
 
@@ -136,7 +136,7 @@ def test_an_engine_of_one(tmp_path: Path) -> None:
     manifest = report.manifest
     assert (manifest.architecture, manifest.source, manifest.granularity) == ("onnx", "theirs", 2)
     assert manifest.config["guessed"] == [] and manifest.config["range"] == "0..255"
-    picture = photographs.rainy_pictures(16, 24)["chelsea in light"]
+    picture = photographs.rainy_pairs(16, 24)["chelsea in light"][0]
     with derain_engine.load(report.path) as engine:
         expected = smoothed(picture[..., ::-1], gains)[..., ::-1]
         assert np.abs(engine(picture) - expected).max() < 1e-5
@@ -154,7 +154,7 @@ def test_a_model_of_one_size_pads_and_tiles(tmp_path: Path) -> None:
     assert sizes is not None and sizes.fixed and sizes.most == (160, 192)
     with derain_engine.load(report.path) as engine:
         for size in ((160, 192), (50, 70), (170, 300)):
-            picture = photographs.rainy_pictures(*size)["coffee in heavy"]
+            picture = photographs.rainy_pairs(*size)["coffee in heavy"][0]
             found = engine(picture)
             # Not at the padded right edge, and as exact as blending is.
             assert np.abs(found - smoothed(picture))[:, 1:-1].max() < 5e-5

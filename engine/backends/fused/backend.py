@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from ....base.errors import BackendUnavailable, InputError
+from ....base.errors import BackendUnavailable
 from ....base.progress import Progress, no_progress
 from ....base.version import __version__
 from ....device import driver
@@ -22,7 +22,7 @@ from ....kernels.tuned import configure_for
 from ....models.spec import ModelSpec
 from ....plan import Dtype, Plan
 from ....plan.arena import arrange
-from ..base import Artefact, CompileOptions, RunOptions
+from ..base import Artefact, CompileOptions, RunOptions, require_precision
 from ..gpu_session import GpuSession
 from . import kernels as fused_kernels
 from . import payload
@@ -60,18 +60,14 @@ class FusedBackend:
         from ....plan import lower
         from ....plan.cost import NOMINAL
 
+        require_precision(self.name, self.precisions, options.precision)
         dtype = options.precision or "fp16"
-        if dtype not in self.precisions:
-            raise InputError(
-                f"The fused backend has no precision {dtype!r}; it has {', '.join(self.precisions)}."
-            )
         here = None if self.unavailable() else driver.gpu(0)
         if options.gpu is not None:
             gpus = parse_targets(options.gpu, here and here.target)
         else:
             gpus = () if here is None else (here.target,)
-
-        nominal = options.sizes.usual[0] if options.sizes.usual else NOMINAL
+        nominal = next(iter(options.sizes.usual), NOMINAL)
 
         def lowered(configure: Configure) -> Plan:
             return lower(network, cast(Dtype, dtype), nominal=nominal, configure=configure)

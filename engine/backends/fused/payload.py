@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ....base.errors import BundleError
@@ -48,14 +48,7 @@ class StoredKernel:
 
     @classmethod
     def of(cls, compiled: Compiled) -> StoredKernel:
-        return cls(
-            compiled.call,
-            compiled.symbol,
-            compiled.arguments,
-            compiled.warps,
-            compiled.shared,
-            compiled.cubin,
-        )
+        return cls(**{each.name: getattr(compiled, each.name) for each in fields(cls)})
 
 
 def name(target: str | None, file: str) -> str:
@@ -84,16 +77,9 @@ def pack_kernels(target: str, kernels: Iterable[StoredKernel]) -> dict[str, byte
         key = hashlib.sha256(specialisation(kernel.call).encode()).hexdigest()[:12]
         file = f"{kernel.call.kernel}-{key}.cubin"
         payloads[name(target, file)] = kernel.cubin
-        row = {
-            "call": asdict(kernel.call),
-            "symbol": kernel.symbol,
-            "arguments": kernel.arguments,
-            "warps": kernel.warps,
-            "shared": kernel.shared,
-            "file": file,
-            "sha256": hashlib.sha256(kernel.cubin).hexdigest(),
-        }
-        rows.append(row)
+        row = asdict(kernel)
+        del row["cubin"]
+        rows.append({**row, "file": file, "sha256": hashlib.sha256(kernel.cubin).hexdigest()})
     table = {"format": _FORMAT, "kernels": rows}
     # In the order it came, as plans are.
     payloads[name(target, KERNELS)] = json.dumps(table, separators=(",", ":")).encode()

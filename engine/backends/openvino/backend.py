@@ -124,10 +124,8 @@ class OpenVINOSession:
         from openvino import PartialShape
 
         count, height, width, channels = shape
-        wanted, built_for = (
-            PartialShape([count, channels, height, width]),
-            model.inputs[0].get_partial_shape(),
-        )
+        wanted = PartialShape([count, channels, height, width])
+        built_for = model.inputs[0].get_partial_shape()
         fixed = model.clone()
         try:
             # Checked, since reshape would also free a network that was built for one size.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....base.errors import BackendUnavailable, BuildError
+from ....base.errors import BuildError
+from ....base.extras import importing
 from ....base.progress import Progress, no_progress
 from ... import quality
 from ..base import Calibration
@@ -55,12 +56,8 @@ def require_nncf() -> None:
     """Raises BackendUnavailable where NNCF is not installed."""
     # Or NNCF would tell its makers of every use.
     os.environ.setdefault("NNCF_CI", "1")
-    try:
+    with importing("Building in int8 needs {}, which is not installed: pip install 'derain-engine[int8]'"):
         import nncf  # noqa: F401
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"Building in int8 needs {error.name}, which is not installed: pip install 'derain-engine[int8]'"
-        ) from error
 
 
 def quantise(

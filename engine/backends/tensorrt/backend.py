@@ -82,10 +82,13 @@ class TensorRTBackend:
         with build_extra():
             from ....export.half import HalfModel, to_half
             from ....export.onnx import export_onnx
+            from ....export.repair import find_fragile
             from ....export.tensorrt.build import PlanOptions, build_plan
 
         model = export_onnx(network, spec, progress=progress)
-        repair = self._repair(model, options, progress) if precision == "fp16" else None
+        repair, wanted = None, options.repair
+        if precision == "fp16" and wanted is not None:
+            repair = find_fragile(model, wanted.frames, wanted.psnr, wanted.max_abs, progress)
         half = (
             to_half(model, repair.keep if repair else ()) if precision == "fp16" else HalfModel(model, (), {})
         )
@@ -126,11 +129,8 @@ class TensorRTBackend:
             raise BundleError(f"The engine has no {_PLAN}; it is not a whole {self._flavour.title} engine.")
         plan = bytes(artefact.payloads[_PLAN])
         context = Context()
-        kept = (
-            None
-            if options.cache_dir is None
-            else options.cache_dir / f"{self._key(self._flavour.version)}.cache"
-        )
+        folder = options.cache_dir
+        kept = folder and folder / f"{self._key(self._flavour.version)}.cache"
         return GpuSession(
             context,
             lambda opened, stream: TensorRTNetwork(
@@ -162,14 +162,6 @@ class TensorRTBackend:
                 "The backend tensorrt-rtx builds without one."
             )
         return None
-
-    def _repair(self, model: ModelProto, options: CompileOptions, progress: Progress) -> FragileNodes | None:
-        if options.repair is None:
-            return None
-        from ....export.repair import find_fragile
-
-        wanted = options.repair
-        return find_fragile(model, wanted.frames, wanted.psnr, wanted.max_abs, progress)
 
     def _with_plugins(self, graph: ModelProto, gpu: str, progress: Progress) -> tuple[ModelProto, list[str]]:
         """Return the graph with plugins that TensorRT knows, and their names."""

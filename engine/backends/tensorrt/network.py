@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,16 @@ from ....base.files import atomic_write
 from ....base.sizes import FrameSizes
 from ....device.context import Context
 from ....device.graph import Graph
-from ....device.memory import DeviceBuffer
 from ....device.module import Arguments, Module, launch
 from ....device.stream import Stream
 from ....export.nvinfer import Flavour, diagnosis, errors, logger, reason
 from ..gpu_session import GpuPicture
+from ..graphs import GraphsBySize, SizedGraph
 
 _IN, _OUT = "rainy", "clean"
 _THREADS = 256
-#: Sizes of frames whose graphs are kept.
-_SIZES = 8
 _ALIGNMENT = 256
 _ARGUMENTS = ("*u8", "*u8", *["i32"] * 6)
-
-
-@dataclass(frozen=True)
-class _Captured:
-    """The network as a graph for one size of frame, the execution context that it was captured from, which must not
-    change after that, and the planes."""
-
-    graph: Graph
-    execution: Any
-    rainy: int
-    clean: int
 
 
 class TensorRTNetwork:
@@ -78,8 +63,7 @@ class TensorRTNetwork:
         self._module = Module(context, ptx, "the pixel kernels", ptx=True)
         self._in = self._module.function("derain_planar_in")
         self._out = self._module.function("derain_planar_out")
-        self._memory = DeviceBuffer(context, 0)
-        self._prepared: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
+        self._graphs = GraphsBySize(context, stream)
 
     def clean(self, source: GpuPicture, target: GpuPicture, height: int, width: int) -> int:
         """Clean a picture, as :meth:`GpuNetwork.clean` says.
@@ -88,41 +72,30 @@ class TensorRTNetwork:
             InputError: the engine was not built for frames of that size.
             DerainError: TensorRT fails, or the GPU has not enough memory.
         """
-        prepared = self._prepare(height, width)
+        prepared = self._graphs.get(height, width, self._prepare)
         sizes = [height, width, source.height, source.width, int(source.planar), int(source.bytes_)]
-        self._launch(self._in, [source.pointer, prepared.rainy, *sizes], height * width)
+        self._launch(self._in, [source.pointer, prepared.source, *sizes], height * width)
         prepared.graph.launch(self._stream)
-        self._launch(self._out, [prepared.clean, target.pointer, *sizes], source.height * source.width)
+        self._launch(self._out, [prepared.result, target.pointer, *sizes], source.height * source.width)
         return prepared.graph.kernels + 2
 
     def close(self) -> None:
         """Free everything, as :meth:`GpuNetwork.close` says."""
-        self._forget()
-        self._memory.close()
+        self._graphs.close()
         self._module.close()
         # In this order: each works in what follows it.
         del self._compiled, self._engine, self._runtime
 
-    def _forget(self) -> None:
-        for prepared in self._prepared.values():
-            prepared.graph.close()
-        self._prepared.clear()
-
-    def _prepare(self, height: int, width: int) -> _Captured:
-        size = height, width
-        if size in self._prepared:
-            self._prepared.move_to_end(size)
-            return self._prepared[size]
-        while len(self._prepared) >= _SIZES:
-            self._stream.synchronise()
-            self._prepared.popitem(last=False)[1].graph.close()
+    def _prepare(self, height: int, width: int) -> SizedGraph:
+        """Capture the graph of a size, which reads and leaves planes; the execution context that it was captured from
+        must not change after that."""
         with errors(self._flavour) as heard:
             execution = self._compiled.execution()
             if execution is None or not self._fit(execution, height, width):
                 raise DerainError(f"{self._flavour.title} does not take {width}x{height}: {reason(heard)}.")
             scratch = execution.update_device_memory_size_for_shapes()
             planes = -(-3 * height * width * 4 // _ALIGNMENT) * _ALIGNMENT
-            rainy = self._room(2 * planes + scratch)
+            rainy = self._graphs.room(2 * planes + scratch)
             execution.set_device_memory(rainy + 2 * planes, scratch)
             execution.set_tensor_address(_IN, rainy)
             execution.set_tensor_address(_OUT, rainy + planes)
@@ -136,8 +109,7 @@ class TensorRTNetwork:
             self._stream.synchronise()
             graph = Graph(self._stream, enqueue)
         self._compiled.keep()
-        self._prepared[size] = _Captured(graph, execution, rainy, rainy + planes)
-        return self._prepared[size]
+        return SizedGraph(graph, rainy, rainy + planes, execution)
 
     def _fit(self, execution: Any, height: int, width: int) -> bool:
         """Choose the profile whose usual size is nearest, of those that take the frame."""
@@ -156,18 +128,6 @@ class TensorRTNetwork:
             if not execution.set_optimization_profile_async(chosen, self._stream.number):
                 return False
         return bool(execution.set_input_shape(_IN, (1, 3, height, width)))
-
-    def _room(self, nbytes: int) -> int:
-        """Return the address of memory that all sizes share, since one frame is at work at a time."""
-        if nbytes > self._memory.nbytes:
-            # Graphs hold addresses in it, and what they are at work on must be done.
-            self._stream.synchronise()
-            self._forget()
-            self._memory.close()
-            # What is left where there is not enough for more.
-            self._memory = DeviceBuffer(self._context, 0)
-            self._memory = DeviceBuffer(self._context, nbytes)
-        return self._memory.pointer
 
     def _launch(self, function: Any, values: list[int], pixels: int) -> None:
         blocks = -(-pixels // _THREADS)

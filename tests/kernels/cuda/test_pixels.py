@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from derain_engine.base.sizes import padded_side
-from derain_engine.engine.frames import pad_frame, quantise
+from derain_engine.engine.frames import quantise
+
+from ...helpers import pad_frame
 
 # For the sake of the build, 10 s on one core.
 pytestmark = pytest.mark.slow

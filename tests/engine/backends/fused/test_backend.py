@@ -13,8 +13,8 @@ import pytest
 
 from derain_engine.base.errors import BundleError, DerainError, InputError
 from derain_engine.engine import verify
+from derain_engine.engine.backends import graphs
 from derain_engine.engine.backends.base import Artefact, CompileOptions, RunOptions
-from derain_engine.engine.backends.fused import network as module
 from derain_engine.engine.backends.fused.backend import backend
 from derain_engine.engine.backends.fused.emulation import FusedEmulation
 from derain_engine.engine.backends.gpu_session import GpuSession
@@ -95,7 +95,7 @@ def test_a_size_is_captured_once_and_again_after_the_memory_has_moved(
 def test_of_many_sizes_those_used_last_are_kept(
     cuda: StandIn, fused_session: GpuSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SIZES", 2)
+    monkeypatch.setattr(graphs, "_SIZES", 2)
     sizes = [(64, 32), (32, 64), (64, 32), (32, 32), (32, 64)]
     made = []
     for size in sizes:
