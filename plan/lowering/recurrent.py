@@ -7,6 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...kernels import recurrent
+from ...kernels.gemm import pack_taps
 from ..assembly import Assembly, Network, parameters_of
 from ..program import GRANULARITY, View
 
@@ -64,7 +65,7 @@ class RecurrentAssembly(Assembly[Network]):
                 after=after,
             )
             parts = list(zip(real, wide, strict=True))
-            pack = partial(recurrent.pack, weight[first:last], bias[first:last], self.torch_dtype, parts)
+            pack = partial(pack_taps, weight[first:last], bias[first:last], self.torch_dtype, parts)
             stored = self.weights(f"{owner or name}[{first}:{last}]", pack, "weights", "bias")
             part, rest = View(out.buffer, 0, first), addend and View(addend.buffer, 0, first)
             work = recurrent.flops(1, 1, sum(real), last - first) * area(level)

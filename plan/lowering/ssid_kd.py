@@ -171,11 +171,8 @@ class SSIDKDLowering(Assembly[SSIDKD]):
             config = self.configure("chain.chain", channels, at)
             if config == chain.CHAIN.config(channels):
                 config = cut.config
-            source, first = sources[scale], 0
-            for length in cut.lengths:
-                last = first + length == 4
-                reads = "fusion" if first == 0 and scale < 8 else "map"
-                writes = "map" if not last else "sum" if scale == 1 else "shares"
+            source = sources[scale]
+            for first, length, reads, writes in chain.parts(scale, cut.lengths):
                 call = chain.chain_call(channels, length, reads, writes, at <= 2, config)
                 if writes == "sum":
                     to = out
@@ -198,7 +195,7 @@ class SSIDKDLowering(Assembly[SSIDKD]):
                 written = (4, 11) if room else (11,)
                 part = f"{name}.scale{scale}" + ("" if length == 4 else f".{first}")
                 self.step(part, call, pointers, at, written, count, moved)
-                source, first = to, first + length
+                source = to
             shares[scale] = source
 
     def _first(self, image: int, module: nn.Module, level: int, to: View) -> None:
