@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .gemm import tile_pixels
+from .gemm import tile_of_map
 from .launch import Call, LaunchConfig, check_maps
 from .plain import Operands, Plain
 from .record import Kernel
@@ -25,10 +25,9 @@ def maximum_kernel(
     image, out, H, W,
     C: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    y, column = tile_pixels(W, TILE_H, TILE_W)
-    inside = ((y < H) & (column < W))[:, None]
+    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
     source = image + (4 * y * W + 2 * column)[:, None] * C
-    target = out + (y * W + column)[:, None] * C
+    target = out + pixel * C
     row = 2 * W * C
     for first in range(0, C, BLOCK_K):
         n = (first + tl.arange(0, BLOCK_K))[None, :]
