@@ -27,9 +27,8 @@ def learning_rate(run: SidRun, step: int) -> float:
     if step < run.warmup_steps:
         return run.learning_rate * (step + 1) / run.warmup_steps
     done = (step - run.warmup_steps) / max(1, run.steps - run.warmup_steps)
-    return run.final_learning_rate + (run.learning_rate - run.final_learning_rate) * 0.5 * (
-        1 + math.cos(math.pi * done)
-    )
+    span = run.learning_rate - run.final_learning_rate
+    return run.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Supervised(Objective[SSIDKD]):
