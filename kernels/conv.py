@@ -28,7 +28,7 @@ from .gemm import (
     padded_k,
     patches,
     split_columns,
-    tile_of_map,
+    tile_pixels,
     with_bias,
     zeros,
 )
@@ -63,7 +63,7 @@ def conv3x3_kernel(
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
     CHANNELS: tl.constexpr = C * SLABS
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1 = zeros(BM, N0, N1)
     for first in range(0, 9 * CHANNELS, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
@@ -76,6 +76,8 @@ def conv3x3_kernel(
             offset = (channel // C).to(tl.int64) * H * W * C + channel % C
         a = patches(stack, y, column, dy, dx, offset, k < 9 * CHANNELS, H, W, C)
         a0, a1 = multiply(a, weights, k, a0, a1, 0, N0 + N1, N0, N1)
+    inside = ((y < H) & (column < W))[:, None]
+    pixel = (y * W + column)[:, None]
     _finish(a0, bias, out, addend, summed, pixel, inside, 0, N0, N, SLOPE, ADD)
     if N1 > 0:
         _finish(a1, bias, out, addend, summed, pixel, inside, N0, N1, N, SLOPE, ADD)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .gemm import leaky, multiply, pack_matrix, padded_k, split_columns, tile_of_map, with_bias, zeros
+from .gemm import leaky, multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
 from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain, concatenated
 from .record import Kernel
@@ -49,7 +49,9 @@ def dense1x1_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    _, _, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
+    inside = ((y < H) & (column < W))[:, None]
+    pixel = (y * W + column)[:, None]
     a0, a1 = zeros(BM, N0, N1)
     for first in range(0, C * SLABS, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)

@@ -108,13 +108,6 @@ def tile_pixels(W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 
 @triton.jit
-def tile_of_map(H, W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
-    """Return what ``tile_pixels`` does, and as columns the pixels' places in the map and whether they are inside."""
-    y, column = tile_pixels(W, TILE_H, TILE_W)
-    return y, column, (y * W + column)[:, None], ((y < H) & (column < W))[:, None]
-
-
-@triton.jit
 def inner_taps(tap):
     """Return (dy, dx) of the nine taps of a 3x3 window, row by row."""
     return tap // 3 - 1, tap % 3 - 1

@@ -32,7 +32,7 @@ from .gemm import (
     patches,
     split_columns,
     taps_first,
-    tile_of_map,
+    tile_pixels,
     with_bias,
     zeros,
 )
@@ -78,10 +78,11 @@ def stage1_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1, b0, b1 = _branches(x, inner, outer, bias, y, column, H, W, C, N0, N1, BM, BLOCK_K, SLOPE)
+    inside = ((y < H) & (column < W))[:, None]
     kind = m.dtype.element_ty
-    to = m + pixel * (2 * C)
+    to = m + (y * W + column)[:, None] * (2 * C)
     tl.store(to + tl.arange(0, N0)[None, :], a0.to(kind), mask=inside)
     tl.store(to + (C + tl.arange(0, N0))[None, :], b0.to(kind), mask=inside)
     if N1 > 0:
@@ -97,7 +98,7 @@ def stage2_kernel(
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
     N: tl.constexpr = 2 * C
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1, b0, b1 = _branches(m, inner, outer, bias, y, column, H, W, N, N0, N1, BM, BLOCK_K, SLOPE)
     kind = out.dtype.element_ty
     c0, c1 = zeros(BM, O0, O1)
@@ -106,11 +107,13 @@ def stage2_kernel(
     if N1 > 0:
         c0, c1 = multiply(a1.to(kind), last, N0 + tl.arange(0, N1), c0, c1, 0, C, O0, O1)
         c0, c1 = multiply(b1.to(kind), last, N + N0 + tl.arange(0, N1), c0, c1, 0, C, O0, O1)
-    at = pixel * C + tl.arange(0, O0)[None, :]
+    inside = ((y < H) & (column < W))[:, None]
+    pixel = (y * W + column)[:, None] * C
+    at = pixel + tl.arange(0, O0)[None, :]
     c0 = with_bias(c0, last_bias, 0, O0) + tl.load(x + at, mask=inside, other=0.0)
     tl.store(out + at, c0.to(kind), mask=inside)
     if O1 > 0:
-        at = pixel * C + (O0 + tl.arange(0, O1))[None, :]
+        at = pixel + (O0 + tl.arange(0, O1))[None, :]
         c1 = with_bias(c1, last_bias, O0, O1) + tl.load(x + at, mask=inside, other=0.0)
         tl.store(out + at, c1.to(kind), mask=inside)
 

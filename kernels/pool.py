@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .gemm import tile_of_map
+from .gemm import tile_pixels
 from .launch import Call, LaunchConfig, check_maps
 from .plain import Operands, Plain
 from .record import Kernel
@@ -25,9 +25,10 @@ def maximum_kernel(
     image, out, H, W,
     C: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
+    inside = ((y < H) & (column < W))[:, None]
     source = image + (4 * y * W + 2 * column)[:, None] * C
-    target = out + pixel * C
+    target = out + (y * W + column)[:, None] * C
     row = 2 * W * C
     for first in range(0, C, BLOCK_K):
         n = (first + tl.arange(0, BLOCK_K))[None, :]

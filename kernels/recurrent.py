@@ -34,7 +34,7 @@ from .gemm import (
     padded_k,
     patches,
     split_columns,
-    tile_of_map,
+    tile_pixels,
     with_bias,
     zeros,
 )
@@ -87,11 +87,13 @@ def conv_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     a0, a1 = zeros(BM, N0, N1)
     a0, a1 = _sum(first, weights, y, column, a0, a1, H, W, C, 0, N0 + N1, N0, N1, BLOCK_K)
     if C1 > 0:
         a0, a1 = _sum(second, weights, y, column, a0, a1, H, W, C1, ROWS, N0 + N1, N0, N1, BLOCK_K)
+    inside = ((y < H) & (column < W))[:, None]
+    pixel = (y * W + column)[:, None]
     _finish(a0, bias, addend, out, pixel, inside, 0, N0, PIXEL, ADDED, ADD, BEFORE, AFTER)
     if N1 > 0:
         _finish(a1, bias, addend, out, pixel, inside, N0, N1, PIXEL, ADDED, ADD, BEFORE, AFTER)
@@ -127,13 +129,14 @@ def lstm_kernel(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE_H * TILE_W
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     i, g = zeros(BM, C, C)
     o, f = zeros(BM, C, C)
     i, g, o, f = _gate_sums(x, weights, y, column, i, g, o, f, H, W, C, 0, 4 * C, not START, BLOCK_K)
     if not START:
         i, g, o, f = _gate_sums(hidden, weights, y, column, i, g, o, f, H, W, C, ROWS, 4 * C, True, BLOCK_K)
-    at = pixel * C + tl.arange(0, C)[None, :]
+    inside = ((y < H) & (column < W))[:, None]
+    at = (y * W + column)[:, None] * C + tl.arange(0, C)[None, :]
     c = tl.sigmoid(with_bias(i, bias, 0, C)) * _tanh(with_bias(g, bias, C, C))
     if not START:
         before = tl.load(cell + at, mask=inside, other=0.0).to(tl.float32)

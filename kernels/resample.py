@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .gemm import tile_of_map
+from .gemm import tile_pixels
 from .launch import Call, LaunchConfig, check_maps
 from .plain import Operands, Plain
 from .record import Kernel
@@ -34,10 +34,11 @@ def bilinear_kernel(
     source, out, H, W, FROM_H, FROM_W,
     C: tl.constexpr, PIXEL: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
+    y, column = tile_pixels(W, TILE_H, TILE_W)
     plane = tl.program_id(1).to(tl.int64)
     top, bottom, v = _sources(y, H, FROM_H)
     left, right, u = _sources(column, W, FROM_W)
+    inside = ((y < H) & (column < W))[:, None]
     source += plane * FROM_H * FROM_W * C
     out += plane * H * W * PIXEL
     for first in range(0, C, BLOCK_K):
@@ -50,7 +51,7 @@ def bilinear_kernel(
         upper = a * (1 - u)[:, None] + b * u[:, None]
         lower = d * (1 - u)[:, None] + e * u[:, None]
         value = upper * (1 - v)[:, None] + lower * v[:, None]
-        tl.store(out + pixel * PIXEL + c, value.to(out.dtype.element_ty), mask=live)
+        tl.store(out + (y * W + column)[:, None] * PIXEL + c, value.to(out.dtype.element_ty), mask=live)
 
 
 def _bilinear_plain(given: Operands) -> Plain:

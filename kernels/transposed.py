@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gemm import multiply, pack_matrix, padded_k, split_columns, tile_of_map, with_bias, zeros
+from .gemm import multiply, pack_matrix, padded_k, split_columns, tile_pixels, with_bias, zeros
 from .launch import Call, LaunchConfig, check_maps, check_shapes
 from .plain import Operands, Plain
 from .record import Kernel
@@ -41,8 +41,9 @@ def conv_kernel(
     BM: tl.constexpr = TILE_H * TILE_W
     COLUMNS: tl.constexpr = N0 + N1
     place = tl.program_id(1)
-    y, column, pixel, inside = tile_of_map(H, W, TILE_H, TILE_W)
-    source = image + pixel * C
+    y, column = tile_pixels(W, TILE_H, TILE_W)
+    inside = ((y < H) & (column < W))[:, None]
+    source = image + (y * W + column)[:, None] * C
     a0, a1 = zeros(BM, N0, N1)
     for first in range(0, C, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
