@@ -6,6 +6,7 @@ the copy) has been waited for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,23 +37,35 @@ class Region:
     owner: Any
 
 
-class DeviceBuffer(Resource):
-    """A buffer of ``nbytes`` of GPU memory, aligned to 256 bytes at least and not cleared; none for 0 bytes.
+class _Buffer(Resource):
+    """A buffer of ``nbytes``; there is nothing behind one of 0 bytes.
+
+    allocate, free: ask the driver for it, and give it back. doing: for the error, with a place for the bytes.
 
     Raises:
         InputError: a negative size.
-        DerainError: the GPU has not that much left.
+        DerainError: there is not that much memory left.
     """
+
+    def __init__(
+        self, context: Context, nbytes: int, allocate: Callable[[], Any], free: Any, doing: str
+    ) -> None:
+        if nbytes < 0:
+            raise InputError(f"There is no buffer of {nbytes} bytes.")
+        self.nbytes, handle = nbytes, None
+        if nbytes:
+            with context.current():
+                handle = driver.check(allocate(), doing.format(_in_words(nbytes)))
+        super().__init__(context, handle, free if nbytes else None)
+
+
+class DeviceBuffer(_Buffer):
+    """A buffer of ``nbytes`` of GPU memory, aligned to 256 bytes at least and not cleared; none for 0 bytes."""
 
     def __init__(self, context: Context, nbytes: int) -> None:
         cuda = driver.bindings()
-        self.nbytes = _size(nbytes)
-        handle = None
-        if nbytes:
-            with context.current():
-                handle = driver.check(cuda.cuMemAlloc(nbytes), f"allocating {_in_words(nbytes)}")
-        super().__init__(context, handle, cuda.cuMemFree if nbytes else None)
-        self._pointer = int(handle) if handle is not None else 0
+        super().__init__(context, nbytes, lambda: cuda.cuMemAlloc(nbytes), cuda.cuMemFree, "allocating {}")
+        self._pointer = int(self._handle) if nbytes else 0
 
     @property
     def pointer(self) -> int:
@@ -77,19 +90,13 @@ class DeviceBuffer(Resource):
         return Region(self.pointer + offset, nbytes, self)
 
 
-class PinnedBuffer(Resource):
+class PinnedBuffer(_Buffer):
     """A buffer of ``nbytes`` of host memory that the GPU copies from and to at full speed, beside its other work."""
 
     def __init__(self, context: Context, nbytes: int) -> None:
         cuda = driver.bindings()
-        self.nbytes = _size(nbytes)
-        handle = None
-        if nbytes:
-            with context.current():
-                handle = driver.check(
-                    cuda.cuMemHostAlloc(nbytes, 0), f"page-locking {_in_words(nbytes)} of the host's memory"
-                )
-        super().__init__(context, handle, cuda.cuMemFreeHost if nbytes else None)
+        doing = "page-locking {} of the host's memory"
+        super().__init__(context, nbytes, lambda: cuda.cuMemHostAlloc(nbytes, 0), cuda.cuMemFreeHost, doing)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -168,12 +175,6 @@ def fill(target: DeviceMemory, value: int, stream: Stream) -> None:
     if target.nbytes:
         status = driver.bindings().cuMemsetD8Async(target.pointer, value, target.nbytes, stream.handle)
         driver.check(status, f"filling {_in_words(target.nbytes)} on the GPU")
-
-
-def _size(nbytes: int) -> int:
-    if nbytes < 0:
-        raise InputError(f"There is no buffer of {nbytes} bytes.")
-    return nbytes
 
 
 def _check_host(array: np.ndarray, nbytes: int) -> None:

@@ -13,6 +13,8 @@ W x C, or 2C where they hold two shares, NHWC.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -199,20 +201,9 @@ def chain_call(
         exact: H and W are multiples of 8, so that nearest upsampling is a shift.
     """
     n0, n1 = split_columns(channels)
-    constants = {
-        "C": channels,
-        "LENGTH": length,
-        "READ": READS[reads],
-        "WRITE": WRITES[writes],
-        "EXACT": exact,
-    }
-    constants |= {
-        "N0": n0,
-        "N1": n1,
-        "K": power_of_two(channels),
-        "ROWS": padded_k(9 * channels),
-        "SLOPE": SLOPE,
-    }
+    constants = {"C": channels, "LENGTH": length, "READ": READS[reads], "WRITE": WRITES[writes]}
+    constants |= {"EXACT": exact, "N0": n0, "N1": n1, "K": power_of_two(channels)}
+    constants |= {"ROWS": padded_k(9 * channels), "SLOPE": SLOPE}
     region = (config.tile_h + 2 * length - 2) * (config.tile_w + 2 * length - 2)
     constants |= {"BLOCK_M": min(MOST_ROWS, power_of_two(region))}
     return Call(CHAIN.name, constants, config)
@@ -233,6 +224,16 @@ def _recut(call: Call, config: LaunchConfig) -> Call:
     )
     channels, length = int(constants["C"]), int(constants["LENGTH"])
     return chain_call(channels, length, reads, writes, bool(constants["EXACT"]), config)
+
+
+def parts(scale: int, lengths: Sequence[int]) -> Iterator[tuple[int, int, str, str]]:
+    """Yield (first convolution, how many, what is read, what is written) of the launches of a PFFB's scale."""
+    first = 0
+    for length in lengths:
+        last = first + length == 4
+        written = "map" if not last else "sum" if scale == 1 else "shares"
+        yield first, length, "fusion" if first == 0 and scale < 8 else "map", written
+        first += length
 
 
 def _chain_plain(given: Operands) -> Plain:
@@ -273,10 +274,8 @@ def _chain_plain(given: Operands) -> Plain:
         arguments.append(given.conv_weight(ending, channels, 2 * channels, 1))
     elif writes == WRITES["sum"]:
         ending = given.weight("ending").view(-1, channels)
-        arguments += [
-            given.conv_weight(ending, channels, channels, 1),
-            given.weight("ending_bias")[:channels],
-        ]
+        arguments.append(given.conv_weight(ending, channels, channels, 1))
+        arguments.append(given.weight("ending_bias")[:channels])
         arguments += [shares(name, by) for name, by in (("s2", 2), ("s4", 4), ("s8", 8))]
         arguments.append(given.map("x", channels))
     return run, arguments

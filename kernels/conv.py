@@ -24,11 +24,10 @@ from .gemm import (
     inner_taps,
     leaky,
     multiply,
-    pack_matrix,
+    pack_taps,
     padded_k,
     patches,
     split_columns,
-    taps_first,
     tile_pixels,
     with_bias,
     zeros,
@@ -92,14 +91,8 @@ def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype, padding: int = 0) -> 
         bias: N.
         padding: channels of zeros that are appended to the input's.
     """
-    if padding:
-        weight = F.pad(weight, (0, 0, 0, 0, 0, padding))
-    columns = max(8, weight.shape[0])
-    packed = pack_matrix(taps_first(weight).flatten(0, 1), columns)
-    return {
-        "weights": packed.to(dtype).contiguous(),
-        "bias": F.pad(bias.float(), (0, columns - weight.shape[0])),
-    }
+    channels = weight.shape[1]
+    return pack_taps(weight, bias, dtype, [(channels, channels + padding)])
 
 
 def _conv3x3_plain(given: Operands) -> Plain:

@@ -12,6 +12,10 @@ fp32 operands are multiplied in fp32, not in TF32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -61,6 +65,26 @@ def taps_first(weight: Tensor) -> Tensor:
     """Return a convolution's [out, in, r, r] as [r * r, in, out]."""
     out, cin, r, s = weight.shape
     return weight.permute(2, 3, 1, 0).reshape(r * s, cin, out)
+
+
+def pack_taps(
+    weight: Tensor, bias: Tensor, dtype: torch.dtype, parts: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """Return ``weights`` and ``bias`` of a convolution over one or more maps: the rows of one map after the other.
+
+    Args:
+        weight: N x (channels of all parts) x r x r.
+        bias: N.
+        parts: for each map the channels that the weight has for it, and those that its pixels have, of which the
+            others count for nothing.
+    """
+    count = weight.shape[0]
+    columns, rows = max(_FEWEST_COLUMNS, count), []
+    for part, (channels, wide) in zip(weight.split([real for real, _ in parts], 1), parts, strict=True):
+        padded = F.pad(part, (0, 0, 0, 0, 0, wide - channels))
+        rows.append(pack_matrix(taps_first(padded).flatten(0, 1), columns))
+    packed = torch.cat(rows).to(dtype).contiguous()
+    return {"weights": packed, "bias": F.pad(bias.float(), (0, columns - count))}
 
 
 @triton.jit

@@ -36,7 +36,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..base.errors import InputError
-from .chain import CHAIN, chain_call, scratch_elements
+from .chain import CHAIN, chain_call, parts, scratch_elements
 from .gemm import (
     K_PADDING,
     multiply,
@@ -212,11 +212,8 @@ def pffb(
     shares: dict[int, Tensor] = {}
     out = torch.empty_like(x)
     for scale in (8, 4, 2, 1):
-        source, first = maps[scale], 0
-        for length in lengths[scale]:
-            last = first + length == 4
-            reads = "fusion" if first == 0 and scale < 8 else "map"
-            writes = "map" if not last else "sum" if scale == 1 else "shares"
+        source = maps[scale]
+        for first, length, reads, writes in parts(scale, lengths[scale]):
             config = (configs or {}).get("chain") or CHAIN.config(channels)
             exact = not (sizes[scale][0] % 8 or sizes[scale][1] % 8)
             call = chain_call(channels, length, reads, writes, exact, config)
@@ -224,13 +221,13 @@ def pffb(
             if writes == "sum":
                 to = out
             else:
-                to = x.new_empty(*sizes[scale], channels * (2 if last else 1))
+                to = x.new_empty(*sizes[scale], channels * (1 if writes == "map" else 2))
             weights = [packed[f"chain{scale}"][first:], packed[f"chain{scale}_bias"][first:], scratch]
             weights += [packed[f"ending{scale}"], packed["ending1_bias"]]
             coarse = [shares.get(k, to) for k in (2, 4, 8)]
             pointers = [source, shares.get(2 * scale, to), *weights, *coarse, x, to]
             CHAIN.launch(call, pointers, sizes[scale])
-            source, first = to, first + length
+            source = to
         shares[scale] = source
     return out
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .launch import Call
-from .record import Kernel, Plain, find
+from .record import Plain, find
 
 __all__ = ["Operands", "Plain", "concatenated", "plain", "run_plain"]
 
@@ -31,11 +31,9 @@ class Operands:
         layout: the memory format of weights and stacks.
     """
 
-    def __init__(
-        self, kernel: Kernel, call: Call, pointers: Sequence[Tensor], sizes: Sequence[int], *, exact: bool
-    ) -> None:
-        form = kernel.form
-        self._form, self.planes = form, call.planes
+    def __init__(self, call: Call, pointers: Sequence[Tensor], sizes: Sequence[int], *, exact: bool) -> None:
+        self._kernel, self.planes = find(call.kernel), call.planes
+        self._form = form = self._kernel.form
         self._flat = dict(zip(form.pointers, pointers, strict=True))
         self._numbers = {**call.constants, **dict(zip(form.sizes, sizes, strict=True))}
         maps = [each for each in form.pointers if each not in form.weights | form.biases | form.frames]
@@ -90,6 +88,11 @@ class Operands:
         dtype, compute = self.dtype, self.compute
         return (lambda x: x) if dtype == compute else lambda x: x.to(dtype).to(compute)
 
+    def plain(self) -> Plain:
+        """Return what the launch computes."""
+        assert self._kernel.plain is not None
+        return self._kernel.plain(self)
+
     def put(self, results: Sequence[Tensor]) -> None:
         """Write results, n x C x H x W, where the kernel writes them, in pixels of PIXEL elements where it has that."""
         for name, image in zip(self._form.results, results, strict=False):
@@ -103,17 +106,13 @@ class Operands:
 
 def plain(call: Call, pointers: Sequence[Tensor], sizes: Sequence[int], *, exact: bool = False) -> Plain:
     """Return what one launch computes, as :class:`Operands` takes it."""
-    kernel = find(call.kernel)
-    assert kernel.plain is not None
-    return kernel.plain(Operands(kernel, call, pointers, sizes, exact=exact))
+    return Operands(call, pointers, sizes, exact=exact).plain()
 
 
 def run_plain(call: Call, pointers: Sequence[Tensor], sizes: Sequence[int]) -> None:
     """Compute one launch in fp32 with PyTorch, and write what its kernel does, rounded where the kernel rounds."""
-    kernel = find(call.kernel)
-    assert kernel.plain is not None
-    operands = Operands(kernel, call, pointers, sizes, exact=True)
-    function, arguments = kernel.plain(operands)
+    operands = Operands(call, pointers, sizes, exact=True)
+    function, arguments = operands.plain()
     operands.put(function(*arguments))
 
 

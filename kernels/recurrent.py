@@ -30,11 +30,10 @@ from ..base.errors import InputError
 from .gemm import (
     inner_taps,
     multiply,
-    pack_matrix,
+    pack_taps,
     padded_k,
     patches,
     split_columns,
-    taps_first,
     tile_pixels,
     with_bias,
     zeros,
@@ -147,35 +146,6 @@ def lstm_kernel(
     tl.store(out + at, h.to(out.dtype.element_ty), mask=inside)
 
 
-def _pack(weight: Tensor, parts: Sequence[tuple[int, int]], columns: int) -> Tensor:
-    """Return the rows of one map after the other. parts: (channels of the weight, channels of its map) of each."""
-    rows, first = [], 0
-    for channels, wide in parts:
-        part = F.pad(weight[:, first : first + channels], (0, 0, 0, 0, 0, wide - channels))
-        rows.append(pack_matrix(taps_first(part).flatten(0, 1), columns))
-        first += channels
-    return torch.cat(rows)
-
-
-def pack(
-    weight: Tensor, bias: Tensor, dtype: torch.dtype, parts: Sequence[tuple[int, int]]
-) -> dict[str, Tensor]:
-    """Return the weights as the convolution reads them.
-
-    Args:
-        weight: N x (channels of all parts) x 3 x 3.
-        bias: N.
-        parts: for each of one or two maps the channels that the weight has for it, and those that its pixels have, of
-            which the others count for nothing.
-    """
-    columns = max(8, weight.shape[0])
-    packed = _pack(weight, parts, columns)
-    return {
-        "weights": packed.to(dtype).contiguous(),
-        "bias": F.pad(bias.float(), (0, columns - weight.shape[0])),
-    }
-
-
 def pack_gates(
     weights: Mapping[str, Tensor], biases: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
@@ -188,7 +158,7 @@ def pack_gates(
     channels = weights["i"].shape[0]
     whole = torch.cat([weights[gate] for gate in GATES])
     bias = torch.cat([biases[gate] for gate in GATES])
-    return pack(whole, bias, dtype, [(channels, channels)] * 2)
+    return pack_taps(whole, bias, dtype, [(channels, channels)] * 2)
 
 
 def _operands(given: Operands, first: str, second: str, columns: int, channels: int) -> list[list[Tensor]]:
@@ -308,7 +278,7 @@ def conv(
 
     Args:
         first, second: H x W x C0 and H x W x C1.
-        packed: of :func:`pack`.
+        packed: of :func:`.gemm.pack_taps`.
         addend: H x W x at least ``columns``.
 
     Returns:

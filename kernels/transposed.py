@@ -64,11 +64,8 @@ def pack(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
 def _conv_plain(given: Operands) -> Plain:
     channels, columns = given["C"], given["N0"] + given["N1"]
     places = given.weight("weights").view(2, 2, given["ROWS"], columns)[:, :, :channels]
-    arguments = [
-        given.map("image", channels),
-        given.laid_out(places.permute(2, 3, 0, 1)),
-        given.weight("bias"),
-    ]
+    weight, bias = given.laid_out(places.permute(2, 3, 0, 1)), given.weight("bias")
+    arguments = [given.map("image", channels), weight, bias]
     return lambda image, weight, bias: (F.conv_transpose2d(image, weight, bias, stride=2),), arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,23 @@ from ..kernels.launch import Call, Configure
 from .memory import DTYPES
 from .program import GRANULARITY, ITEMSIZE, Buffer, Dtype, Plan, Pointer, Size, Step, View, Weight
 
+Network = TypeVar("Network", bound=nn.Module)
+
 _NAMES: dict[torch.dtype, Dtype] = {dtype: name for name, dtype in DTYPES.items()}
 # Weights begin at multiples of this many bytes.
 _ALIGNMENT = 256
 
 
-class Assembly:
+class Assembly(Generic[Network]):
     """A plan in the making.
 
     configure: the configuration of a kernel for a number of channels at a level. branch: of the steps to come.
     """
 
-    def __init__(self, network: nn.Module, dtype: Dtype, configure: Configure) -> None:
-        self.configure = configure
+    def __init__(self, network: Network, dtype: Dtype, configure: Configure) -> None:
+        self.network, self.configure = network, configure
         self.dtype: Dtype = dtype
+        self.torch_dtype = DTYPES[dtype]
         self.item = ITEMSIZE[dtype]
         self.names = {module: name for name, module in network.named_modules()}
         self.buffers: list[Buffer] = []
@@ -56,6 +60,10 @@ class Assembly:
         self.buffers.append(Buffer(name, level, channels, slabs, tile))
         return View(len(self.buffers) - 1)
 
+    def channels(self, view: View) -> int:
+        """Return the channels of a view's buffer."""
+        return self.buffers[view.buffer].channels
+
     def weight(
         self, owner: nn.Module | str, pack: Callable[[], Mapping[str, Tensor]], name: str, first: int = 0
     ) -> Weight:
@@ -73,6 +81,12 @@ class Assembly:
         whole = self.stored[owner, name, 0]
         skipped = first * whole.size // tensor.shape[0]
         return Weight(whole.offset + skipped, whole.size - skipped, whole.dtype)
+
+    def weights(
+        self, owner: nn.Module | str, pack: Callable[[], Mapping[str, Tensor]], *names: str
+    ) -> list[Pointer]:
+        """Return the places of several packed tensors, as :meth:`weight` does."""
+        return [self.weight(owner, pack, name) for name in names]
 
     def step(
         self,

@@ -39,17 +39,8 @@ def to_json(plan: Plan) -> bytes:
         "buffers": [asdict(buffer) for buffer in plan.buffers],
         "calls": [asdict(call) for call in calls],
         "steps": [
-            {
-                "name": step.name,
-                "call": calls.index(step.call),
-                "pointers": [_pointer(pointer) for pointer in step.pointers],
-                "sizes": step.sizes,
-                "writes": step.writes,
-                "flops": step.flops,
-                "map_bytes": step.map_bytes,
-                "weight_bytes": step.weight_bytes,
-                "branch": step.branch,
-            }
+            # What is replaced keeps its place among the fields.
+            {**vars(step), "call": calls.index(step.call), "pointers": list(map(asdict, step.pointers))}
             for step in plan.steps
         ],
     }
@@ -123,10 +114,6 @@ def read_call(stored: Mapping[str, Any]) -> Call:
             raise ValueError(f"{each.name} is {value}, no power of two")
     whole(call.planes, 1, _MOST, "planes")
     return call
-
-
-def _pointer(pointer: Pointer) -> dict[str, Any]:
-    return asdict(pointer)
 
 
 def _read_pointer(stored: dict[str, Any]) -> Pointer:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from .distributed import World, join
 from .objective import Objective
 from .options import Phase, TrainingRun
 from .pairs import Scene, find_pairs
-from .run_file import write_run
+from .run_file import AnyRun, write_run
 from .trainer import Trainer, TrainingProgress, make_network, precision_of
 from .validation import validate, write_samples
 
@@ -68,40 +68,49 @@ class TrainingOutcome:
         return self.progress.step == self.progress.steps
 
 
-def train(
-    run: TrainingRun,
-    recipe: Recipe,
-    *,
-    resume: bool = False,
-    stop_after: float | None = None,
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> TrainingOutcome:
-    """Run (or resume) a training, alone or in each of ``torchrun``'s processes, of which the first one writes.
+@dataclass(frozen=True)
+class Training(Generic[AnyRun]):
+    """A function that runs trainings by a recipe. recipe: makes it for a run."""
 
-    The output folder gets ``run.toml`` (the effective settings), ``log.csv`` (every 50th step and every validation),
-    ``last.pt`` (the whole state, at every validation and at a stop), ``best.safetensors`` (by PSNR of the moving
-    average on held-out pairs), ``final.safetensors`` (after the last step) and ``samples/``.
+    recipe: Callable[[AnyRun], Recipe]
 
-    Args:
-        stop_after: seconds after which the run is saved and left, to be resumed.
-        report: called after every step.
+    def __call__(
+        self,
+        run: AnyRun,
+        *,
+        resume: bool = False,
+        stop_after: float | None = None,
+        report: Callable[[TrainingProgress], None] = lambda progress: None,
+    ) -> TrainingOutcome:
+        """Run (or resume) a training, alone or in each of ``torchrun``'s processes, of which the first one writes.
 
-    Raises:
-        InputError, MediaError: the data cannot be used.
-        CheckpointError: nothing to resume from, or weights of another network.
-        BackendUnavailable: the device is not there.
-        DerainError: the loss became NaN or infinite.
-    """
-    started = time.monotonic()
-    last = run.output / "last.pt"
-    if last.exists() and not resume:
-        raise InputError(f"{run.output} already holds a training; resume it or choose another output folder.")
-    if resume and not last.exists():
-        raise CheckpointError(f"{last} does not exist: there is no training to resume in {run.output}.")
-    with join(run.device) as world:
-        progress = _train(run, recipe, world, last if resume else None, report, started, stop_after)
-    best, final = (run.output / name for name in ("best.safetensors", "final.safetensors"))
-    return TrainingOutcome(best if best.exists() else None, final if final.exists() else None, progress)
+        The output folder gets ``run.toml`` (the effective settings), ``log.csv`` (every 50th step and every
+        validation), ``last.pt`` (the whole state, at every validation and at a stop), ``best.safetensors`` (by PSNR of
+        the moving average on held-out pairs), ``final.safetensors`` (after the last step) and ``samples/``.
+
+        Args:
+            stop_after: seconds after which the run is saved and left, to be resumed.
+            report: called after every step.
+
+        Raises:
+            InputError, MediaError: the data cannot be used.
+            CheckpointError: nothing to resume from, or weights of another network.
+            BackendUnavailable: the device is not there.
+            DerainError: the loss became NaN or infinite.
+        """
+        started = time.monotonic()
+        last = run.output / "last.pt"
+        if last.exists() and not resume:
+            raise InputError(
+                f"{run.output} already holds a training; resume it or choose another output folder."
+            )
+        if resume and not last.exists():
+            raise CheckpointError(f"{last} does not exist: there is no training to resume in {run.output}.")
+        with join(run.device) as world:
+            state = last if resume else None
+            progress = _train(run, self.recipe(run), world, state, report, started, stop_after)
+        best, final = (run.output / name for name in ("best.safetensors", "final.safetensors"))
+        return TrainingOutcome(best if best.exists() else None, final if final.exists() else None, progress)
 
 
 def _train(

@@ -33,14 +33,11 @@ def ssim(a: Tensor, b: Tensor, *, padded: bool = True) -> Tensor:
     """
     channels, padding = a.shape[1], _WINDOW // 2 if padded else 0
     maps = torch.cat([a, b, a * a, b * b, a * b], 1)
-    g = _gaussian(a.device).to(a.dtype)
+    groups = 5 * channels
     # The window is separable: 22 taps instead of 121.
-    maps = F.conv2d(
-        maps, g.view(1, 1, 1, -1).expand(5 * channels, 1, 1, -1), padding=(0, padding), groups=5 * channels
-    )
-    maps = F.conv2d(
-        maps, g.view(1, 1, -1, 1).expand(5 * channels, 1, -1, 1), padding=(padding, 0), groups=5 * channels
-    )
+    taps = _gaussian(a.device).to(a.dtype).expand(groups, 1, 1, -1)
+    maps = F.conv2d(maps, taps, padding=(0, padding), groups=groups)
+    maps = F.conv2d(maps, taps.mT, padding=(padding, 0), groups=groups)
     mean_a, mean_b, aa, bb, ab = maps.split(channels, 1)
     var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
     score = ((2 * mean_a * mean_b + _C1) * (2 * cov + _C2)) / (

@@ -78,10 +78,7 @@ def _pixels(path: Path) -> np.ndarray:
 def _cut_alike(clean: np.ndarray, rainy: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     # Copies of Rain100H lack the last row and column of their rainy pictures.
     height, width = (min(a, b) for a, b in zip(clean.shape[:2], rainy.shape[:2], strict=True))
-    if (
-        max(clean.shape[0] - height, rainy.shape[0] - height, clean.shape[1] - width, rainy.shape[1] - width)
-        > 1
-    ):
+    if max(abs(a - b) for a, b in zip(clean.shape, rainy.shape, strict=True)) > 1:
         raise MediaError(
             f"{scene.rainy} is {rainy.shape[1]}x{rainy.shape[0]} and {scene.clean} "
             f"{clean.shape[1]}x{clean.shape[0]}: not the same scene."

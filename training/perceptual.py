@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.errors import CheckpointError
-from ..models.model_file import read_model_file
 from .options import Layer
+from .trainer import read_state
 
 #: Of VGG-16's ``features``, the layers that are needed for each.
 _DEPTH: Mapping[Layer, int] = {"conv2_2": 8, "relu2_2": 9, "relu3_3": 16}
@@ -60,23 +59,12 @@ class Features(nn.Module):
                 else:
                     nn.init.zeros_(parameter)
         else:
-            self._load(weights)
+            expected = self.features.state_dict()
+            self.features.load_state_dict(read_state(weights, expected, "VGG-16", "features."))
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.features((image - self.mean) / self.deviation)
-
-    def _load(self, path: Path) -> None:
-        content = read_model_file(path).content
-        state = dict(content) if isinstance(content, dict) else {}
-        expected = self.features.state_dict()
-        found = {key: state.get(f"features.{key}") for key in expected}
-        for key, tensor in found.items():
-            if not isinstance(tensor, Tensor) or tensor.shape != expected[key].shape:
-                raise CheckpointError(
-                    f"{path} holds no VGG-16: features.{key} is missing or of another shape."
-                )
-        self.features.load_state_dict(found)
 
 
 def perceptual_loss(features: nn.Module, target: Tensor, image: Tensor) -> Tensor:

@@ -8,18 +8,17 @@ part of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.ssid_kd import SSIDKD
-from .loop import Recipe, TrainingOutcome, train
+from .loop import Recipe, Training
 from .losses import code_distance, negative_ssim_l1
 from .objective import Objective
 from .options import SidRun
-from .trainer import TrainingProgress, load_network
+from .trainer import load_network
 
 
 def learning_rate(run: SidRun, step: int) -> float:
@@ -28,9 +27,8 @@ def learning_rate(run: SidRun, step: int) -> float:
     if step < run.warmup_steps:
         return run.learning_rate * (step + 1) / run.warmup_steps
     done = (step - run.warmup_steps) / max(1, run.steps - run.warmup_steps)
-    return run.final_learning_rate + (run.learning_rate - run.final_learning_rate) * 0.5 * (
-        1 + math.cos(math.pi * done)
-    )
+    span = run.learning_rate - run.final_learning_rate
+    return run.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Supervised(Objective[SSIDKD]):
@@ -76,24 +74,20 @@ class Distilled(Objective[SSIDKD]):
         return loss, terms
 
 
-def train_sid(
-    run: SidRun,
-    *,
-    resume: bool = False,
-    stop_after: float | None = None,
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> TrainingOutcome:
-    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`."""
+def recipe_of(run: SidRun) -> Recipe:
+    """Return the recipe of a run."""
 
     def objective(network: SSIDKD, autocast: torch.autocast) -> Objective[SSIDKD]:
         if run.teacher is None:
             return Supervised(network, autocast, run.l1_weight)
         return Distilled(network, autocast, run, load_network(run.teacher, "distillation"))
 
-    recipe = Recipe(
+    return Recipe(
         phases=lambda scenes: run.phases,
         rate=lambda step, steps: learning_rate(run, step),
         objective=objective,
         augment=True,
     )
-    return train(run, recipe, resume=resume, stop_after=stop_after, report=report)
+
+
+train_sid = Training(recipe_of)

@@ -8,19 +8,16 @@ pictures alone. The paper's teacher and student share their weights, so here too
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.ssid_kd import SSIDKD, Derained
-from .loop import Recipe, TrainingOutcome, train
+from .loop import Recipe, Training
 from .losses import dark_channel_loss, kl_divergence, streak_dark_channel_loss, total_variation
 from .objective import Objective
 from .options import Phase, SsidKdRun
 from .sid import Supervised
-from .trainer import TrainingProgress
 
 
 def phases(run: SsidKdRun, scenes: int) -> tuple[Phase, ...]:
@@ -72,25 +69,21 @@ class SemiSupervised(Objective[SSIDKD]):
         return torch.as_tensor(loss), terms
 
 
-def train_ssid_kd(
-    run: SsidKdRun,
-    *,
-    resume: bool = False,
-    stop_after: float | None = None,
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> TrainingOutcome:
-    """Run (or resume) one stage; arguments, files and errors as in :func:`training.loop.train`."""
+def recipe_of(run: SsidKdRun) -> Recipe:
+    """Return the recipe of a run, of one stage."""
 
     def objective(network: SSIDKD, autocast: torch.autocast) -> Objective[SSIDKD]:
         if run.stage == 1:
             return Supervised(network, autocast, run.l1_weight or 0.0)
         return SemiSupervised(network, autocast, run)
 
-    recipe = Recipe(
+    return Recipe(
         phases=lambda scenes: phases(run, scenes),
         rate=lambda step, steps: learning_rate(run, step, steps),
         objective=objective,
         augment=False,
         real=run.real,
     )
-    return train(run, recipe, resume=resume, stop_after=stop_after, report=report)
+
+
+train_ssid_kd = Training(recipe_of)

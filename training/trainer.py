@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..base.errors import CheckpointError
 from ..base.files import atomic_write
 from ..models.checkpoint import load_checkpoint
+from ..models.model_file import read_model_file
 from ..models.ssid_kd import PRESETS, SSIDKD
 from .data import Batch
 from .distributed import World
@@ -54,6 +55,23 @@ def load_network(path: Path, what: str) -> SSIDKD:
     if not isinstance(network, SSIDKD):
         raise CheckpointError(f"{path} holds no SID / SSID-KD network; {what} needs one.")
     return network
+
+
+def read_state(path: Path, expected: Mapping[str, Tensor], what: str, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors that a module expects, by its own names, which have a prefix in the file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not ``what``: a tensor is missing or of another shape.
+    """
+    content = read_model_file(path).content
+    state = dict(content) if isinstance(content, dict) else {}
+    found: dict[str, Tensor] = {}
+    for key, ours in expected.items():
+        tensor = state.get(prefix + key)
+        if not isinstance(tensor, Tensor) or tensor.shape != ours.shape:
+            raise CheckpointError(f"{path} holds no {what}: {prefix}{key} is missing or of another shape.")
+        found[key] = tensor
+    return found
 
 
 def precision_of(run: TrainingRun, device: torch.device) -> torch.autocast:

@@ -20,6 +20,7 @@ find all that a pixel receives, in a fixed order and without atomics. Every elem
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -218,33 +219,13 @@ def box_maximum(x: Tensor, window: int, padding: int) -> tuple[Tensor, Tensor]:
     rows = min(max(1, _SCAN_TILE // block), triton.next_power_of_2(n * height))
     columns = min(max(1, _SCAN_TILE // block), _MOST_COLUMNS)
     box, sides = (*x.stride(), window, padding), (n * height, height, width)
-    _launch(
-        row_kernel,
-        triton.cdiv(n * height, rows) * triton.cdiv(out_width, window),
-        x,
-        keys,
-        *sides,
-        out_width,
-        *box,
-        ROWS=rows,
-        BLOCK=block,
-        num_warps=_scan_warps(rows * block),
-    )
-    _launch(
-        column_kernel,
-        n * triton.cdiv(out_height, window) * triton.cdiv(out_width, columns),
-        keys,
-        x,
-        maxima,
-        index,
-        *sides[1:],
-        out_height,
-        out_width,
-        *box,
-        COLUMNS=columns,
-        BLOCK=block,
-        num_warps=_scan_warps(columns * block),
-    )
+    scan = {"ROWS": rows, "BLOCK": block, "num_warps": _scan_warps(rows * block)}
+    programs = triton.cdiv(n * height, rows) * triton.cdiv(out_width, window)
+    _launch(row_kernel, programs, (x, keys, *sides, out_width, *box), scan)
+    scan = {"COLUMNS": columns, "BLOCK": block, "num_warps": _scan_warps(columns * block)}
+    programs = n * triton.cdiv(out_height, window) * triton.cdiv(out_width, columns)
+    arguments = (keys, x, maxima, index, *sides[1:], out_height, out_width, *box)
+    _launch(column_kernel, programs, arguments, scan)
     return maxima, index
 
 
@@ -278,31 +259,10 @@ def box_maximum_backward(
     row_strips = triton.cdiv(n * height, _GATHER_ROWS)
     strides, sides = (grad.stride(0), grad.stride(2), grad.stride(3)), (n * height, height, width)
     constants = {"WINDOW": window, "ROWS": _GATHER_ROWS, "COLUMNS": _GATHER_COLUMNS}
-    _launch(
-        column_gather_kernel,
-        row_strips * triton.cdiv(out_width, _GATHER_COLUMNS),
-        grad,
-        index,
-        sums,
-        sources,
-        *sides,
-        out_height,
-        out_width,
-        *strides,
-        padding,
-        **constants,
-    )
-    _launch(
-        row_gather_kernel,
-        row_strips * triton.cdiv(width, _GATHER_COLUMNS),
-        sums,
-        sources,
-        out,
-        *sides,
-        out_width,
-        padding,
-        **constants,
-    )
+    arguments = (grad, index, sums, sources, *sides, out_height, out_width, *strides, padding)
+    _launch(column_gather_kernel, row_strips * triton.cdiv(out_width, _GATHER_COLUMNS), arguments, constants)
+    arguments = (sums, sources, out, *sides, out_width, padding)
+    _launch(row_gather_kernel, row_strips * triton.cdiv(width, _GATHER_COLUMNS), arguments, constants)
     return out
 
 
@@ -315,7 +275,7 @@ def _check(x: Tensor) -> None:
         )
 
 
-def _launch(kernel: Any, programs: int, *arguments: Any, **constants: int) -> None:
+def _launch(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: Mapping[str, int]) -> None:
     # Triton launches on the current device, whatever device the tensors are on.
     with torch.cuda.device_of(arguments[0]):
         kernel[(programs,)](*arguments, **constants)

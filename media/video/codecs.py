@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError
 from .options import VideoOptions
-from .pixel_formats import chroma_siting, side_data
+from .pixel_formats import chroma_siting, convert, side_data
 from .reader import VideoReader
 from .working_format import WorkingFormat
 
@@ -89,6 +89,14 @@ class Encoding:
         context.colorspace, context.color_primaries = first.colorspace, first.color_primaries
         context.color_trc = first.color_trc
         return stream
+
+    def prepare(self, frame: VideoFrame) -> VideoFrame:
+        """Return a frame as the encoder takes it, which chooses its key frames itself."""
+        from av.video.frame import PictureType
+
+        frame = convert(frame, self.pix_fmt)
+        frame.pict_type = PictureType.NONE
+        return frame
 
 
 def choose_encoding(

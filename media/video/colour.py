@@ -360,16 +360,8 @@ def _downsample(
             change = np.concatenate([change, change[-1:]])
         even, odd = change[::2], change[1::2]
         half = scratch("half down", even.shape, np.float32)
-        if coding.cosited[1]:
-            half[1:] = odd[:-1]
-            half[0] = even[0] if not row else 0 if above is None else above
-            half += odd
-            half *= 0.5
-            half += even
-        else:
-            np.add(even, odd, out=half)
-        half *= 0.5
-        change = half
+        before = even[0] if not row else 0.0 if above is None else above
+        change = _meet(even, odd, half, before if coding.cosited[1] else None)
     if coding.halved[0]:
         if change.shape[1] % 2:
             change = np.concatenate([change, change[:, -1:]], 1)
@@ -377,14 +369,22 @@ def _downsample(
         even, odd = (scratch(name, (height, width), np.float32) for name in ("even", "odd"))
         cv2.split(change.reshape(height, width, 2), [even, odd])
         half = scratch("half across", even.shape, np.float32)
-        if coding.cosited[0]:
-            half[:, 1:] = odd[:, :-1]
-            half[:, 0] = even[:, 0]
-            half += odd
-            half *= 0.5
-            half += even
-        else:
-            np.add(even, odd, out=half)
-        half *= 0.5
-        change = half
+        change = _meet(even.T, odd.T, half.T, even[:, 0] if coding.cosited[0] else None).T
     return change
+
+
+def _meet(
+    even: np.ndarray, odd: np.ndarray, half: np.ndarray, before: np.ndarray | float | None
+) -> np.ndarray:
+    """Fill ``half`` with the means of an even line and the odd one after it; or, with the odd line ``before`` the
+    first, with those of an even line and its two neighbours, as much of it as of them."""
+    if before is None:
+        np.add(even, odd, out=half)
+    else:
+        half[1:] = odd[:-1]
+        half[0] = before
+        half += odd
+        half *= 0.5
+        half += even
+    half *= 0.5
+    return half

@@ -26,7 +26,6 @@ from ...base.version import __version__
 from ...engine.runtime import Engine
 from .ffmpeg import close_quietly, ffmpeg_errors
 from .output_file import OutputFile
-from .pixel_formats import convert
 from .reader import DecodedFrame, exact_seconds
 from .stages import FrameFailure, Stages
 
@@ -110,14 +109,11 @@ class Segments:
 
     def write(self, frame: VideoFrame) -> None:
         """Write the next frame; raise MediaError where it cannot be encoded or written."""
-        from av.video.frame import PictureType
-
         index = self._index_of(exact_seconds(frame))
         if index != self._index:
             self._finish_segment()
             self._begin(index)
-        frame = convert(frame, self._encoding.pix_fmt)
-        frame.pict_type = PictureType.NONE  # the encoder chooses its key frames
+        frame = self._encoding.prepare(frame)
         self._sent += 1
         self._last = exact_seconds(frame)
         self._duration = getattr(frame, "duration", None) or 0

@@ -27,7 +27,7 @@ class Trim:
         self.reader = reader
         zero = self._zero
         self._start = None if not start else start + zero
-        self._end = None if end is None else end + zero
+        self._end = math.inf if end is None else end + zero
         self.shift = Fraction(0)
 
     @property
@@ -49,11 +49,10 @@ class Trim:
     def frames(self) -> int:
         """About how many there are, 0 where that is not known."""
         total = self.reader.frames
-        if (self._start is None and self._end is None) or not total:
-            return total
+        if not total:
+            return 0
         zero = self._zero
-        length = Fraction(total) / self.reader.rate
-        end = length if self._end is None else min(self._end - zero, length)
+        end = min(self._end - zero, Fraction(total) / self.reader.rate)
         return max(round((end - (self._start - zero if self._start else 0)) * self.reader.rate), 1)
 
     def chapters(self) -> list[Chapter]:
@@ -62,11 +61,9 @@ class Trim:
         for chapter in self.reader.container.chapters():
             base = Fraction(chapter["time_base"] or 1)
             start, end = (chapter[side] * base for side in ("start", "end"))
-            if (self._end is not None and start >= self._end) or (
-                self._start is not None and end <= self._start
-            ):
+            if start >= self._end or (self._start is not None and end <= self._start):
                 continue
-            end = end if self._end is None else min(end, self._end)
+            end = min(end, self._end)
             ticks = {
                 "start": max(round((start - self.shift) / base), 0),
                 "end": round((end - self.shift) / base),
@@ -76,7 +73,7 @@ class Trim:
 
     def read(self) -> Iterator[DecodedFrame | Packet]:
         """Yield the part as the reader yields the whole."""
-        if self._start is None and self._end is None:
+        if self._start is None and self._end == math.inf:
             yield from self.reader.read()
             return
         if self._start is not None:
@@ -87,19 +84,18 @@ class Trim:
             if isinstance(item, DecodedFrame):
                 if self._start is not None and at < self._start:
                     continue
-                if self._end is not None and at >= self._end:
+                if at >= self._end:
                     if at >= self._end + _INTERLEAVED:
                         return
                     continue
                 if early is not None and item.frame is not None:
                     self.shift = at
-                    until = math.inf if self._end is None else self._end
-                    yield from (self._moved(each) for each in early if at <= exact_seconds(each) < until)
+                    yield from (self._moved(each) for each in early if at <= exact_seconds(each) < self._end)
                     early = None
                 yield self._moved(item)
             elif early is not None:
                 early.append(item)
-            elif (self._start is None or at >= self.shift) and (self._end is None or at < self._end):
+            elif (self._start is None or at >= self.shift) and at < self._end:
                 yield self._moved(item)
 
     def packets(self) -> Iterator[Packet]:
@@ -110,7 +106,7 @@ class Trim:
             at = exact_seconds(packet)
             if self._start is not None and at < self.shift:
                 continue
-            if self._end is None or at < self._end:
+            if at < self._end:
                 yield self._moved(packet)
             elif at >= self._end + _INTERLEAVED:
                 return

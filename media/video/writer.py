@@ -14,7 +14,7 @@ from ...base.errors import InputError, MediaError
 from .codecs import choose_encoding, holds_hdr
 from .ffmpeg import close_quietly, ffmpeg_errors
 from .options import VideoOptions
-from .pixel_formats import convert, side_data
+from .pixel_formats import side_data
 from .reader import VideoReader
 from .working_format import WorkingFormat
 
@@ -141,10 +141,7 @@ class VideoWriter:
 
     def write(self, frame: VideoFrame) -> None:
         """Write the next frame, with its timestamp; raise MediaError where it cannot be encoded or written."""
-        from av.video.frame import PictureType
-
-        frame = convert(frame, self.encoding.pix_fmt)
-        frame.pict_type = PictureType.NONE  # the encoder chooses its key frames
+        frame = self.encoding.prepare(frame)
         self._sent += 1
         self._mux_video(frame)
 

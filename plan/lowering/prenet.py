@@ -3,20 +3,15 @@ gates of the LSTM with the cell's update."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...base.errors import BuildError
 from ...kernels import recurrent
 from ...kernels.launch import Configure
 from ...models.prenet import WIDTH, PReNet, VRGNetDerainer
-from ..assembly import Assembly, parameters_of
-from ..memory import DTYPES
-from ..program import GRANULARITY, Dtype, Plan, View
-from .lstm import lower_lstm
-
-#: Elements of a pixel of the picture and of estimates: three colours and one of zeros, so that a pixel is read at once.
-_PIXEL = 4
-_AREA = GRANULARITY**2
+from ..assembly import parameters_of
+from ..program import Dtype, Plan, View
+from .recurrent import PIXEL, RecurrentAssembly
 
 
 def lower_prenet(
@@ -34,16 +29,12 @@ def lower_prenet(
     return PReNetLowering(plain, dtype, configure).plan(code)
 
 
-class PReNetLowering(Assembly):
+class PReNetLowering(RecurrentAssembly[PReNet]):
     """The plan of a network of this family in the making."""
-
-    def __init__(self, network: PReNet, dtype: Dtype, configure: Configure) -> None:
-        super().__init__(network, dtype, configure)
-        self.network = network
 
     def plan(self, code: bool) -> Plan:
         network, variant = self.network, self.network.variant
-        image = estimate = self.buffer("image", 0, _PIXEL)
+        image = estimate = self.buffer("image", 0, PIXEL)
         rain = self.buffer("rain", 0, 3)
         recurs = variant.recurrence == "lstm"
         cell = self.buffer("cell", 0, WIDTH) if recurs else image
@@ -55,13 +46,13 @@ class PReNetLowering(Assembly):
             seen = [image, estimate] if variant.sees_rain else [estimate]
             x = self._conv(f"{name}.conv0", network.conv0, seen, before=True)
             if recurs:
-                x = hidden = lower_lstm(self, name, gates, x, hidden, cell)
+                x = hidden = self.lstm(name, gates, x, hidden, cell)
             for number, block in enumerate(network.blocks(), 1):
                 inner, outer = block.get_submodule("0"), block.get_submodule("2")
                 y = self._conv(f"{name}.block{number}.0", inner, [x], before=True)
                 x = self._conv(f"{name}.block{number}.2", outer, [y], addend=x, before=True, after=True)
             if stage + 1 < network.config.stages:
-                estimate = self.buffer("estimate", 0, _PIXEL)
+                estimate = self.buffer("estimate", 0, PIXEL)
                 addend = image if variant.residual else None
                 self._conv(f"{name}.conv", network.conv, [x], addend=addend, to=estimate)
         # The rain layer, rainy - clean: of what is added to the picture, the negative.
@@ -86,33 +77,21 @@ class PReNetLowering(Assembly):
         weight, bias = parameters_of(module)
         if to is not None:
             weight, bias = weight[:3], bias[:3]
-        wide = [self.buffers[view.buffer].channels for view in maps]
-        real = [3 if channels == _PIXEL else channels for channels in wide]
-        columns = weight.shape[0]
-
-        def pack() -> dict[str, Tensor]:
-            sign = -1 if negative else 1
-            parts = list(zip(real, wide, strict=True))
-            return recurrent.pack(sign * weight, sign * bias, DTYPES[self.dtype], parts)
-
+        sign = -1 if negative else 1
         # Of the head that is both, what adds and what takes away are stored apart.
         owner = f"{self.names.get(module, 'conv')}{' negative' if negative else ''}"
-        out = to or self.buffer("map", 0, columns)
-        pixel = self.buffers[out.buffer].channels
-        added = 0 if addend is None else self.buffers[addend.buffer].channels
-        call = recurrent.conv_call(
-            wide[0],
-            wide[1] if len(wide) > 1 else 0,
-            columns,
-            self.configure("recurrent.conv", wide[0], 0),
-            pixel=pixel,
-            added=added,
+        wide = [self.channels(view) for view in maps]
+        moved = sum(wide) + (self.channels(to) if to else weight.shape[0])
+        return self.convolve(
+            name,
+            (sign * weight, sign * bias),
+            maps,
+            [3 if channels == PIXEL else channels for channels in wide],
+            0,
+            owner=owner,
+            to=to,
+            addend=addend,
             before=before,
             after=after,
+            moved=moved + (self.channels(addend) if addend else 0),
         )
-        pointers = [maps[0], maps[-1], self.weight(owner, pack, "weights"), self.weight(owner, pack, "bias")]
-        flops = recurrent.flops(GRANULARITY, GRANULARITY, sum(real), columns)
-        self.step(
-            name, call, [*pointers, addend or out, out], 0, (5,), flops, _AREA * (sum(wide) + pixel + added)
-        )
-        return out

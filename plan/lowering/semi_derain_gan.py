@@ -3,24 +3,21 @@ of the recurrent kernels, and a U-Net whose concatenations are two maps that a c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ...base.errors import BuildError, InputError
 from ...kernels import pool, recurrent, transposed
 from ...kernels.launch import Configure
 from ...models.semi_derain_gan import SemiDerainGAN
-from ..assembly import Assembly, parameters_of
-from ..memory import DTYPES
-from ..program import GRANULARITY, Dtype, Plan, View
-from .lstm import lower_lstm
+from ..assembly import parameters_of
+from ..program import Dtype, Plan, View
+from .recurrent import PIXEL, RecurrentAssembly, area
 
-#: Elements of a pixel of the picture (three colours and one of zeros) and of a mask (one and three of zeros).
-_PIXEL = 4
-#: Columns of a launch, whose sums a program holds for all its pixels.
+#: Columns of a launch of a transposed convolution, whose sums a program holds for all its pixels.
 _COLUMNS = 64
 _FIRST_MASK = 0.5
 
@@ -40,51 +37,37 @@ def lower_semi_derain_gan(
         raise BuildError(str(error)) from error
 
 
-class SemiDerainGANLowering(Assembly):
+class SemiDerainGANLowering(RecurrentAssembly[SemiDerainGAN]):
     """The plan of a Semi-DerainGAN in the making."""
-
-    def __init__(self, network: SemiDerainGAN, dtype: Dtype, configure: Configure) -> None:
-        super().__init__(network, dtype, configure)
-        self.network = network
 
     def plan(self, code: bool) -> Plan:
         generator = self.network.generator
-        image, rain = self.buffer("image", 0, _PIXEL), self.buffer("rain", 0, 3)
+        image, rain = self.buffer("image", 0, PIXEL), self.buffer("rain", 0, 3)
         mask = self._mask(image)
         skips: list[View] = []
         maps, real = [image, mask], [3, 1]
         for level, block in enumerate(generator.down):
             name = f"down.{level}"
             if level:
-                channels = self._width(skips[-1])
+                channels = self.channels(skips[-1])
                 maps, real = [self.buffer("pooled", level, channels)], [channels]
                 call = pool.maximum_call(channels, self.configure("pool.maximum", channels, level))
-                area = _area(level)
-                work = (pool.flops(1, 1, channels) * area, 5 * channels * area)
+                work = (pool.flops(1, 1, channels) * area(level), 5 * channels * area(level))
                 self.step(f"{name}.pool", call, [skips[-1], maps[0]], level, (1,), *work)
             skips.append(self._twice(name, block, maps, real, level))
         inner = x = skips.pop()
         for level in reversed(range(len(skips))):
             up = self._up(f"up.{level}", generator.up.get_submodule(str(level)), x, level)
             both = [skips[level], up]
-            x = self._twice(
-                f"merge.{level}", generator.merge[level], both, [self._width(each) for each in both], level
-            )
+            real = [self.channels(each) for each in both]
+            x = self._twice(f"merge.{level}", generator.merge[level], both, real, level)
         # The rain layer: what a residual network gives, and rainy - clean of the others. As a 3x3 whose other taps are
         # zero it costs less than a launch of its own kind would be worth.
         weight, bias = parameters_of(generator.out)
         residual = generator.residual
         sign = 1 if residual else -1
-        self._conv(
-            "rain",
-            sign * F.pad(weight, (1, 1, 1, 1)),
-            sign * bias,
-            [x],
-            [self._width(x)],
-            0,
-            to=rain,
-            addend=None if residual else image,
-        )
+        head, addend = (sign * F.pad(weight, (1, 1, 1, 1)), sign * bias), None if residual else image
+        self.convolve("rain", head, [x], [self.channels(x)], 0, to=rain, addend=addend)
         step = 1 << len(generator.up)
         return self.finished(image.buffer, rain.buffer, code=inner if code else None, granularity=step)
 
@@ -96,10 +79,8 @@ class SemiDerainGANLowering(Assembly):
         gates = {gate: learner.get_submodule(f"conv_{gate}.0") for gate in recurrent.GATES}
         hidden: View | None = None
         # A mask that is the same everywhere, as a convolution of which nothing but the bias is left.
-        bias = torch.tensor([_FIRST_MASK])
-        mask = self._conv(
-            "mask", torch.zeros(1, 3, 3, 3), bias, [image], [3], 0, to=self.buffer("mask", 0, _PIXEL)
-        )
+        even = torch.zeros(1, 3, 3, 3), torch.tensor([_FIRST_MASK])
+        mask = self.convolve("mask", even, [image], [3], 0, to=self.buffer("mask", 0, PIXEL))
         for iteration in range(learner.iterations):
             name = f"iteration{iteration}"
             x = self._layer(f"{name}.det_conv0", learner.det_conv0[0], [image, mask], [3, 1], 0)
@@ -107,16 +88,15 @@ class SemiDerainGANLowering(Assembly):
                 inner, outer = unit.get_submodule("0"), unit.get_submodule("2")
                 y = self._layer(f"{name}.det_conv{number}.0", inner, [x], [width], 0)
                 x = self._layer(f"{name}.det_conv{number}.2", outer, [y], [width], 0, addend=x)
-            hidden = lower_lstm(self, name, gates, x, hidden, cell)
-            mask = self.buffer("mask", 0, _PIXEL)
-            weight, bias = parameters_of(learner.det_conv_mask[0])
-            place = f"{name}.det_conv_mask"
-            self._conv(place, weight, bias, [hidden], [width], 0, to=mask, owner="det_conv_mask")
+            hidden = self.lstm(name, gates, x, hidden, cell)
+            mask = self.buffer("mask", 0, PIXEL)
+            last, place = parameters_of(learner.det_conv_mask[0]), f"{name}.det_conv_mask"
+            self.convolve(place, last, [hidden], [width], 0, to=mask, owner="det_conv_mask")
         return mask
 
     def _twice(self, name: str, block: nn.Module, maps: list[View], real: list[int], level: int) -> View:
         x = self._layer(f"{name}.0", block.get_submodule("0"), maps, real, level)
-        return self._layer(f"{name}.2", block.get_submodule("2"), [x], [self._width(x)], level)
+        return self._layer(f"{name}.2", block.get_submodule("2"), [x], [self.channels(x)], level)
 
     def _layer(
         self,
@@ -128,64 +108,17 @@ class SemiDerainGANLowering(Assembly):
         addend: View | None = None,
     ) -> View:
         """Put in a convolution of the network with a ReLU behind it, and with an addend another behind that."""
-        weight, bias = parameters_of(module)
-        owner = self.names[module]
-        return self._conv(name, weight, bias, maps, real, level, addend=addend, active=True, owner=owner)
-
-    def _conv(
-        self,
-        name: str,
-        weight: Tensor,
-        bias: Tensor,
-        maps: list[View],
-        real: list[int],
-        level: int,
-        *,
-        to: View | None = None,
-        addend: View | None = None,
-        active: bool = False,
-        owner: str | None = None,
-    ) -> View:
-        """Put in a 3x3 convolution over one or two maps, in as many launches as its columns take. real: the channels of
-        each map that the weight has. owner: of weights that several steps share."""
-        columns = weight.shape[0]
-        out = to or self.buffer("map", level, columns)
-        wide, pixel = [self._width(view) for view in maps], self._width(out)
-        added = 0 if addend is None else self._width(addend)
-        config = self.configure("recurrent.conv", wide[0], level)
-        for first in range(0, columns, _COLUMNS):
-            last = min(first + _COLUMNS, columns)
-
-            def pack(first: int = first, last: int = last) -> Mapping[str, Tensor]:
-                parts = list(zip(real, wide, strict=True))
-                return recurrent.pack(weight[first:last], bias[first:last], DTYPES[self.dtype], parts)
-
-            call = recurrent.conv_call(
-                wide[0],
-                wide[1] if len(wide) > 1 else 0,
-                last - first,
-                config,
-                pixel=pixel,
-                added=added,
-                before=active,
-                after=active and addend is not None,
-            )
-            part, rest = View(out.buffer, 0, first), addend and View(addend.buffer, 0, first)
-            key = f"{owner or name}[{first}:{last}]"
-            stored = [self.weight(key, pack, each) for each in ("weights", "bias")]
-            work = recurrent.flops(1, 1, sum(real), last - first) * _area(level)
-            moved = (sum(wide) + (last - first) * (2 if addend else 1)) * _area(level)
-            pointers = [maps[0], maps[-1], *stored, rest or part, part]
-            self.step(
-                name if columns <= _COLUMNS else f"{name}[{first}:{last}]",
-                call,
-                pointers,
-                level,
-                (5,),
-                work,
-                moved,
-            )
-        return out
+        return self.convolve(
+            name,
+            parameters_of(module),
+            maps,
+            real,
+            level,
+            owner=self.names[module],
+            addend=addend,
+            before=True,
+            after=addend is not None,
+        )
 
     def _up(self, name: str, module: nn.Module, x: View, level: int) -> View:
         """Put in a transposed convolution to a level from the one below it."""
@@ -196,22 +129,11 @@ class SemiDerainGANLowering(Assembly):
         config = self.configure("transposed.conv", channels, level + 1)
         for first in range(0, columns, _COLUMNS):
             last = min(first + _COLUMNS, columns)
-
-            def pack(first: int = first, last: int = last) -> Mapping[str, Tensor]:
-                return transposed.pack(weight[:, first:last], bias[first:last], DTYPES[self.dtype])
-
+            pack = partial(transposed.pack, weight[:, first:last], bias[first:last], self.torch_dtype)
             call = transposed.conv_call(channels, last - first, config, pixel=columns)
-            stored = [self.weight(f"{name}[{first}:{last}]", pack, each) for each in ("weights", "bias")]
-            work = transposed.flops(1, 1, channels, last - first) * _area(level + 1)
-            moved = (channels + 4 * (last - first)) * _area(level + 1)
+            stored = self.weights(f"{name}[{first}:{last}]", pack, "weights", "bias")
+            work = transposed.flops(1, 1, channels, last - first) * area(level + 1)
+            moved = (channels + 4 * (last - first)) * area(level + 1)
             pointers = [x, *stored, View(out.buffer, 0, first)]
             self.step(f"{name}[{first}:{last}]", call, pointers, level + 1, (3,), work, moved)
         return out
-
-    def _width(self, view: View) -> int:
-        return self.buffers[view.buffer].channels
-
-
-def _area(level: int) -> int:
-    """Pixels of a level, of the picture that work is counted for."""
-    return GRANULARITY**2 >> 2 * level

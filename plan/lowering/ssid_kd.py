@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from ...base.errors import BuildError
@@ -13,8 +12,7 @@ from ...kernels.launch import Configure
 from ...models.ssid_kd import MFFB, PFFB, SSIDKD, DenseConnection, UnitBlock
 from ..assembly import Assembly, parameters_of
 from ..cost import best_cuts
-from ..memory import DTYPES
-from ..program import GRANULARITY, Dtype, Plan, Pointer, View, Weight
+from ..program import GRANULARITY, Dtype, Plan, View, Weight
 
 _SCALES = (1, 2, 4, 8)
 
@@ -31,12 +29,12 @@ def lower_ssid_kd(
     return SSIDKDLowering(network, dtype, nominal, configure).plan(code)
 
 
-class SSIDKDLowering(Assembly):
+class SSIDKDLowering(Assembly[SSIDKD]):
     """The plan of an SSID-KD network in the making."""
 
     def __init__(self, network: SSIDKD, dtype: Dtype, nominal: tuple[int, int], configure: Configure) -> None:
         super().__init__(network, dtype, configure)
-        self.network, self.nominal = network, nominal
+        self.nominal = nominal
 
     def plan(self, code: bool) -> Plan:
         config = self.network.config
@@ -56,29 +54,23 @@ class SSIDKDLowering(Assembly):
         h1 = self._stack(ed2.enLayer_2, 1)
         self._first(image, head.convLayer_2, 1, h1)
         self._dense(ed2.enLayer_2, h1, 1)
-        bottom = self._stack(ed2.enLayer_4, 2)
-        begin = self._between(ed2.catLayer_2, h1, 1, 2, config.units[1], bottom, (q1, 1))
+        bottom, begin = self._between(ed2.catLayer_2, h1, (1, 2), ed2.enLayer_4, q1)
         self._dense(ed2.enLayer_4, bottom, 2, begin, added=q1)
-        m2 = self._stack(ed2.deLayer_2, 1)
-        begin = self._between(ed2.catLayer_3, bottom, 2, 1, config.units[2], m2, (h1, 1))
+        m2, begin = self._between(ed2.catLayer_3, bottom, (2, 1), ed2.deLayer_2, h1)
         d2 = self.buffer("d2", 1, c2)
         self._dense(ed2.deLayer_2, m2, 1, begin, added=h1, last=(h1, d2))
         self.branch = 0
         e1 = self._stack(ed1.enLayer_1, 0)
         self._convolve(head.convLayer_1, View(image), 0, 4, 1, e1)
         self._dense(ed1.enLayer_1, e1, 0)
-        e2 = self._stack(ed1.enLayer_2, 1)
-        begin = self._between(ed1.catLayer_1, e1, 0, 1, config.units[0], e2, (h1, 1))
+        e2, begin = self._between(ed1.catLayer_1, e1, (0, 1), ed1.enLayer_2, h1)
         self._dense(ed1.enLayer_2, e2, 1, begin, added=h1)
-        e4 = self._stack(ed1.enLayer_4, 2)
-        begin = self._between(ed1.catLayer_2, e2, 1, 2, config.units[1], e4, (bottom, 1))
+        e4, begin = self._between(ed1.catLayer_2, e2, (1, 2), ed1.enLayer_4, bottom)
         self._dense(ed1.enLayer_4, e4, 2, begin, added=bottom)
-        up = self._stack(ed1.deLayer_2, 1)
-        begin = self._between(ed1.catLayer_3, e4, 2, 1, config.units[2], up, (m2, 1))
+        up, begin = self._between(ed1.catLayer_3, e4, (2, 1), ed1.deLayer_2, m2)
         # The residual sum takes the place of the last unit's map, which nothing reads after it.
         self._dense(ed1.deLayer_2, up, 1, begin, added=m2, last=(e2, _slab(up, config.units[1])))
-        top = self._stack(ed1.deLayer_1, 0)
-        begin = self._between(ed1.catLayer_4, up, 1, 0, config.units[1], top, (e1, 1))
+        top, begin = self._between(ed1.catLayer_4, up, (1, 0), ed1.deLayer_1, e1)
         self._dense(ed1.deLayer_1, top, 0, begin, added=e1, last=(e1, tail))
         for source, level, channel, name in ((d2, 1, c1, "d2"), (d4, 2, c1 + c2, "d4")):
             self._resample(f"tail.{name}", source, level, 0, 1, View(tail.buffer, 0, channel))
@@ -120,13 +112,10 @@ class SSIDKDLowering(Assembly):
             else:
                 return
             module = connection.conv1x1[i]
-            pixel = self.buffers[to.buffer].channels
-            call = dense.dense1x1_call(
-                channels, self.configure("dense.dense1x1", channels, level), addend is not None, pixel
-            )
-            pack = _pack_dense(module, DTYPES[self.dtype])
-            pointers = [stack, self.weight(module, pack, "weights"), self.weight(module, pack, "bias")]
-            pointers += [addend or to, to]
+            config = self.configure("dense.dense1x1", channels, level)
+            call = dense.dense1x1_call(channels, config, addend is not None, self.channels(to))
+            pack = partial(dense.pack, *parameters_of(module), self.torch_dtype)
+            pointers = [stack, *self.weights(module, pack, "weights", "bias"), addend or to, to]
             flops = dense.flops(side, side, channels, i + 2)
             elements = side * side * channels * (i + 3 + (addend is not None))
             self.step(self.names[module], call, pointers, level, (4,), flops, elements, i + 2)
@@ -149,26 +138,23 @@ class SSIDKDLowering(Assembly):
         side = _side(level)
         slope = 0.0 if isinstance(block.active, nn.ReLU) else mffb.SLOPE
 
-        def weights(*names: str) -> list[Pointer]:
-            return [
-                self.weight(block, lambda: mffb.pack(block.state_dict(), DTYPES[self.dtype]), n)
-                for n in names
-            ]
+        def pack() -> dict[str, Tensor]:
+            return mffb.pack(block.state_dict(), self.torch_dtype)
 
         m = self.buffer("mffb", level, 2 * channels)
         flops = mffb.flops(side, side, channels)
         maps = side * side * channels
         call = mffb.stage1_call(channels, self.configure("mffb.stage1", channels, level), slope)
-        self.step(
-            f"{name}.1", call, [x, *weights("inner1", "outer1", "bias1"), m], level, (4,), flops[0], 3 * maps
-        )
+        pointers = [x, *self.weights(block, pack, "inner1", "outer1", "bias1"), m]
+        self.step(f"{name}.1", call, pointers, level, (4,), flops[0], 3 * maps)
         call = mffb.stage2_call(channels, self.configure("mffb.stage2", channels, level), slope)
-        pointers = [m, x, *weights("inner2", "outer2", "bias2", "last", "last_bias"), out]
+        weights = self.weights(block, pack, "inner2", "outer2", "bias2", "last", "last_bias")
+        pointers = [m, x, *weights, out]
         self.step(f"{name}.2", call, pointers, level, (7,), flops[1], 4 * maps)
 
     def _pffb(self, name: str, block: PFFB, x: View, out: View, level: int, channels: int) -> None:
         def weight(key: str, first: int = 0) -> Weight:
-            return self.weight(block, lambda: pffb.pack(block.state_dict(), DTYPES[self.dtype]), key, first)
+            return self.weight(block, lambda: pffb.pack(block.state_dict(), self.torch_dtype), key, first)
 
         flops = pffb.flops(_side(level), _side(level), channels)
         sources = {k: self.buffer(f"pffb.{k}", level + i, channels) for i, k in enumerate(_SCALES)}
@@ -185,11 +171,8 @@ class SSIDKDLowering(Assembly):
             config = self.configure("chain.chain", channels, at)
             if config == chain.CHAIN.config(channels):
                 config = cut.config
-            source, first = sources[scale], 0
-            for length in cut.lengths:
-                last = first + length == 4
-                reads = "fusion" if first == 0 and scale < 8 else "map"
-                writes = "map" if not last else "sum" if scale == 1 else "shares"
+            source = sources[scale]
+            for first, length, reads, writes in chain.parts(scale, cut.lengths):
                 call = chain.chain_call(channels, length, reads, writes, at <= 2, config)
                 if writes == "sum":
                     to = out
@@ -212,7 +195,7 @@ class SSIDKDLowering(Assembly):
                 written = (4, 11) if room else (11,)
                 part = f"{name}.scale{scale}" + ("" if length == 4 else f".{first}")
                 self.step(part, call, pointers, at, written, count, moved)
-                source, first = to, first + length
+                source = to
             shares[scale] = source
 
     def _first(self, image: int, module: nn.Module, level: int, to: View) -> None:
@@ -222,27 +205,26 @@ class SSIDKDLowering(Assembly):
         self._convolve(module, small, level, 4, 1, to)
 
     def _between(
-        self,
-        module: nn.Module,
-        stack: View,
-        level: int,
-        to_level: int,
-        units: int,
-        to: View,
-        added: tuple[View, int],
-    ) -> View:
-        """Put in the units' maps of a stack, resized to another level and convolved into the first slab of ``to``.
-        Returns the sum with a map of another stack, which the first unit of ``to`` reads."""
-        channels = self.buffers[stack.buffer].channels
+        self, module: nn.Module, stack: View, levels: tuple[int, int], to: DenseConnection, added: View
+    ) -> tuple[View, View]:
+        """Put in the maps of a dense connection ``to``, and before them the units' maps of a stack, resized from the
+        first to the second of the levels and convolved into its first slab.
+
+        Returns:
+            The new stack, and the sum of its first slab with the first unit's map of the stack ``added``, which its
+            own first unit reads.
+        """
+        level, to_level = levels
+        channels, units = self.channels(stack), self.buffers[stack.buffer].slabs - 1
+        new = self._stack(to, to_level)
         resized = self.buffer("resized", to_level, channels, units)
         self._resample(f"{self.names[module]}.in", _slab(stack, 1), level, to_level, units, resized)
-        summed = self.buffer("begin", to_level, self.buffers[to.buffer].channels)
-        addend = _slab(added[0], added[1])
-        self._convolve(module, resized, to_level, channels, units, to, addend, summed)
-        return summed
+        summed = self.buffer("begin", to_level, self.channels(new))
+        self._convolve(module, resized, to_level, channels, units, new, _slab(added, 1), summed)
+        return new, summed
 
     def _resample(self, name: str, source: View, level: int, to_level: int, slabs: int, to: View) -> None:
-        channels, pixel = self.buffers[source.buffer].channels, self.buffers[to.buffer].channels
+        channels, pixel = self.channels(source), self.channels(to)
         config = self.configure("resample.bilinear", channels, to_level)
         call = resample.bilinear_call(channels, slabs, config, pixel)
         here, there = _side(level), _side(to_level)
@@ -263,14 +245,10 @@ class SSIDKDLowering(Assembly):
     ) -> None:
         weight, bias = parameters_of(module)
         columns, inputs = weight.shape[:2]
-
-        def pack() -> dict[str, Tensor]:
-            return conv.pack(weight, bias, DTYPES[self.dtype], channels * slabs - inputs)
-
+        pack = partial(conv.pack, weight, bias, self.torch_dtype, channels * slabs - inputs)
         config = self.configure("conv.conv3x3", channels, level)
         call = conv.conv3x3_call(channels, slabs, columns, config, addend is not None)
-        pointers = [source, self.weight(module, pack, "weights"), self.weight(module, pack, "bias"), to]
-        pointers += [addend or to, summed or to]
+        pointers = [source, *self.weights(module, pack, "weights", "bias"), to, addend or to, summed or to]
         side = _side(level)
         flops = conv.flops(side, side, inputs, 1, columns)
         elements = side * side * (channels * slabs + columns * (3 if addend else 1))
@@ -289,8 +267,3 @@ def _side(level: int) -> int:
 
 def _width(connection: DenseConnection) -> int:
     return parameters_of(connection.conv1x1[0])[0].shape[0]
-
-
-def _pack_dense(module: nn.Module, dtype: torch.dtype) -> Callable[[], dict[str, Tensor]]:
-    weight, bias = parameters_of(module)
-    return lambda: dense.pack(weight, bias, dtype)

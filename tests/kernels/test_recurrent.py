@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from derain_engine.base.errors import InputError
 from derain_engine.kernels import recurrent
+from derain_engine.kernels.gemm import pack_taps
 from derain_engine.kernels.recurrent import GATES
 
 pytestmark = pytest.mark.usefixtures("interpreter")
@@ -40,7 +41,7 @@ def lstm_reference(x, hidden, cell, weights, biases):
 
 @pytest.fixture
 def check(device, assert_bounded):
-    """Compares a convolution over one or two maps. parts: as ``pack`` takes them. added: of an addend's pixels."""
+    """Compares a convolution over one or two maps. parts: as ``pack_taps`` takes them. added: of an addend's pixels."""
 
     def check(parts, columns, dtype, height, width, config=None, pixel=0, added=0, before=False, after=False):
         torch.manual_seed(columns)
@@ -62,7 +63,7 @@ def check(device, assert_bounded):
         low = [each.to(dtype) for each in maps]
         low_addend = None if addend is None else addend.to(dtype)
         plain = reference(low, wide.to(dtype), bias.to(dtype), low_addend, before, after)
-        packed = {name: w.to(device) for name, w in recurrent.pack(weight, bias, dtype, parts).items()}
+        packed = {name: w.to(device) for name, w in pack_taps(weight, bias, dtype, parts).items()}
         first, *rest = (each.to(device) for each in low)
         second = rest[0] if rest else None
         low_addend = None if low_addend is None else low_addend.to(device)
@@ -141,7 +142,7 @@ def maps(*shape: int, dtype: torch.dtype = FP32) -> torch.Tensor:
 
 def test_what_cannot_be_is_refused(gates, device):
     weight, bias = weights(32, 16)
-    packed = {k: w.to(device) for k, w in recurrent.pack(weight, bias, FP32, [(16, 16)] * 2).items()}
+    packed = {k: w.to(device) for k, w in pack_taps(weight, bias, FP32, [(16, 16)] * 2).items()}
     x = maps(4, 5, 16).to(device)
     for second, columns, addend, pixel, message in (
         (x[:3], 16, None, 0, "All maps must be of 4 x 5 pixels"),

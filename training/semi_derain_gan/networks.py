@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ...base.errors import CheckpointError
-from ...models.model_file import read_model_file
 from ...models.semi_derain_gan import SSRML, SemiDerainGANConfig, UNet
+from ..trainer import read_state
 
 _SCALES, _SCALE_LAYERS, _PAIR_LAYERS = 3, 4, 6
 _FIRST_DEVIATION = 0.02
@@ -109,16 +108,7 @@ def load_mask_learner(ssrml: SSRML, path: Path) -> None:
     Raises:
         CheckpointError: the file cannot be read, or holds no such network of this width.
     """
-    content = read_model_file(path).content
-    state = dict(content) if isinstance(content, dict) else {}
-    found: dict[str, Tensor] = {}
-    for key, ours in ssrml.state_dict().items():
-        tensor = state.get(key)
-        if not isinstance(tensor, Tensor) or tensor.shape != ours.shape:
-            raise CheckpointError(
-                f"{path} holds no mask learner of {ssrml.width} maps: {key} is missing or of another shape."
-            )
-        found[key] = tensor
+    found = read_state(path, ssrml.state_dict(), f"mask learner of {ssrml.width} maps")
     first = found["det_conv0.0.weight"]
     found["det_conv0.0.weight"] = torch.cat([first[:, :3].flip(1), first[:, 3:]], 1)
     ssrml.load_state_dict(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,11 @@ from torch import Tensor, nn
 from ...base.errors import CheckpointError
 from ...models.checkpoint import load_checkpoint
 from ...models.semi_derain_gan import PRESETS, SSRML, SemiDerainGAN, UNet
-from ..loop import Recipe, TrainingOutcome, train
+from ..loop import Recipe, Training
 from ..losses import ssim
 from ..objective import Objective, Turn
 from ..options import Phase, SemiDerainGanRun
 from ..perceptual import Features, perceptual_loss
-from ..trainer import TrainingProgress
 from .losses import cycle_loss, fooling_loss, judging_loss, mask_loss, smoothness_loss
 from .networks import (
     Domains,
@@ -30,6 +30,9 @@ from .networks import (
     Rebuilder,
     load_mask_learner,
 )
+
+#: Weights and losses by name.
+_Terms: TypeAlias = Mapping[str, tuple[float, Callable[[], Tensor]]]
 
 #: As the networks that the discriminators come from are trained.
 _BETAS, _WEIGHT_DECAY = (0.5, 0.999), 1e-4
@@ -101,21 +104,15 @@ class BothProcesses(Objective[Domains]):
             masks = network.ssrml.masks(rainy)
             derained = network.g_s(masks[-1], rainy).float()
         self._derained.append(derained.detach())
-        terms: dict[str, Callable[[], Tensor]] = {
-            "adv_s": lambda: fooling_loss(self._judged("d_s", derained)),
-            "adv_p": lambda: fooling_loss(self._judged("d_p", rainy, derained)),
-            "per_s": lambda: self._perceptual(clean, derained),
-            "ssim_s": lambda: -ssim(clean, derained),
-            "mask": lambda: mask_loss([mask.float() for mask in masks], rainy, clean, run.mask_threshold),
+        whole, threshold = run.adv_super_weight, run.mask_threshold
+        terms: _Terms = {
+            "adv_s": (whole, lambda: fooling_loss(self._judged("d_s", derained))),
+            "adv_p": (whole * run.pair_weight, lambda: fooling_loss(self._judged("d_p", rainy, derained))),
+            "per_s": (run.per_super_weight, lambda: self._perceptual(clean, derained)),
+            "ssim_s": (run.ssim_weight, lambda: -ssim(clean, derained)),
+            "mask": (run.mask_weight, lambda: mask_loss([m.float() for m in masks], rainy, clean, threshold)),
         }
-        weights = {
-            "adv_s": run.adv_super_weight,
-            "adv_p": run.adv_super_weight * run.pair_weight,
-            "per_s": run.per_super_weight,
-            "ssim_s": run.ssim_weight,
-            "mask": run.mask_weight,
-        }
-        return _weighted(terms, weights, derained)
+        return _weighted(terms, derained)
 
     def _unsupervised(self, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         run = self._run
@@ -124,19 +121,14 @@ class BothProcesses(Objective[Domains]):
             rebuilt = self.helpers["g_rp"](derained).float()
             derained = derained.float()
         self._derained.append(derained.detach())
-        terms: dict[str, Callable[[], Tensor]] = {
-            "adv_r": lambda: fooling_loss(self._judged("d_r", derained)),
-            "cc": lambda: cycle_loss(real, rebuilt),
-            "per_r": lambda: self._perceptual(real, derained),
-            "tv": lambda: smoothness_loss(derained),
+        whole = run.unsup_weight
+        terms: _Terms = {
+            "adv_r": (whole * run.adv_unsup_weight, lambda: fooling_loss(self._judged("d_r", derained))),
+            "cc": (whole * run.cc_weight, lambda: cycle_loss(real, rebuilt)),
+            "per_r": (whole * run.per_unsup_weight, lambda: self._perceptual(real, derained)),
+            "tv": (whole * run.tv_weight, lambda: smoothness_loss(derained)),
         }
-        weights = {
-            "adv_r": run.unsup_weight * run.adv_unsup_weight,
-            "cc": run.unsup_weight * run.cc_weight,
-            "per_r": run.unsup_weight * run.per_unsup_weight,
-            "tv": run.unsup_weight * run.tv_weight,
-        }
-        return _weighted(terms, weights, derained)
+        return _weighted(terms, derained)
 
     def _judge_supervised(self, rainy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         derained = self._derained.popleft()
@@ -172,12 +164,10 @@ def _turn(name: str, rate: float, *modules: nn.Module) -> Turn:
     )
 
 
-def _weighted(
-    terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float], like: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _weighted(terms: _Terms, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum and the terms; a weight of 0 leaves a term out, and its work."""
-    found = {name: term() for name, term in terms.items() if weights[name]}
-    loss = 0 * like.sum() + sum(weights[name] * term for name, term in found.items())
+    found = {name: term() for name, (weight, term) in terms.items() if weight}
+    loss = 0 * like.sum() + sum(terms[name][0] * term for name, term in found.items())
     return loss, found
 
 
@@ -204,19 +194,13 @@ def make_domains(run: SemiDerainGanRun) -> Domains:
     return network
 
 
-def train_semi_derain_gan(
-    run: SemiDerainGanRun,
-    *,
-    resume: bool = False,
-    stop_after: float | None = None,
-    report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> TrainingOutcome:
-    """Run (or resume) a training; arguments, files and errors as in :func:`training.loop.train`.
+def recipe_of(run: SemiDerainGanRun) -> Recipe:
+    """Return the recipe of a run.
 
     The weights hold both generators; figures and the best weights are by G_s on held-out pairs, samples of real rain by
     G_r.
     """
-    recipe = Recipe(
+    return Recipe(
         phases=lambda scenes: phases(run, scenes),
         rate=lambda step, steps: learning_rate(run, step, steps),
         objective=lambda network, autocast: BothProcesses(network, autocast, run),
@@ -225,4 +209,6 @@ def train_semi_derain_gan(
         make=make_domains,
         architecture="semi-derain-gan",
     )
-    return train(run, recipe, resume=resume, stop_after=stop_after, report=report)
+
+
+train_semi_derain_gan = Training(recipe_of)
