@@ -52,13 +52,11 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(model, examine_little, tmp_path_factory):
+def engine(model, tmp_path_factory):
     from derain_engine.engine.build import build
 
     path = tmp_path_factory.mktemp("engine") / "tiny.derain"
-    with pytest.MonkeyPatch.context() as patch:
-        examine_little(patch)
-        build(model, path, backend="reference")
+    build(model, path, backend="reference")
     return path
 
 
