@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,8 +55,19 @@ _current = Examination()
 
 
 def current() -> Examination:
-    """Return what builds and :func:`verify_engine` examine by now."""
+    """Return what builds and :func:`verify_engine` examine at present."""
     return _current
+
+
+@contextlib.contextmanager
+def examining(by: Examination) -> Iterator[None]:
+    """Examine by something else in the whole process, until the block ends."""
+    global _current
+    before, _current = _current, by
+    try:
+        yield
+    finally:
+        _current = before
 
 
 def repair_goals(spec: ModelSpec) -> Iterator[RepairGoal]:

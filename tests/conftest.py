@@ -47,9 +47,7 @@ def shared_data() -> Path:
 def little_examination() -> Iterator[None]:
     """Builds compare and time their engines on one small picture: the usual ones would be most of the work. Tests of
     what builds look at ask for more by :func:`examining`; ``tests/engine/test_examination.py`` counts the pixels."""
-    from derain_engine.engine.examination import Examination
-
-    from .helpers import examining
+    from derain_engine.engine.examination import Examination, examining
 
     with examining(Examination((32, 64), pictures=1, searched_side=32, timed_side=64)):
         yield

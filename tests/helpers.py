@@ -3,10 +3,8 @@ look at."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +12,6 @@ import torch
 from torch import nn
 
 from derain_engine.base.sizes import FrameSizes
-from derain_engine.engine import examination
 from derain_engine.engine.frames import pad_to
 from derain_engine.engine.manifest import Manifest
 from derain_engine.models.registry import create, spec_of
@@ -93,13 +90,3 @@ def pad_frame(
     height, width = batch.shape[1:3]
     sizes = FrameSizes.all_from(smallest_side, granularity)
     return pad_to(batch, sizes.padded(height, width)), (height, width)
-
-
-@contextlib.contextmanager
-def examining(by: examination.Examination) -> Iterator[None]:
-    """Examine by something else in the whole process, until the block ends."""
-    before, examination._current = examination._current, by
-    try:
-        yield
-    finally:
-        examination._current = before

@@ -14,14 +14,14 @@ from PIL import Image
 
 from derain_engine.device import driver
 from derain_engine.engine.bundle import open_bundle
-from derain_engine.engine.examination import Examination
+from derain_engine.engine.examination import Examination, examining
 from derain_engine.export import onnx as export
 from derain_engine.models import weights
 from derain_engine.models.checkpoint import load_checkpoint, save_checkpoint
 from derain_engine.models.registry import create, spec_of
 from derain_engine.models.ssid_kd import PRESETS, SSIDKDConfig
 
-from ..helpers import examining, strong
+from ..helpers import strong
 from .conftest import save_model
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")

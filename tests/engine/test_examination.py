@@ -10,11 +10,11 @@ import pytest
 from derain_engine.base.sizes import FrameSizes
 from derain_engine.engine.backends.reference import ReferenceSession
 from derain_engine.engine.build import BuildReport, build
-from derain_engine.engine.examination import Examination, current
+from derain_engine.engine.examination import Examination, current, examining
 from derain_engine.models.checkpoint import save_checkpoint
 from derain_engine.models.ssid_kd import SSIDKDConfig
 
-from ..helpers import examining, strong
+from ..helpers import strong
 
 
 @pytest.fixture

@@ -20,10 +20,8 @@ from derain_engine.engine.backends.base import Artefact, Calibration, CompileOpt
 from derain_engine.engine.backends.openvino import int8 as module
 from derain_engine.engine.backends.openvino.backend import backend
 from derain_engine.engine.build import build, verify_engine
-from derain_engine.engine.examination import Examination, calibration
+from derain_engine.engine.examination import Examination, calibration, examining
 from derain_engine.models.spec import ModelSpec
-
-from ....helpers import examining
 
 pytest.importorskip("nncf", reason="NNCF is not installed (extra int8)")
 SPEC = ModelSpec("small", granularity=2, smallest_side=2)
