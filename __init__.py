@@ -14,7 +14,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .base.errors import DerainError
+    from .base.errors import (
+        BackendUnavailable,
+        BuildError,
+        BundleError,
+        CheckpointError,
+        DerainError,
+        InputError,
+        MediaError,
+        VerificationError,
+    )
     from .base.version import __version__
     from .engine.build import build, verify_engine
     from .engine.bundle import unpack_bundle
@@ -25,23 +34,29 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .evaluation.options import EvaluateOptions
     from .media.pictures.clean import clean_pictures
+    from .media.pictures.jobs import find_pictures
     from .media.video.clean import clean_video
-    from .media.video.options import VideoOptions
+    from .media.video.live import clean_live
+    from .media.video.options import LiveOptions, RawFrames, VideoOptions
 else:
     # Hidden from type checkers, which would take a module's __getattr__ as leave for any name whatever.
-    _HOMES = {
+    _ERRORS = "BackendUnavailable BuildError BundleError CheckpointError DerainError InputError MediaError"
+    _HOMES = dict.fromkeys([*_ERRORS.split(), "VerificationError"], "base.errors") | {
         "BuildOptions": "engine.options",
-        "DerainError": "base.errors",
         "Engine": "engine.runtime",
         "EvaluateOptions": "evaluation.options",
+        "LiveOptions": "media.video.options",
+        "RawFrames": "media.video.options",
         "VideoOptions": "media.video.options",
         "__version__": "base.version",
         "build": "engine.build",
+        "clean_live": "media.video.live",
         "clean_pictures": "media.pictures.clean",
         "clean_video": "media.video.clean",
         "describe": "engine.inspect",
         "evaluate": "evaluation.evaluate",
         "export_model": "engine.onnx_export",
+        "find_pictures": "media.pictures.jobs",
         "load": "engine.runtime",
         "unpack_bundle": "engine.bundle",
         "verify_engine": "engine.build",
@@ -61,18 +76,29 @@ else:
 
 
 __all__ = [
+    "BackendUnavailable",
+    "BuildError",
     "BuildOptions",
+    "BundleError",
+    "CheckpointError",
     "DerainError",
     "Engine",
     "EvaluateOptions",
+    "InputError",
+    "LiveOptions",
+    "MediaError",
+    "RawFrames",
+    "VerificationError",
     "VideoOptions",
     "__version__",
     "build",
+    "clean_live",
     "clean_pictures",
     "clean_video",
     "describe",
     "evaluate",
     "export_model",
+    "find_pictures",
     "load",
     "unpack_bundle",
     "verify_engine",

@@ -173,14 +173,13 @@ def _card(report: BuildReport) -> Iterator[tuple[str, Any]]:
 
 def _frames(manifest: Manifest) -> Iterator[tuple[str, str]]:
     sizes = manifest.sizes
-    if sizes.fixed:
-        yield "Frames", f"{words(sizes.least)} alone; larger ones in tiles"
-    elif sizes.most is not None:
-        fastest = ", ".join(map(words, sizes.usual))
-        yield (
-            "Frames",
-            f"{words(sizes.least)} to {words(sizes.most)}, fastest at {fastest}; larger ones in tiles",
-        )
+    if sizes.most is None:
+        return
+    # Smaller tiles could not overlap.
+    larger = "in tiles" if min(sizes.most) >= manifest.least_tile else "are refused"
+    fastest = ", ".join(map(words, sizes.usual))
+    taken = "alone" if sizes.fixed else f"to {words(sizes.most)}, fastest at {fastest}"
+    yield "Frames", f"{words(sizes.least)} {taken}; larger ones {larger}"
 
 
 def _made(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..base import files
 from ..base.errors import BackendUnavailable, InputError, VerificationError
+from ..base.options import combined
 from ..base.progress import Progress, no_progress
 from ..base.sizes import Size
 from ..models import onnx_file, weights
@@ -83,7 +84,7 @@ def build(
         VerificationError: the engine differs from its reference by more than the bounds of its precision.
     """
     started = time.monotonic()
-    options = replace(options or BuildOptions(), **fields)
+    options = combined(BuildOptions, options, fields)
     output = Path(output)
     path, name = find_model(model)
     if output.exists() and output.samefile(path):

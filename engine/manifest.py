@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..base.errors import BundleError, InputError
-from ..base.sizes import FrameSizes, size_from_json
+from ..base.sizes import FrameSizes, padded_side, size_from_json
 from ..base.version import __version__
 from ..models.spec import ModelSpec
 from .backends.base import Artefact
@@ -107,6 +107,17 @@ class Manifest:
             verification={**(verification or {}), **artefact.notes},
             derain_engine=__version__,
         )
+
+    @property
+    def overlap(self) -> int:
+        """The overlap of neighbouring tiles in pixels, a multiple of the granularity."""
+        # Pixels within the receptive field's reach see the tile's edge: with a finite reach they are dropped.
+        return padded_side(max(self.tile_overlap, 2 * (self.exact_tiling_halo or 0)), self.granularity, 0)
+
+    @property
+    def least_tile(self) -> int:
+        """The least side of a tile in pixels: more than the overlaps on both sides."""
+        return padded_side(2 * self.overlap + 1, self.granularity, self.smallest_side)
 
     @property
     def sizes(self) -> FrameSizes:

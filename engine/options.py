@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..base.errors import InputError
-from ..base.options import option
+from ..base.options import option, require_valid
 from ..base.sizes import LARGEST_SIDE, FrameSizes, Size, parse_size, words
 from ..models.spec import ColourChoice, ModelSpec
 
@@ -113,6 +113,7 @@ class BuildOptions:
         help="Most memory that a layer may take for itself, for TensorRT.",
         parse=_mebibytes,
         metavar="MIB",
+        least=1,
     )
     hardware_compatibility: _HardwareCompatibility | None = option(
         None, help="Other GPUs that the engine has to run on, for TensorRT."
@@ -132,6 +133,7 @@ class BuildOptions:
     )
 
     def __post_init__(self) -> None:
+        require_valid(self)
         if unknown := sorted(set(self.accept) - set(CHECKS)):
             raise InputError(f"There is no check {unknown[0]!r} to accept; checks: {', '.join(CHECKS)}.")
         from .backends.base import require_precision

@@ -40,8 +40,9 @@ class Engine:
     """A network ready to clean images. Threads may share it. A context manager; else call :meth:`close`.
 
     A frame is padded at the bottom and right to the network's granularity, run and cropped, whatever the
-    backend. Frames too large for the memory are run in overlapping tiles, which for networks with a global
-    receptive field comes close to the whole frame without equalling it.
+    backend; an engine of one size, or of a range, pads what is smaller to its least size, which may give another
+    result. Frames too large for the memory or the engine are run in overlapping tiles, which for networks with a
+    global receptive field comes close to the whole frame without equalling it.
     """
 
     def __init__(
@@ -71,10 +72,8 @@ class Engine:
         self.precision = session.precision
         self._session = session
         self._sizes = manifest.sizes
-        # Pixels within the receptive field's reach see the tile's edge: with a finite reach they are dropped.
         self._discard = manifest.exact_tiling_halo or 0
-        self._overlap = padded_side(max(manifest.tile_overlap, 2 * self._discard), manifest.granularity, 0)
-        self._least_tile = padded_side(2 * self._overlap + 1, manifest.granularity, manifest.smallest_side)
+        self._overlap, self._least_tile = manifest.overlap, manifest.least_tile
         #: Side of tiles in pixels; None where each frame decides, 0 for never.
         self.tile = self._tile_side(tile)
         limit = memory_limit_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..base.errors import DerainError, InputError, MediaError, VerificationError
 from ..base.files import require_writable
+from ..base.options import combined
 from ..base.progress import Progress, no_progress
 from ..media.pictures.images import format_of
 from .bootstrap import Interval, paired_bootstrap
@@ -229,7 +230,7 @@ def evaluate(
         VerificationError: NaN or infinity came out.
         BundleError, CheckpointError, BackendUnavailable: the model cannot be run.
     """
-    options = replace(options or EvaluateOptions(), **fields)
+    options = combined(EvaluateOptions, options, fields)
     sets = find_sets(rainy, clean)
     clips = list(dict.fromkeys(Path(each) for each in videos))
     truths = any(pair.clean for each in sets for pair in each.pairs)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..base.errors import InputError
-from ..base.options import option
+from ..base.options import option, require_valid
 from ..models.spec import ColourChoice
 
 #: What becomes of an output before it is measured.
@@ -53,5 +52,4 @@ class EvaluateOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise InputError(f"protocol is one of {', '.join(PROTOCOLS)}, not {self.protocol!r}.")
+        require_valid(self)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...base.errors import InputError, MediaError
 from ...base.files import atomic_write, require_writable
+from ...base.options import combined
 from ...base.progress import Progress, no_progress
 from ...engine.runtime import Engine
 from .dry import mark_dry
@@ -63,7 +64,7 @@ def clean_video(
         BackendUnavailable: PyAV is not installed.
     """
     require_av()
-    options = replace(options or VideoOptions(), **fields)
+    options = combined(VideoOptions, options, fields)
     source = Path(source) if isinstance(source, str) else source
     target = Path(target) if isinstance(target, str) else target
     _check_ends(source, target, options)

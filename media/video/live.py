@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,6 +17,7 @@ import numpy as np
 
 from ...base.errors import DerainError, InputError, MediaError
 from ...base.files import atomic_write, require_writable
+from ...base.options import combined
 from ...engine.runtime import Engine
 from .colour import Scratch
 from .ffmpeg import require_av
@@ -113,7 +114,7 @@ def clean_live(
         BackendUnavailable: PyAV is not installed.
     """
     require_av()
-    options = replace(options or LiveOptions(), **fields)
+    options = combined(LiveOptions, options, fields)
     require_live(source)
     stop = stop or threading.Event()
     if isinstance(target, str | Path):

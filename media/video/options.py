@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 from ...base.errors import InputError
-from ...base.options import option
+from ...base.options import option, require_valid
 from .ffmpeg import require_pixel_format
 
 #: The codecs that can be named.
@@ -88,9 +88,7 @@ class OutputOptions:
     )
 
     def __post_init__(self) -> None:
-        names = get_args(CodecName)
-        if self.codec is not None and self.codec not in names:
-            raise InputError(f"codec is one of {', '.join(names)}, not {self.codec!r}.")
+        require_valid(self)
 
 
 @dataclass(frozen=True)
