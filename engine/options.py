@@ -133,6 +133,10 @@ class BuildOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.hardware_compatibility not in (None, *(known := get_args(_HardwareCompatibility))):
+            raise InputError(
+                f"There is no hardware compatibility {self.hardware_compatibility!r}; there is {', '.join(known)}."
+            )
         require_valid(self)
         if unknown := sorted(set(self.accept) - set(CHECKS)):
             raise InputError(f"There is no check {unknown[0]!r} to accept; checks: {', '.join(CHECKS)}.")
@@ -156,10 +160,6 @@ class BuildOptions:
                 raise InputError(
                     f"The {chosen.name} backend does not take {flags}; leave that out, or choose another --backend."
                 )
-        if self.hardware_compatibility not in (None, *(known := get_args(_HardwareCompatibility))):
-            raise InputError(
-                f"There is no hardware compatibility {self.hardware_compatibility!r}; there is {', '.join(known)}."
-            )
         if self.shape and ranged:
             raise InputError("An engine of one --shape has no --min, --opt or --max; leave these out.")
         for size in (self.shape, self.min_shape, *self.opt_shapes, self.max_shape):

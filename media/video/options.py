@@ -181,6 +181,6 @@ class LiveOptions(OutputOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.latency <= 0 or self.give_up < 0:
             raise InputError("A budget of latency is above 0, and the time to give up after not below.")
+        super().__post_init__()

@@ -63,7 +63,8 @@ def test_build_prints_a_report_card(cli: Cli, model: Path, tmp_path: Path) -> No
     assert facts["config"]["pyramid"] == "maxpool"
     done = cli("verify", file, model)
     assert done.code == 0
-    assert "0 of 255" in done.out
+    # Threads may sum in another order, and a value between two levels then rounds the other way.
+    assert any(f"{levels} of 255" in done.out for levels in (0, 1))
 
 
 @pytest.mark.slow

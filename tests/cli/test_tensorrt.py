@@ -95,7 +95,7 @@ def test_an_engine_for_all_gpus_and_a_range_of_sizes(
     assert (done.code, done.err) == (0, "")
     card = lines(done.out)
     assert card["Precision"] == "fp16" and card["Compiled for"] == "sm_75, sm_80, sm_86, sm_89, sm_120"
-    assert card["Frames"] == "32x64 to 128x128, fastest at 64x64, 64x128; larger ones in tiles"
+    assert card["Frames"] == "32x64 to 128x128, fastest at 64x64, 64x128; larger ones are refused"
     assert (
         card["Layers that multiply"].endswith(" in fp16")
         and "1 of 168 nodes: node_sub" in card["Kept in fp32"]
@@ -124,7 +124,7 @@ def test_an_engine_for_one_gpu_and_one_size(cli: Cli, model: Path, tmp_path: Pat
     done = cli("build", model, "-o", file, *RTX, "--gpu", "sm_89", "--shape", "60x90", "--precision", "fp32")
     card = lines(done.out)
     assert done.code == 0 and card["Compiled for"] == "sm_89" and card["Precision"] == "fp32"
-    assert card["Frames"] == "64x96 alone; larger ones in tiles"
+    assert card["Frames"] == "64x96 alone; larger ones are refused"
     assert card["Layers that multiply"].endswith(" in fp32") and "Kept in fp32" not in card
     with open_bundle(file) as bundle:
         sizes = bundle.manifest.sizes

@@ -12,7 +12,8 @@ def test_openvinos_counters_are_ranked(cli, engine_file):
     rows = json.loads(done.out)
     assert len(rows) == 5 and all(row["ms"] > 0 and row["gflop"] is None for row in rows)
     assert [row["share"] for row in rows] == sorted((row["share"] for row in rows), reverse=True)
-    assert "Convolution" in rows[0]["kind"]
+    # Which step is the slowest is a matter of load; that convolutions are among the first is not.
+    assert any("Convolution" in row["kind"] for row in rows)
     assert all((row["height"], row["width"], row["runs"], row["threads"]) == (64, 64, 2, 1) for row in rows)
     assert rows[0]["ms"] / rows[0]["frame_ms"] == pytest.approx(rows[0]["share"])
     shown = cli(*command).out
