@@ -14,6 +14,7 @@ from ..models.spec import ColourChoice, ModelSpec
 if TYPE_CHECKING:
     from .backends.base import Backend
 
+_ValueRange = Literal["0..1", "0..255", "-1..1"]
 _HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 #: Names under which a user may accept a missed check.
 CHECKS = ("psnr", "max-abs", "uint8", "quality")
@@ -71,7 +72,7 @@ class BuildOptions:
         help="The network's architecture, such as prenet-lstm, where its weights do not tell.",
         metavar="NAME",
     )
-    value_range: Literal["0..1", "0..255", "-1..1"] | None = option(
+    value_range: _ValueRange | None = option(
         None, help="Of the images of an ONNX model.", flags=("--range",), shown="tried"
     )
     granularity: int | None = option(
@@ -133,10 +134,12 @@ class BuildOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.hardware_compatibility not in (None, *(known := get_args(_HardwareCompatibility))):
-            raise InputError(
-                f"There is no hardware compatibility {self.hardware_compatibility!r}; there is {', '.join(known)}."
-            )
+        for what, given, known in (
+            ("hardware compatibility", self.hardware_compatibility, get_args(_HardwareCompatibility)),
+            ("value range", self.value_range, get_args(_ValueRange)),
+        ):
+            if given not in (None, *known):
+                raise InputError(f"There is no {what} {given!r}; there is {', '.join(known)}.")
         require_valid(self)
         if unknown := sorted(set(self.accept) - set(CHECKS)):
             raise InputError(f"There is no check {unknown[0]!r} to accept; checks: {', '.join(CHECKS)}.")
