@@ -43,6 +43,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...]]]:
     yield asked
 
 
+@pytest.mark.slow
 def test_a_build_is_measured(model: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     row = builds._build(str(model), "tensorrt-rtx", "fp16", True)

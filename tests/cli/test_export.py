@@ -28,6 +28,7 @@ def test_the_file_runs_like_the_model_at_other_sizes_and_figures_are_printed(cli
     np.testing.assert_allclose(clean, expected.clean.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_for_vapoursynth_takes_one_frame_and_clamps(cli, model, tmp_path):
     file = tmp_path / "vs.onnx"
     done = cli("export", str(model), "-o", str(file), "--for", "vapoursynth")

@@ -87,6 +87,7 @@ def lines(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in rows}
 
 
+@pytest.mark.slow
 def test_an_engine_for_all_gpus_and_a_range_of_sizes(
     cli: Cli, model: Path, rainy: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_an_engine_for_one_gpu_and_one_size(cli: Cli, model: Path, tmp_path: Pat
         assert sizes is not None and sizes.fixed and bundle.manifest.input["size"] == [64, 96]
 
 
+@pytest.mark.slow
 def test_overflow_stops_the_build_or_is_repaired(cli: Cli, broken: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.derain"
     small = ("--gpu", "sm_89", "--shape", "32x64")
@@ -147,6 +149,7 @@ def test_overflow_stops_the_build_or_is_repaired(cli: Cli, broken: Path, tmp_pat
     assert set(facts["repair"]["nodes"]) < set(facts["kept_in_fp32"])
 
 
+@pytest.mark.slow
 def test_what_the_crops_do_not_show_is_found_in_the_pictures(
     cli: Cli, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_bf16_uses_matrix_instructions_and_fp32_none():
     assert half.arguments[:3] == ("*bf16", "*bf16", "*fp32") and whole.arguments[:3] == ("*fp32",) * 3
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes_wherever_the_package_lies(few, tmp_path):
     package = tmp_path / "elsewhere" / "derain_engine"
     ignored = shutil.ignore_patterns("__pycache__")

@@ -87,7 +87,8 @@ def large_tiles(kernel: str, channels: int, level: int) -> LaunchConfig:
     return LaunchConfig(32, 32, 64 if not kernel.startswith("resample") else 16)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.slow
 def test_a_whole_network_runs_in_the_kernels(dtype) -> None:
     network = strong(SSIDKDConfig((16, 16, 16), (1, 1, 1)))
     device = "cuda" if torch.cuda.is_available() else "cpu"

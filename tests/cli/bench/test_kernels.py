@@ -64,6 +64,7 @@ def gpu(monkeypatch):
     return gpu
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_dark_channel_is_measured_and_compared(cli, cpu, monkeypatch):
     done = cli("bench", "kernels", "--runs", "2", "--threads", "1", "--json")
     assert done.code == 0, done.err
